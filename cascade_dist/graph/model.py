@@ -1,0 +1,163 @@
+"""The compiled form of a target: nodes with code and arguments, and typed edges.
+
+Nodes come in topological order, so an edge's source always has the smaller index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+__all__ = ["Edge", "EdgeKind", "Graph", "Mode", "Node", "NodeKind", "RetryPolicy", "TaskSpec", "MapRange"]
+
+MICROS = 1_000_000
+"""Amounts are counted in millionths of a unit, so that 0.1 is exact."""
+
+
+class NodeKind(IntEnum):
+    """What a node does; the numbers are those of the wire."""
+
+    CALL = 1
+    GATHER = 2
+    COLLECT = 3
+    GATE = 4
+    MAP = 5
+
+
+class EdgeKind(IntEnum):
+    """What a node needs another for; the numbers are those of the wire."""
+
+    DATA = 1
+    CONDITION = 2
+    SEQUENCE = 3
+    ITEMS = 4
+    GATE = 5
+
+
+class Mode(IntEnum):
+    """How a sync task uses its cores; the numbers are those of the wire."""
+
+    BLOCKING = 1
+    COMPUTE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed attempt is tried again.
+
+    Attributes:
+        max_attempts: executions in all, at least 1.
+        delay: seconds before the second attempt.
+        backoff: factor on the delay per further attempt.
+        jitter: share of the delay that is random, 0 to 1.
+        max_delay: bound of one delay in seconds; None for none.
+        on: exception classes that are retried.
+    """
+
+    max_attempts: int = 3
+    delay: float = 0.0
+    backoff: float = 1.0
+    jitter: float = 0.0
+    max_delay: float | None = None
+    on: tuple[type[BaseException], ...] = (Exception,)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What nodes of one kind share. Equal specs are one object within a graph, so identity is equality."""
+
+    kind: NodeKind
+    name: str
+    func: Callable[..., Any] | None = None
+    """The user's function, for calls and maps."""
+    task: Any = None
+    """The `Task` it belongs to, for calls and maps."""
+    asynchronous: bool = False
+    mode: Mode = Mode.BLOCKING
+    pure: bool = False
+    durable: bool = False
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
+    amounts: tuple[tuple[str, int], ...] = ()
+    """(name, micros), sorted by name; a sync call holds cpu unless it says otherwise."""
+    priority: int = 0
+    digest: bytes = b""
+    """16 bytes over code and policies: the node's template without its shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One need of one node."""
+
+    source: int
+    target: int
+    kind: EdgeKind
+    arg: str
+    """The argument's name: "0" for the first positional one, the keyword otherwise; "" for no argument."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One node.
+
+    `sources`, `kinds` and `edge_args` are parallel, one entry an edge. The edges of kind DATA and ITEMS, in
+    their order, are the node's inputs; `inputs` holds the lazy value behind each, so that a pickler can turn
+    that object (by identity) into its ordinal.
+    """
+
+    index: int
+    spec: TaskSpec
+    name: str
+    """The spec's name; a map's child has its index in brackets."""
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    sources: tuple[int, ...] = ()
+    kinds: tuple[EdgeKind, ...] = ()
+    edge_args: tuple[str, ...] = ()
+    inputs: tuple[object, ...] = ()
+    structural_id: bytes = b""
+    """16 bytes: template, literals by content, and for an impure node its ordinal."""
+    value: Any = None
+    """For a gather: the container, with lazy values in it."""
+    columns: frozenset[str] = frozenset()
+    """For a map over lazy lists: keyword arguments whose literal value is a list to be indexed by child."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """For a map's child: keyword arguments given by `unmapped`, the same objects for every child."""
+    map_count: int = -1
+    """For the first child of a map over a known list: how many children follow each other from here."""
+
+    @property
+    def edges(self) -> list[Edge]:
+        """The node's edges as records."""
+        triples = zip(self.sources, self.kinds, self.edge_args, strict=True)
+        return [Edge(source, self.index, kind, arg) for source, kind, arg in triples]
+
+
+@dataclass(frozen=True, slots=True)
+class MapRange:
+    """The children of a map over a known list: `count` nodes from `first` on."""
+
+    first: int
+    count: int
+
+
+@dataclass(slots=True)
+class Graph:
+    """A whole graph in memory, for tools; a submit streams nodes instead of keeping them."""
+
+    nodes: list[Node]
+    target: int
+    template_id: bytes
+    maps: list[MapRange] = field(default_factory=list)
+
+    @property
+    def edges(self) -> list[Edge]:
+        """All edges, by consumer."""
+        return [edge for node in self.nodes for edge in node.edges]
+
+    @property
+    def structural_id(self) -> bytes:
+        """The structural id of the target: equal targets have equal ids in every process."""
+        return self.nodes[self.target].structural_id

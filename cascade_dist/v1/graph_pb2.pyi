@@ -1,0 +1,163 @@
+import datetime
+
+from cascade_dist.v1 import value_pb2 as _value_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class NodeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NODE_KIND_UNSPECIFIED: _ClassVar[NodeKind]
+    NODE_KIND_CALL: _ClassVar[NodeKind]
+    NODE_KIND_GATHER: _ClassVar[NodeKind]
+    NODE_KIND_COLLECT: _ClassVar[NodeKind]
+    NODE_KIND_GATE: _ClassVar[NodeKind]
+    NODE_KIND_MAP: _ClassVar[NodeKind]
+
+class EdgeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EDGE_KIND_UNSPECIFIED: _ClassVar[EdgeKind]
+    EDGE_KIND_DATA: _ClassVar[EdgeKind]
+    EDGE_KIND_CONDITION: _ClassVar[EdgeKind]
+    EDGE_KIND_SEQUENCE: _ClassVar[EdgeKind]
+    EDGE_KIND_ITEMS: _ClassVar[EdgeKind]
+    EDGE_KIND_GATE: _ClassVar[EdgeKind]
+
+class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODE_UNSPECIFIED: _ClassVar[Mode]
+    MODE_BLOCKING: _ClassVar[Mode]
+    MODE_COMPUTE: _ClassVar[Mode]
+NODE_KIND_UNSPECIFIED: NodeKind
+NODE_KIND_CALL: NodeKind
+NODE_KIND_GATHER: NodeKind
+NODE_KIND_COLLECT: NodeKind
+NODE_KIND_GATE: NodeKind
+NODE_KIND_MAP: NodeKind
+EDGE_KIND_UNSPECIFIED: EdgeKind
+EDGE_KIND_DATA: EdgeKind
+EDGE_KIND_CONDITION: EdgeKind
+EDGE_KIND_SEQUENCE: EdgeKind
+EDGE_KIND_ITEMS: EdgeKind
+EDGE_KIND_GATE: EdgeKind
+MODE_UNSPECIFIED: Mode
+MODE_BLOCKING: Mode
+MODE_COMPUTE: Mode
+
+class Function(_message.Message):
+    __slots__ = ("cid", "body", "name", "code_hash")
+    CID_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CODE_HASH_FIELD_NUMBER: _ClassVar[int]
+    cid: bytes
+    body: bytes
+    name: str
+    code_hash: bytes
+    def __init__(self, cid: _Optional[bytes] = ..., body: _Optional[bytes] = ..., name: _Optional[str] = ..., code_hash: _Optional[bytes] = ...) -> None: ...
+
+class RetryPolicy(_message.Message):
+    __slots__ = ("max_attempts", "delay", "backoff", "jitter", "max_delay", "on")
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    JITTER_FIELD_NUMBER: _ClassVar[int]
+    MAX_DELAY_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    max_attempts: int
+    delay: _duration_pb2.Duration
+    backoff: float
+    jitter: float
+    max_delay: _duration_pb2.Duration
+    on: bytes
+    def __init__(self, max_attempts: _Optional[int] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff: _Optional[float] = ..., jitter: _Optional[float] = ..., max_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., on: _Optional[bytes] = ...) -> None: ...
+
+class Amount(_message.Message):
+    __slots__ = ("name", "micros")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MICROS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    micros: int
+    def __init__(self, name: _Optional[str] = ..., micros: _Optional[int] = ...) -> None: ...
+
+class TaskSpec(_message.Message):
+    __slots__ = ("kind", "function", "name", "asynchronous", "mode", "pure", "durable", "timeout", "retry", "amounts", "priority")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ASYNCHRONOUS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    PURE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    kind: NodeKind
+    function: int
+    name: str
+    asynchronous: bool
+    mode: Mode
+    pure: bool
+    durable: bool
+    timeout: _duration_pb2.Duration
+    retry: RetryPolicy
+    amounts: _containers.RepeatedCompositeFieldContainer[Amount]
+    priority: int
+    def __init__(self, kind: _Optional[_Union[NodeKind, str]] = ..., function: _Optional[int] = ..., name: _Optional[str] = ..., asynchronous: bool = ..., mode: _Optional[_Union[Mode, str]] = ..., pure: bool = ..., durable: bool = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., amounts: _Optional[_Iterable[_Union[Amount, _Mapping]]] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class MapRange(_message.Message):
+    __slots__ = ("first", "count")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class GraphChunk(_message.Message):
+    __slots__ = ("functions", "specs", "blobs", "node_spec", "node_ids", "node_args", "node_edges", "edge_source", "edge_kind", "blob_args", "blob_inputs", "maps")
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    SPECS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    NODE_SPEC_FIELD_NUMBER: _ClassVar[int]
+    NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    NODE_ARGS_FIELD_NUMBER: _ClassVar[int]
+    NODE_EDGES_FIELD_NUMBER: _ClassVar[int]
+    EDGE_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    EDGE_KIND_FIELD_NUMBER: _ClassVar[int]
+    BLOB_ARGS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
+    functions: _containers.RepeatedCompositeFieldContainer[Function]
+    specs: _containers.RepeatedCompositeFieldContainer[TaskSpec]
+    blobs: _containers.RepeatedCompositeFieldContainer[_value_pb2.BlobRef]
+    node_spec: _containers.RepeatedScalarFieldContainer[int]
+    node_ids: bytes
+    node_args: _containers.RepeatedScalarFieldContainer[bytes]
+    node_edges: _containers.RepeatedScalarFieldContainer[int]
+    edge_source: _containers.RepeatedScalarFieldContainer[int]
+    edge_kind: _containers.RepeatedScalarFieldContainer[EdgeKind]
+    blob_args: _containers.RepeatedScalarFieldContainer[int]
+    blob_inputs: _containers.RepeatedScalarFieldContainer[int]
+    maps: _containers.RepeatedCompositeFieldContainer[MapRange]
+    def __init__(self, functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., specs: _Optional[_Iterable[_Union[TaskSpec, _Mapping]]] = ..., blobs: _Optional[_Iterable[_Union[_value_pb2.BlobRef, _Mapping]]] = ..., node_spec: _Optional[_Iterable[int]] = ..., node_ids: _Optional[bytes] = ..., node_args: _Optional[_Iterable[bytes]] = ..., node_edges: _Optional[_Iterable[int]] = ..., edge_source: _Optional[_Iterable[int]] = ..., edge_kind: _Optional[_Iterable[_Union[EdgeKind, str]]] = ..., blob_args: _Optional[_Iterable[int]] = ..., blob_inputs: _Optional[_Iterable[int]] = ..., maps: _Optional[_Iterable[_Union[MapRange, _Mapping]]] = ...) -> None: ...
+
+class GraphEnd(_message.Message):
+    __slots__ = ("target", "node_count", "edge_count", "template_id", "params_digest")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    NODE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EDGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    node_count: int
+    edge_count: int
+    template_id: bytes
+    params_digest: bytes
+    def __init__(self, target: _Optional[int] = ..., node_count: _Optional[int] = ..., edge_count: _Optional[int] = ..., template_id: _Optional[bytes] = ..., params_digest: _Optional[bytes] = ...) -> None: ...
