@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 DEMO_PATH ?=
+PORT ?= 7420
 PYTEST_ARGS ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -16,8 +17,8 @@ help: ## Show what there is to make.
 .venv/.ready: pyproject.toml constraints.txt scripts/venv.sh
 	scripts/venv.sh && touch $@
 
-.venv/.ready-test: .venv/.ready
-	scripts/venv.sh test && touch $@
+.venv/.ready-test: pyproject.toml constraints.txt scripts/venv.sh
+	scripts/venv.sh test && touch .venv/.ready $@
 
 .venv/.ready-bench: .venv/.ready-test
 	scripts/venv.sh test,bench && touch $@
@@ -48,8 +49,8 @@ proto-check: .venv/.ready-test ## Is the committed generated code what proto/ sa
 redis: .venv/.ready-test ## Make sure that there is a redis-server to test with.
 	$(PY) scripts/ensure_redis.py
 
-cluster: .venv/.ready redis ## Redis, a scheduler and two workers in the foreground, until Ctrl-C.
-	$(PY) scripts/cluster.py
+cluster: redis ## Redis, a scheduler and two workers in the foreground, until Ctrl-C.
+	$(PY) scripts/cluster.py --port $(PORT) --dir .cluster
 
 test-cluster: redis ## The same processes, and the integration tests against them.
 	$(PY) scripts/cluster.py -- $(PY) -m pytest tests/integration $(PYTEST_ARGS)

@@ -89,9 +89,9 @@ def install_as_root() -> bool:
 
 def needed_packages() -> list[str]:
     """The server's packages and those that they depend on and that are not installed."""
+    weak = "recommends suggests conflicts breaks replaces enhances".split()
     listed = subprocess.run(
-        ["apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts"]
-        + ["--no-breaks", "--no-replaces", "--no-enhances", "redis-server"],
+        ["apt-cache", "depends", "--recurse", *(f"--no-{kind}" for kind in weak), "redis-server"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -108,7 +108,7 @@ def needed_packages() -> list[str]:
 
 
 def unpack_without_root() -> bool:
-    """Download the packages and unpack them into the cache folder, with a wrapper that finds their libraries."""
+    """Unpack the packages into the cache folder, with a wrapper that finds their libraries."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         return False
     cache = cache_folder()

@@ -8,10 +8,6 @@ generate() {
     "$python" -m grpc_tools.protoc -I proto \
         --python_out="$1" --pyi_out="$1" --grpc_python_out="$1" \
         proto/cascade_dist/v1/*.proto
-    # A file without services has no gRPC classes; protoc writes an empty shell of a module for it.
-    for file in "$1"/cascade_dist/v1/*_pb2_grpc.py; do
-        grep -q '^class ' "$file" || rm "$file"
-    done
 }
 
 case "${1:-write}" in
