@@ -12,6 +12,7 @@ __all__ = [
     "AuthenticationError",
     "CascadeError",
     "ClusterClosedError",
+    "ConfigError",
     "ConnectionFailedError",
     "CycleError",
     "DependencyMissingError",
@@ -36,6 +37,10 @@ __all__ = [
 
 class CascadeError(Exception):
     """Base of all errors of Cascade Dist."""
+
+
+class ConfigError(CascadeError, ValueError):
+    """A setting or a text such as ``30s`` that cannot be read; names where it stands and the remedy."""
 
 
 class GraphError(CascadeError, ValueError):
