@@ -1,1 +1,21 @@
-"""The pure core of the scheduler: events in, commands out, no I/O."""
+"""The scheduler's pure core: events in, commands out.
+
+Rules
+-----
+1. Everything that is decided is decided here. No I/O, no clock, no unseeded dice, no logging, no wire messages.
+2. State changes only inside `Core.turn`. An event carries what it needs, the time among it.
+3. Events and commands are named tuples of plain values: a bug report is a list of events.
+4. No decision iterates over a set; the same events always give the same commands.
+5. `invariants.check` runs after every turn in every test.
+
+Theory of operation
+-------------------
+A run is a graph in columns (`graph.Graph`) and a plan for its shape (`plans.Plan`): in-degrees, consumers,
+heights. A node waits until all its edges have been answered; then `flow` says skip or go. A node that may go
+stands in a ready queue of its run and amount class (`queues`); `placement` takes nodes from the queues, fair
+between runs, and puts them on workers that have the amounts free, or ahead of time on workers that are busy.
+Structural nodes never leave the core: they are answered as soon as their inputs are.
+
+An attempt is one try of one node on one worker. Reports are accepted for attempts that are on the books and
+for nothing else; that one rule fences off everything that comes late or twice.
+"""

@@ -1,0 +1,193 @@
+"""What the shell must now do. Every command is a named tuple of plain values.
+
+Commands to clients (`TargetValue`, `RunEnded`) and the acknowledgement of the reports that led to them wait
+until the records of the same turn (`Save…`) are in the store; assignments do not wait.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias, Union
+
+from cascade_scheduler.core.graph import Spec
+from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Value
+
+__all__ = [
+    "Assign",
+    "CancelAttempt",
+    "Command",
+    "EventRecord",
+    "ReleaseObject",
+    "RetractAttempt",
+    "RunEnded",
+    "RunRefused",
+    "SaveAttempt",
+    "SaveOutcome",
+    "SaveResult",
+    "SaveSkip",
+    "TargetValue",
+    "WelcomeWorker",
+    "WorkerGone",
+]
+
+
+class Assign(NamedTuple):
+    """Start an attempt on a worker."""
+
+    worker: str
+    attempt: int
+    run_id: str
+    node: int
+    spec: Spec
+    function: bytes
+    try_: int
+    args: bytes
+    args_blob: BlobValue | None
+    inputs: tuple[Value, ...]
+    ahead: bool
+    observe: int
+    publish: bool
+    node_id: str
+    map_index: int
+
+
+class RetractAttempt(NamedTuple):
+    """Give an attempt back when it has not started."""
+
+    worker: str
+    attempt: int
+
+
+class CancelAttempt(NamedTuple):
+    """Stop an attempt."""
+
+    worker: str
+    attempt: int
+
+
+class ReleaseObject(NamedTuple):
+    """Nobody needs the object any more."""
+
+    worker: str
+    attempt: int
+
+
+class WelcomeWorker(NamedTuple):
+    """Answer a worker's Hello: what to keep, drop, only forget, and which objects to release."""
+
+    worker: str
+    keep: tuple[int, ...]
+    drop: tuple[int, ...]
+    known: tuple[int, ...]
+    release: tuple[int, ...]
+
+
+class WorkerGone(NamedTuple):
+    """The worker is off the books; a session it may still have must end."""
+
+    worker: str
+    reason: str
+
+
+class RunRefused(NamedTuple):
+    """The run was not taken; `code` is "infeasible"."""
+
+    run_id: str
+    code: str
+    message: str
+
+
+class TargetValue(NamedTuple):
+    """A value that the target's value is made of."""
+
+    run_id: str
+    node: int
+    value: bytes | ObjectValue | BlobValue
+
+
+class RunEnded(NamedTuple):
+    """The run's last word; `state` is "succeeded", "failed" or "cancelled"."""
+
+    run_id: str
+    state: str
+    error: ErrorInfo | None
+    failed_task: str
+    skip_reason: str
+    skipped_node: int
+    skipped_dependency: str
+    duration: float
+
+
+class EventRecord(NamedTuple):
+    """An event of SEMANTICS §12; `kind` is its name. Times in seconds."""
+
+    run_id: str
+    kind: str
+    at: float
+    node: int = -1
+    task: str = ""
+    status: str = ""
+    reason: str = ""
+    error: str = ""
+    preview: str = ""
+    worker: str = ""
+    duration: float = 0.0
+    attempt: int = 0
+    max_attempts: int = 0
+    delay: float = 0.0
+
+
+class SaveAttempt(NamedTuple):
+    """The node's current attempt, so that a restarted scheduler knows it."""
+
+    run_id: str
+    node: int
+    attempt: int
+    try_: int
+    worker: str
+
+
+class SaveResult(NamedTuple):
+    """A node's accepted result; `key` is its field in the results hash."""
+
+    run_id: str
+    node: int
+    key: str
+    attempt: int
+    value: bytes | ObjectValue | BlobValue
+    truth: bool | None = None
+    length: int | None = None
+
+
+class SaveSkip(NamedTuple):
+    """A node was skipped; `key` is its field in the skips hash."""
+
+    run_id: str
+    node: int
+    key: str
+    reason: str
+
+
+class SaveOutcome(NamedTuple):
+    """The run has ended."""
+
+    run_id: str
+    state: str
+    error: str
+
+
+Command: TypeAlias = Union[
+    Assign,
+    RetractAttempt,
+    CancelAttempt,
+    ReleaseObject,
+    WelcomeWorker,
+    WorkerGone,
+    RunRefused,
+    TargetValue,
+    RunEnded,
+    EventRecord,
+    SaveAttempt,
+    SaveResult,
+    SaveSkip,
+    SaveOutcome,
+]

@@ -1,0 +1,154 @@
+"""What can happen. Every event is a named tuple of plain values; the time comes with the turn."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias, Union
+
+from cascade_scheduler.core.graph import Graph
+from cascade_scheduler.core.plans import Plan
+from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
+
+__all__ = [
+    "AttemptCancelled",
+    "AttemptDone",
+    "AttemptFailed",
+    "AttemptLost",
+    "AttemptReturned",
+    "Event",
+    "Held",
+    "Report",
+    "RunCancelRequested",
+    "RunForgotten",
+    "RunSubmitted",
+    "Tick",
+    "WorkerConnected",
+    "WorkerDisconnected",
+    "WorkerReported",
+]
+
+
+class RunSubmitted(NamedTuple):
+    """A whole, validated graph and its plan are in. `on_failure` is "cancel" or "finish"."""
+
+    run_id: str
+    graph: Graph
+    plan: Plan
+    name: str = ""
+    on_failure: str = "cancel"
+    logs: bool = False
+
+
+class RunCancelRequested(NamedTuple):
+    """Somebody wants the run stopped."""
+
+    run_id: str
+    reason: str = ""
+
+
+class RunForgotten(NamedTuple):
+    """A finished run is no longer kept."""
+
+    run_id: str
+
+
+class Held(NamedTuple):
+    """An attempt that a worker says it holds; `state` is "waiting", "running" or "finished"."""
+
+    attempt: int
+    state: str
+
+
+class WorkerConnected(NamedTuple):
+    """A worker's Hello. Amounts in micros."""
+
+    worker: str
+    name: str
+    amounts: tuple[tuple[str, int], ...]
+    async_credits: int
+    ahead_credits: int
+    address: str
+    host: str = ""
+    pid: int = 0
+    held: tuple[Held, ...] = ()
+    objects: tuple[int, ...] = ()
+    draining: bool = False
+
+
+class WorkerDisconnected(NamedTuple):
+    """The worker's stream ended; `gone` when it said good-bye and will not come back."""
+
+    worker: str
+    reason: str
+    gone: bool = False
+
+
+class AttemptDone(NamedTuple):
+    """The attempt returned. `items` are the pickles of a small split list."""
+
+    attempt: int
+    value: bytes | ObjectValue | BlobValue
+    duration: float = 0.0
+    preview: str = ""
+    truth: bool | None = None
+    length: int | None = None
+    items: tuple[bytes, ...] = ()
+    observe_error: ErrorInfo | None = None
+
+
+class AttemptFailed(NamedTuple):
+    """The attempt raised. `kind` is "raised", "timeout", "unloadable" or "input_lost"."""
+
+    attempt: int
+    error: ErrorInfo
+    kind: str = "raised"
+    retryable: bool = True
+    lost_inputs: tuple[int, ...] = ()
+    duration: float = 0.0
+
+
+class AttemptLost(NamedTuple):
+    """The attempt's executor died; `innocent` when it was stopped for another attempt's sake."""
+
+    attempt: int
+    reason: str
+    innocent: bool = False
+
+
+class AttemptReturned(NamedTuple):
+    """The attempt had not started and was given back."""
+
+    attempt: int
+
+
+class AttemptCancelled(NamedTuple):
+    """The attempt was stopped on request."""
+
+    attempt: int
+    killed: bool = False
+
+
+Report: TypeAlias = Union[AttemptDone, AttemptFailed, AttemptLost, AttemptReturned, AttemptCancelled]
+
+
+class WorkerReported(NamedTuple):
+    """What a worker said since its last message."""
+
+    worker: str
+    reports: tuple[Report, ...] = ()
+    started: tuple[int, ...] = ()
+    draining: bool = False
+
+
+class Tick(NamedTuple):
+    """Time has passed; comes last in a turn."""
+
+
+Event: TypeAlias = Union[
+    RunSubmitted,
+    RunCancelRequested,
+    RunForgotten,
+    WorkerConnected,
+    WorkerDisconnected,
+    WorkerReported,
+    Tick,
+]

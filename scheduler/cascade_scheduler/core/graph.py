@@ -1,0 +1,184 @@
+"""A graph in columns, as it came from the client."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from cascade_scheduler.core.values import BlobValue
+
+__all__ = ["EdgeKind", "FunctionRef", "Graph", "GraphInvalid", "NodeKind", "Retry", "Spec", "validate"]
+
+
+class NodeKind(IntEnum):
+    """What a node does; the numbers are those of the wire."""
+
+    CALL = 1
+    GATHER = 2
+    COLLECT = 3
+    GATE = 4
+    MAP = 5
+
+
+class EdgeKind(IntEnum):
+    """What a node needs another for; the numbers are those of the wire."""
+
+    DATA = 1
+    CONDITION = 2
+    SEQUENCE = 3
+    ITEMS = 4
+    GATE = 5
+
+
+class Retry(NamedTuple):
+    """When a failed attempt is tried again; times in seconds."""
+
+    max_attempts: int = 1
+    delay: float = 0.0
+    backoff: float = 1.0
+    jitter: float = 0.0
+    max_delay: float | None = None
+    on: bytes = b""
+
+
+class Spec(NamedTuple):
+    """What nodes of one kind share."""
+
+    kind: NodeKind
+    name: str
+    function: int = 0
+    asynchronous: bool = False
+    mode: int = 1
+    pure: bool = False
+    durable: bool = False
+    timeout: float | None = None
+    retry: Retry | None = None
+    amounts: tuple[tuple[str, int], ...] = ()
+    priority: int = 0
+
+
+class FunctionRef(NamedTuple):
+    """A function by content id; its body is elsewhere."""
+
+    cid: bytes
+    name: str
+
+
+class GraphInvalid(Exception):
+    """The columns do not make a graph."""
+
+
+class Graph:
+    """Nodes and edges in columns. Immutable once validated."""
+
+    __slots__ = (
+        "blob_args",
+        "blob_inputs",
+        "edge_kind",
+        "edge_source",
+        "edge_start",
+        "functions",
+        "maps",
+        "node_args",
+        "node_ids",
+        "node_spec",
+        "specs",
+        "target",
+    )
+
+    def __init__(
+        self,
+        *,
+        specs: Sequence[Spec],
+        functions: Sequence[FunctionRef],
+        node_spec: Sequence[int],
+        node_ids: bytes,
+        node_args: Sequence[bytes],
+        edge_start: array[int],
+        edge_source: array[int],
+        edge_kind: bytes,
+        target: int,
+        blob_args: Mapping[int, BlobValue] | None = None,
+        blob_inputs: Mapping[int, tuple[BlobValue, ...]] | None = None,
+        maps: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.specs = specs
+        self.functions = functions
+        self.node_spec = node_spec
+        self.node_ids = node_ids
+        self.node_args = node_args
+        self.edge_start = edge_start
+        self.edge_source = edge_source
+        self.edge_kind = edge_kind
+        self.target = target
+        self.blob_args = blob_args or {}
+        self.blob_inputs = blob_inputs or {}
+        self.maps = maps
+
+    def __len__(self) -> int:
+        return len(self.node_spec)
+
+    def spec(self, node: int) -> Spec:
+        """The node's spec."""
+        return self.specs[self.node_spec[node]]
+
+    def node_id(self, node: int) -> bytes:
+        """The node's structural id, 16 bytes."""
+        return self.node_ids[16 * node : 16 * node + 16]
+
+    def sources(self, node: int) -> list[tuple[int, int]]:
+        """(source, kind) of every edge of the node, in order."""
+        first, last = self.edge_start[node], self.edge_start[node + 1]
+        return [(self.edge_source[e], self.edge_kind[e]) for e in range(first, last)]
+
+    def inputs(self, node: int) -> list[int]:
+        """The sources whose values the node's arguments refer to, in order."""
+        return [s for s, kind in self.sources(node) if kind == EdgeKind.DATA or kind == EdgeKind.ITEMS]
+
+    def map_index(self, node: int) -> int:
+        """The node's index among the children of a map over a known list, or -1."""
+        at = bisect_right(self.maps, (node, len(self.node_spec) + 1)) - 1
+        if at >= 0:
+            first, count = self.maps[at]
+            if node < first + count:
+                return node - first
+        return -1
+
+    def name(self, node: int) -> str:
+        """The node's name as people see it."""
+        index = self.map_index(node)
+        name = self.spec(node).name
+        return name if index < 0 else f"{name}[{index}]"
+
+
+def validate(graph: Graph) -> None:
+    """Refuses columns that do not make a graph.
+
+    Raises:
+        GraphInvalid: names the column and the node.
+    """
+    n = len(graph.node_spec)
+    if n == 0:
+        raise GraphInvalid("the graph has no nodes")
+    if not 0 <= graph.target < n:
+        raise GraphInvalid(f"the target is node {graph.target}, but there are {n} nodes")
+    if len(graph.node_ids) != 16 * n or len(graph.node_args) != n or len(graph.edge_start) != n + 1:
+        raise GraphInvalid("the node columns differ in length")
+    edges = len(graph.edge_source)
+    if len(graph.edge_kind) != edges or graph.edge_start[n] != edges:
+        raise GraphInvalid("the edge columns differ in length")
+    if max(graph.node_spec) >= len(graph.specs):
+        raise GraphInvalid("a node names a spec that was not sent")
+    for spec in graph.specs:
+        if spec.kind in (NodeKind.CALL, NodeKind.MAP) and spec.function >= len(graph.functions):
+            raise GraphInvalid(f"{spec.name!r} names a function that was not sent")
+    start, source = graph.edge_start, graph.edge_source
+    for node in range(n):
+        first, last = start[node], start[node + 1]
+        if first != last and max(source[first:last]) >= node:
+            raise GraphInvalid(f"node {node} ({graph.spec(node).name!r}) has an edge from a node that is not before it")
+    if edges and (min(graph.edge_kind) < EdgeKind.DATA or max(graph.edge_kind) > EdgeKind.GATE):
+        raise GraphInvalid("an edge has an unknown kind")

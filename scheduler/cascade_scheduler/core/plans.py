@@ -1,0 +1,218 @@
+"""Plans: what the shape of a graph alone decides, made once per template.
+
+The native solver is topological with the critical path first: a node's height is the length of the longest
+chain of calls that waits for it, and of two ready nodes the higher goes first (Hu's level algorithm,
+T. C. Hu, "Parallel sequencing and assembly line problems", Operations Research 9, 1961).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind
+
+__all__ = ["AmountClass", "Plan", "PlanCache", "ready_key", "solve", "solve_steps"]
+
+OBSERVE_TRUTH = 1
+OBSERVE_SPLIT = 2
+SLICE_NODES = 4096
+"""Nodes per step: about 5 ms of work, so that a large solve never holds a turn."""
+
+_PRIORITY_BIAS = 1 << 31
+_HEIGHT_BIAS = (1 << 32) - 1
+
+
+class AmountClass(NamedTuple):
+    """Nodes that are alike to a worker: what they hold, and which kind of executor they need."""
+
+    amounts: tuple[tuple[str, int], ...]
+    asynchronous: bool
+
+
+def ready_key(priority: int, height: int, node: int) -> int:
+    """One integer that sorts ready nodes: higher priority, then longer path, then earlier."""
+    return ((_PRIORITY_BIAS - priority) << 64) | ((_HEIGHT_BIAS - height) << 32) | node
+
+
+class Plan:
+    """The solver's output for a template. Immutable; shared by all runs of the template."""
+
+    __slots__ = (
+        "calls",
+        "consumer_start",
+        "consumers",
+        "flowless",
+        "heights",
+        "indegree",
+        "leaves",
+        "nodes",
+        "observe",
+        "roots",
+        "structural_roots",
+        "uses",
+    )
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes = nodes
+        self.indegree: list[int] = []
+        """Edges per node."""
+        self.uses: list[int] = []
+        """Edges by which others need the node's value."""
+        self.consumer_start: array[int] = array("L")
+        self.consumers: array[int] = array("L")
+        """Consumers of node i: consumers[consumer_start[i]:consumer_start[i + 1]], one entry an edge."""
+        self.heights: list[int] = []
+        self.observe = bytearray(nodes)
+        """Bits of what has to be observed of the node's value."""
+        self.leaves = bytearray(nodes)
+        """1: the node's value is the target's, or part of it."""
+        self.roots: dict[AmountClass, list[int]] = {}
+        """Nodes without edges, as heaps of ready keys by amount class."""
+        self.structural_roots: list[int] = []
+        self.flowless = True
+        """No edge but data: nothing can be skipped."""
+        self.calls = 0
+
+
+def solve(graph: Graph) -> Plan:
+    """The plan of a graph, in one go."""
+    steps = solve_steps(graph)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            plan: Plan = stop.value
+            return plan
+
+
+def solve_steps(graph: Graph) -> Iterator[None]:
+    """Makes a plan in slices; the generator's return value is the plan."""
+    return _solve(graph)
+
+
+def _solve(graph: Graph):  # type: ignore[no-untyped-def]  # a generator with a return value
+    n = len(graph)
+    plan = Plan(n)
+    start, source, kinds = graph.edge_start, graph.edge_source, graph.edge_kind
+    spec_of, specs = graph.node_spec, graph.specs
+    plan.indegree = [start[i + 1] - start[i] for i in range(n)]
+    yield
+    out = [0] * (n + 1)
+    uses = [0] * n
+    for e, s in enumerate(source):
+        out[s + 1] += 1
+        kind = kinds[e]
+        if kind == EdgeKind.DATA:
+            uses[s] += 1
+        else:
+            plan.flowless = False
+            if kind == EdgeKind.ITEMS:
+                uses[s] += 1
+                plan.observe[s] |= OBSERVE_SPLIT
+            elif kind == EdgeKind.CONDITION:
+                plan.observe[s] |= OBSERVE_TRUTH
+        if e % (4 * SLICE_NODES) == 0:
+            yield
+    plan.uses = uses
+    for i in range(n):
+        out[i + 1] += out[i]
+    plan.consumer_start = array("L", out)
+    yield
+    consumers = array("L", bytes(plan.consumers.itemsize * len(source)))
+    cursor = out
+    for node in range(n):
+        for e in range(start[node], start[node + 1]):
+            s = source[e]
+            consumers[cursor[s]] = node
+            cursor[s] += 1
+        if node % SLICE_NODES == 0:
+            yield
+    plan.consumers = consumers
+    yield from _heights(graph, plan)
+    _leaves(graph, plan)
+    yield
+    for node in range(n):
+        spec = specs[spec_of[node]]
+        kind = spec.kind
+        if kind == NodeKind.CALL:
+            plan.calls += 1
+            if not plan.indegree[node]:
+                cls = AmountClass(spec.amounts, spec.asynchronous)
+                plan.roots.setdefault(cls, []).append(ready_key(spec.priority, plan.heights[node], node))
+        elif not plan.indegree[node]:
+            plan.structural_roots.append(node)
+        if node % SLICE_NODES == 0:
+            yield
+    for keys in plan.roots.values():
+        keys.sort()  # a sorted list is a heap
+    return plan
+
+
+def _heights(graph: Graph, plan: Plan) -> Iterator[None]:
+    n = len(graph)
+    heights = [0] * n
+    start, source = graph.edge_start, graph.edge_source
+    calls = [spec.kind == NodeKind.CALL or spec.kind == NodeKind.MAP for spec in graph.specs]
+    for node in range(n - 1, -1, -1):
+        height = heights[node] + (1 if calls[graph.node_spec[node]] else 0)
+        heights[node] = height
+        for e in range(start[node], start[node + 1]):
+            s = source[e]
+            if heights[s] < height:
+                heights[s] = height
+        if node % SLICE_NODES == 0:
+            yield
+    plan.heights = heights
+
+
+def _leaves(graph: Graph, plan: Plan) -> None:
+    """Marks the nodes that the target's value is made of."""
+    todo = [graph.target]
+    while todo:
+        node = todo.pop()
+        if plan.leaves[node]:
+            continue
+        plan.leaves[node] = 1
+        if graph.spec(node).kind in (NodeKind.GATHER, NodeKind.COLLECT):
+            todo.extend(graph.inputs(node))
+
+
+class PlanCache:
+    """Plans by template, least recently used out first, bounded in nodes."""
+
+    def __init__(self, nodes_max: int = 2_000_000) -> None:
+        self._plans: OrderedDict[bytes, Plan] = OrderedDict()
+        self._nodes = 0
+        self._nodes_max = nodes_max
+        self.solved = 0
+        self.hits = 0
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of all plans held."""
+        return self._nodes
+
+    def get(self, key: bytes) -> Plan | None:
+        """The plan of a template; counts a hit."""
+        plan = self._plans.get(key)
+        if plan is not None:
+            self._plans.move_to_end(key)
+            self.hits += 1
+        return plan
+
+    def put(self, key: bytes, plan: Plan) -> None:
+        """Keeps a plan that was just solved; one larger than the bound is not kept."""
+        self.solved += 1
+        if plan.nodes > self._nodes_max or key in self._plans:
+            return
+        self._plans[key] = plan
+        self._nodes += plan.nodes
+        while self._nodes > self._nodes_max:
+            _, old = self._plans.popitem(last=False)
+            self._nodes -= old.nodes
