@@ -131,24 +131,28 @@ class Submit(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., chunk: _Optional[_Union[_graph_pb2.GraphChunk, _Mapping]] = ..., end: _Optional[_Union[_graph_pb2.GraphEnd, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("name", "on_failure", "logs", "cancel_on_disconnect")
+    __slots__ = ("name", "on_failure", "logs", "cancel_on_disconnect", "disconnect_grace")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
+    DISCONNECT_GRACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     on_failure: OnFailure
     logs: bool
     cancel_on_disconnect: bool
-    def __init__(self, name: _Optional[str] = ..., on_failure: _Optional[_Union[OnFailure, str]] = ..., logs: bool = ..., cancel_on_disconnect: bool = ...) -> None: ...
+    disconnect_grace: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., on_failure: _Optional[_Union[OnFailure, str]] = ..., logs: bool = ..., cancel_on_disconnect: bool = ..., disconnect_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("run_id", "logs")
+    __slots__ = ("run_id", "logs", "own")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     logs: bool
-    def __init__(self, run_id: _Optional[str] = ..., logs: bool = ...) -> None: ...
+    own: bool
+    def __init__(self, run_id: _Optional[str] = ..., logs: bool = ..., own: bool = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("run_id",)
