@@ -121,7 +121,7 @@ class MapRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GraphChunk(_message.Message):
-    __slots__ = ("functions", "specs", "blobs", "node_spec", "node_ids", "node_args", "node_edges", "edge_source", "edge_kind", "blob_args", "blob_inputs", "maps")
+    __slots__ = ("functions", "specs", "blobs", "node_spec", "node_ids", "node_args", "node_edges", "edge_source", "edge_kind", "blob_args", "blob_inputs", "maps", "map_columns")
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     SPECS_FIELD_NUMBER: _ClassVar[int]
     BLOBS_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class GraphChunk(_message.Message):
     BLOB_ARGS_FIELD_NUMBER: _ClassVar[int]
     BLOB_INPUTS_FIELD_NUMBER: _ClassVar[int]
     MAPS_FIELD_NUMBER: _ClassVar[int]
+    MAP_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     functions: _containers.RepeatedCompositeFieldContainer[Function]
     specs: _containers.RepeatedCompositeFieldContainer[TaskSpec]
     blobs: _containers.RepeatedCompositeFieldContainer[_value_pb2.BlobRef]
@@ -146,7 +147,8 @@ class GraphChunk(_message.Message):
     blob_args: _containers.RepeatedScalarFieldContainer[int]
     blob_inputs: _containers.RepeatedScalarFieldContainer[int]
     maps: _containers.RepeatedCompositeFieldContainer[MapRange]
-    def __init__(self, functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., specs: _Optional[_Iterable[_Union[TaskSpec, _Mapping]]] = ..., blobs: _Optional[_Iterable[_Union[_value_pb2.BlobRef, _Mapping]]] = ..., node_spec: _Optional[_Iterable[int]] = ..., node_ids: _Optional[bytes] = ..., node_args: _Optional[_Iterable[bytes]] = ..., node_edges: _Optional[_Iterable[int]] = ..., edge_source: _Optional[_Iterable[int]] = ..., edge_kind: _Optional[_Iterable[_Union[EdgeKind, str]]] = ..., blob_args: _Optional[_Iterable[int]] = ..., blob_inputs: _Optional[_Iterable[int]] = ..., maps: _Optional[_Iterable[_Union[MapRange, _Mapping]]] = ...) -> None: ...
+    map_columns: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., specs: _Optional[_Iterable[_Union[TaskSpec, _Mapping]]] = ..., blobs: _Optional[_Iterable[_Union[_value_pb2.BlobRef, _Mapping]]] = ..., node_spec: _Optional[_Iterable[int]] = ..., node_ids: _Optional[bytes] = ..., node_args: _Optional[_Iterable[bytes]] = ..., node_edges: _Optional[_Iterable[int]] = ..., edge_source: _Optional[_Iterable[int]] = ..., edge_kind: _Optional[_Iterable[_Union[EdgeKind, str]]] = ..., blob_args: _Optional[_Iterable[int]] = ..., blob_inputs: _Optional[_Iterable[int]] = ..., maps: _Optional[_Iterable[_Union[MapRange, _Mapping]]] = ..., map_columns: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GraphEnd(_message.Message):
     __slots__ = ("target", "node_count", "edge_count", "template_id", "params_digest")

@@ -49,12 +49,14 @@ class CompoundValue(_message.Message):
     def __init__(self, template: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
 
 class ItemValue(_message.Message):
-    __slots__ = ("list", "index")
+    __slots__ = ("list", "blob", "index")
     LIST_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     list: ObjectRef
+    blob: BlobRef
     index: int
-    def __init__(self, list: _Optional[_Union[ObjectRef, _Mapping]] = ..., index: _Optional[int] = ...) -> None: ...
+    def __init__(self, list: _Optional[_Union[ObjectRef, _Mapping]] = ..., blob: _Optional[_Union[BlobRef, _Mapping]] = ..., index: _Optional[int] = ...) -> None: ...
 
 class DeferredValue(_message.Message):
     __slots__ = ("run_id", "node")

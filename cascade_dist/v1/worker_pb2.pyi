@@ -77,7 +77,7 @@ class ConnectResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., acked_through: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., heartbeat: _Optional[_Union[SchedulerHeartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("worker_id", "name", "versions", "amounts", "async_credits", "ahead_credits", "object_address", "host", "pid", "held", "objects", "draining")
+    __slots__ = ("worker_id", "name", "versions", "amounts", "async_credits", "ahead_credits", "object_address", "host", "pid", "held", "objects", "draining", "sync_credits")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class Hello(_message.Message):
     HELD_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    SYNC_CREDITS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     name: str
     versions: _client_pb2.Versions
@@ -102,7 +103,8 @@ class Hello(_message.Message):
     held: _containers.RepeatedCompositeFieldContainer[HeldAttempt]
     objects: _containers.RepeatedScalarFieldContainer[int]
     draining: bool
-    def __init__(self, worker_id: _Optional[str] = ..., name: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., async_credits: _Optional[int] = ..., ahead_credits: _Optional[int] = ..., object_address: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldAttempt, _Mapping]]] = ..., objects: _Optional[_Iterable[int]] = ..., draining: bool = ...) -> None: ...
+    sync_credits: int
+    def __init__(self, worker_id: _Optional[str] = ..., name: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., async_credits: _Optional[int] = ..., ahead_credits: _Optional[int] = ..., object_address: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldAttempt, _Mapping]]] = ..., objects: _Optional[_Iterable[int]] = ..., draining: bool = ..., sync_credits: _Optional[int] = ...) -> None: ...
 
 class HeldAttempt(_message.Message):
     __slots__ = ("attempt", "state")
@@ -183,7 +185,7 @@ class Work(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunHandle, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., bodies: _Optional[_Iterable[_Union[TaskBody, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., retract: _Optional[_Iterable[int]] = ..., cancel: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., ended_runs: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one")
+    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     TRY_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +197,7 @@ class Assignment(_message.Message):
     PUBLISH_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     MAP_INDEX_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
+    INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     body: int
     args: bytes
@@ -205,7 +208,8 @@ class Assignment(_message.Message):
     publish: bool
     node_id: str
     map_index_plus_one: int
-    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., **kwargs) -> None: ...
+    inline_bytes_max: int
+    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., **kwargs) -> None: ...
 
 class Reports(_message.Message):
     __slots__ = ("started", "reports", "logs", "draining")
