@@ -87,11 +87,23 @@ def install_as_root() -> bool:
             run(*prefix, "rm", "-f", str(policy))
 
 
-def needed_packages() -> list[str]:
+def own_lists(cache: Path) -> list[str]:
+    """Options that let apt work without root where the machine has no package lists (fresh containers)."""
+    if run("apt-cache", "show", "redis-server"):
+        return []
+    places = {"Dir::State::Lists": cache / "apt" / "lists", "Dir::Cache": cache / "apt" / "cache"}
+    for place in places.values():
+        (place / "partial").mkdir(parents=True, exist_ok=True)
+    options = [word for name, place in places.items() for word in ("-o", f"{name}={place}")]
+    run("apt-get", *options, "update")
+    return options
+
+
+def needed_packages(options: list[str]) -> list[str]:
     """The server's packages and those that they depend on and that are not installed."""
     weak = "recommends suggests conflicts breaks replaces enhances".split()
     listed = subprocess.run(
-        ["apt-cache", "depends", "--recurse", *(f"--no-{kind}" for kind in weak), "redis-server"],
+        ["apt-cache", *options, "depends", "--recurse", *(f"--no-{kind}" for kind in weak), "redis-server"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -113,10 +125,12 @@ def unpack_without_root() -> bool:
         return False
     cache = cache_folder()
     root = cache / "redis-root"
+    cache.mkdir(parents=True, exist_ok=True)
+    options = own_lists(cache)
     with tempfile.TemporaryDirectory() as folder:
-        for package in needed_packages():
+        for package in needed_packages(options):
             # One that cannot be had (a virtual name, say) may not be needed: `works` has the last word.
-            run("apt-get", "download", package, cwd=Path(folder))
+            run("apt-get", *options, "download", package, cwd=Path(folder))
         archives = sorted(Path(folder).glob("*.deb"))
         if not any(archive.name.startswith("redis-") for archive in archives):
             return False
