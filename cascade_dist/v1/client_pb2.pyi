@@ -285,14 +285,16 @@ class TargetList(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[TargetTree, _Mapping]]] = ..., nodes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TargetCompound(_message.Message):
-    __slots__ = ("template", "inputs", "nodes")
+    __slots__ = ("template", "inputs", "nodes", "template_blob")
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_BLOB_FIELD_NUMBER: _ClassVar[int]
     template: bytes
     inputs: _containers.RepeatedCompositeFieldContainer[TargetTree]
     nodes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, template: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[TargetTree, _Mapping]]] = ..., nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    template_blob: _value_pb2.BlobRef
+    def __init__(self, template: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[TargetTree, _Mapping]]] = ..., nodes: _Optional[_Iterable[int]] = ..., template_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("run_id", "after", "follow")

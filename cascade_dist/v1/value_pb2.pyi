@@ -41,12 +41,14 @@ class ValueList(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
 
 class CompoundValue(_message.Message):
-    __slots__ = ("template", "inputs")
+    __slots__ = ("template", "inputs", "template_blob")
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_BLOB_FIELD_NUMBER: _ClassVar[int]
     template: bytes
     inputs: _containers.RepeatedCompositeFieldContainer[Value]
-    def __init__(self, template: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
+    template_blob: BlobRef
+    def __init__(self, template: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[Value, _Mapping]]] = ..., template_blob: _Optional[_Union[BlobRef, _Mapping]] = ...) -> None: ...
 
 class ItemValue(_message.Message):
     __slots__ = ("list", "blob", "index")

@@ -310,14 +310,16 @@ class FetchValueRequest(_message.Message):
     def __init__(self, value: _Optional[_Union[_value_pb2.DeferredValue, _Mapping]] = ...) -> None: ...
 
 class FetchValueResponse(_message.Message):
-    __slots__ = ("template", "compound", "items")
+    __slots__ = ("template", "compound", "items", "template_blob")
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     COMPOUND_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_BLOB_FIELD_NUMBER: _ClassVar[int]
     template: bytes
     compound: bool
     items: _containers.RepeatedCompositeFieldContainer[_value_pb2.Value]
-    def __init__(self, template: _Optional[bytes] = ..., compound: bool = ..., items: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ...) -> None: ...
+    template_blob: _value_pb2.BlobRef
+    def __init__(self, template: _Optional[bytes] = ..., compound: bool = ..., items: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., template_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ...) -> None: ...
 
 class FetchFunctionsRequest(_message.Message):
     __slots__ = ("cids",)

@@ -72,6 +72,7 @@ class WorkerConnected(NamedTuple):
     held: tuple[Held, ...] = ()
     objects: tuple[int, ...] = ()
     draining: bool = False
+    sync_credits: int = 64
 
 
 class WorkerDisconnected(NamedTuple):

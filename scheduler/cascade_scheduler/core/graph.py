@@ -81,6 +81,7 @@ class Graph:
         "edge_source",
         "edge_start",
         "functions",
+        "map_columns",
         "maps",
         "node_args",
         "node_ids",
@@ -104,6 +105,7 @@ class Graph:
         blob_args: Mapping[int, BlobValue] | None = None,
         blob_inputs: Mapping[int, tuple[BlobValue, ...]] | None = None,
         maps: Sequence[tuple[int, int]] = (),
+        map_columns: Mapping[int, int] | None = None,
     ) -> None:
         self.specs = specs
         self.functions = functions
@@ -117,6 +119,8 @@ class Graph:
         self.blob_args = blob_args or {}
         self.blob_inputs = blob_inputs or {}
         self.maps = maps
+        self.map_columns = map_columns or {}
+        """Per map over lazy lists: the length of the literal lists that it also maps."""
 
     def __len__(self) -> int:
         return len(self.node_spec)

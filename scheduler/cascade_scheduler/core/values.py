@@ -26,7 +26,7 @@ class BlobValue(NamedTuple):
 class ItemValue(NamedTuple):
     """One item of a list that was split where it was made."""
 
-    list: ObjectValue
+    list: ObjectValue | BlobValue
     index: int
 
 
@@ -39,7 +39,7 @@ class ListValue(NamedTuple):
 class CompoundValue(NamedTuple):
     """The value of a gather: a pickle whose persistent ids stand for the inputs."""
 
-    template: bytes
+    template: bytes | BlobValue
     inputs: tuple[Value, ...]
 
 
