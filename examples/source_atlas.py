@@ -363,7 +363,13 @@ def run(cluster: Any, root: Path, console: Console) -> Atlas:
     began = time.monotonic()
     answer = cluster.submit(build(reports), progress=None).result()
     console.print(f"atlas: {answer['links']} imports linked, {since(began)}")
-    return Atlas(**answer, skipped=sorted(skipped))
+    return Atlas(
+        totals=answer["totals"],
+        links=answer["links"],
+        cycles=answer["cycles"],
+        central=answer["central"],
+        skipped=sorted(skipped),
+    )
 
 
 def plain(root: Path) -> Atlas:

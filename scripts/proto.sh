@@ -2,7 +2,7 @@
 # Generate Python from proto/ (`write`, the default), or say whether what is committed is fresh (`check`).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python="${PYTHON:-.venv/bin/python}"
+python="${PROTO_PYTHON:-.venv/bin/python}"
 
 generate() {
     "$python" -m grpc_tools.protoc -I proto \

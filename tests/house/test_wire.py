@@ -60,7 +60,7 @@ def proto_check(root: Path, lacking: Callable[[str], NoReturn]) -> Run:
 
     def run(folder: Path) -> subprocess.CompletedProcess[str]:
         command = ["bash", "scripts/proto.sh", "check"]
-        env = {**os.environ, "PYTHON": sys.executable}
+        env = {**os.environ, "PROTO_PYTHON": sys.executable}
         return subprocess.run(
             command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
         )
