@@ -1,0 +1,146 @@
+"""What the shell must now do. Every command is a named tuple of plain values."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias, Union
+
+__all__ = [
+    "CloseExecutor",
+    "Command",
+    "Discard",
+    "Ending",
+    "EndingKind",
+    "Exit",
+    "FetchInputs",
+    "Forget",
+    "KillExecutor",
+    "Publish",
+    "Reclaim",
+    "SendReports",
+    "SendTasks",
+    "StartExecutor",
+    "StopAttempt",
+]
+
+
+class EndingKind(IntEnum):
+    """How an attempt ended."""
+
+    DONE = 1
+    FAILED = 2
+    TIMED_OUT = 3
+    LOST = 4
+    RETURNED = 5
+    CANCELLED = 6
+    INPUT_LOST = 7
+
+
+class Ending(NamedTuple):
+    """How one attempt ended, as it is reported and kept until the scheduler has it.
+
+    `payload` is what the executor said, for DONE, FAILED and TIMED_OUT. `reason` is text for people, for
+    TIMED_OUT and LOST. `flag` is: killed, for CANCELLED; innocent, for LOST. `size`: bytes of the payload.
+    """
+
+    kind: EndingKind
+    payload: object = None
+    reason: str = ""
+    flag: bool = False
+    duration_ns: int = 0
+    size: int = 0
+
+
+class FetchInputs(NamedTuple):
+    """Get the inputs of a waiting attempt."""
+
+    attempt: int
+
+
+class SendTasks(NamedTuple):
+    """Write attempts to an executor, in order."""
+
+    executor: int
+    attempts: tuple[int, ...]
+
+
+class StartExecutor(NamedTuple):
+    """Start an executor; tasks may be written to it at once."""
+
+    executor: int
+    asynchronous: bool
+
+
+class StopAttempt(NamedTuple):
+    """Tell the user code of a running attempt to stop."""
+
+    executor: int
+    attempt: int
+    asynchronous: bool
+
+
+class KillExecutor(NamedTuple):
+    """End an executor and all its children by force."""
+
+    executor: int
+
+
+class CloseExecutor(NamedTuple):
+    """Let an idle executor end."""
+
+    executor: int
+
+
+class Reclaim(NamedTuple):
+    """Get back what an executor has not yet taken; `ExecutorReclaimed` has to follow."""
+
+    executor: int
+
+
+class Publish(NamedTuple):
+    """Store an attempt's value elsewhere; `Published` or `PublishFailed` has to follow."""
+
+    attempt: int
+    payload: object
+
+
+class Forget(NamedTuple):
+    """These attempts are off the books: drop what is kept for them, but not their objects."""
+
+    attempts: tuple[int, ...]
+
+
+class Discard(NamedTuple):
+    """Nobody will ever ask for what this attempt made."""
+
+    attempt: int
+
+
+class SendReports(NamedTuple):
+    """Say this to the scheduler, as one message."""
+
+    sequence: int
+    acked_through: int
+    started: tuple[int, ...]
+    endings: tuple[tuple[int, Ending], ...]
+    draining: bool
+
+
+class Exit(NamedTuple):
+    """The worker has drained; end it."""
+
+
+Command: TypeAlias = Union[
+    FetchInputs,
+    SendTasks,
+    StartExecutor,
+    StopAttempt,
+    KillExecutor,
+    CloseExecutor,
+    Reclaim,
+    Publish,
+    Forget,
+    Discard,
+    SendReports,
+    Exit,
+]

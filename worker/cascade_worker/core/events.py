@@ -1,0 +1,190 @@
+"""What can happen. Every event is a named tuple of plain values; the time comes with the turn.
+
+What executors and fetches bring (`payload`) is opaque to the core: it passes it on and never looks inside.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias, Union
+
+__all__ = [
+    "Assigned",
+    "BodyKnown",
+    "Connected",
+    "Disconnected",
+    "DrainRequested",
+    "Event",
+    "ExecutorDied",
+    "ExecutorReclaimed",
+    "ExecutorReported",
+    "ExecutorStarted",
+    "Flushed",
+    "InputsFailed",
+    "InputsReady",
+    "MarkMoved",
+    "PublishFailed",
+    "Published",
+    "Result",
+    "Ticked",
+    "WorkReceived",
+]
+
+
+class Connected(NamedTuple):
+    """The scheduler answered Hello: what to keep, to drop, and to forget. Seconds."""
+
+    sequence: int = 1
+    keep: tuple[int, ...] = ()
+    drop: tuple[int, ...] = ()
+    known: tuple[int, ...] = ()
+    cancel_grace: float | None = None
+
+
+class Disconnected(NamedTuple):
+    """The stream is gone; what runs goes on."""
+
+
+class BodyKnown(NamedTuple):
+    """What many assignments share. `profile` names the code whose durations are alike; timeout in seconds."""
+
+    number: int
+    run: int
+    name: str
+    profile: bytes
+    asynchronous: bool
+    timeout: float | None
+    amounts: tuple[tuple[str, int], ...]
+
+
+class Assigned(NamedTuple):
+    """An attempt to start. `ready`: its inputs are all here."""
+
+    attempt: int
+    body: int
+    ahead: bool
+    ready: bool
+
+
+class WorkReceived(NamedTuple):
+    """One message of the scheduler, in the order in which its parts are taken."""
+
+    sequence: int
+    acked_through: int
+    bodies: tuple[BodyKnown, ...] = ()
+    assigned: tuple[Assigned, ...] = ()
+    retract: tuple[int, ...] = ()
+    cancel: tuple[int, ...] = ()
+    ended_runs: tuple[int, ...] = ()
+
+
+class MarkMoved(NamedTuple):
+    """A message of the scheduler without work."""
+
+    sequence: int
+    acked_through: int
+
+
+class InputsReady(NamedTuple):
+    """All inputs of a waiting attempt are here."""
+
+    attempt: int
+
+
+class InputsFailed(NamedTuple):
+    """An input of a waiting attempt cannot be had."""
+
+    attempt: int
+    payload: object
+
+
+class ExecutorStarted(NamedTuple):
+    """An executor says that it is there."""
+
+    executor: int
+
+
+class ExecutorDied(NamedTuple):
+    """An executor's process has ended. `unread`: attempts that were written to it and never taken."""
+
+    executor: int
+    reason: str
+    unread: tuple[int, ...] = ()
+
+
+class Result(NamedTuple):
+    """What an executor says of one attempt.
+
+    `size`: bytes that the payload takes in a report. `stopped`: user code was told to stop before it ended.
+    `publish`: the value has to be stored elsewhere before anybody is told of it.
+    """
+
+    attempt: int
+    ok: bool
+    payload: object
+    duration_ns: int
+    size: int = 0
+    stopped: bool = False
+    publish: bool = False
+
+
+class ExecutorReported(NamedTuple):
+    """Attempts that an executor has ended, in order."""
+
+    executor: int
+    results: list[Result]
+
+
+class ExecutorReclaimed(NamedTuple):
+    """What was written to an executor and not yet taken by it was got back."""
+
+    executor: int
+    attempts: tuple[int, ...]
+
+
+class Published(NamedTuple):
+    """The value of an attempt is stored; `payload` says where."""
+
+    attempt: int
+    payload: object
+
+
+class PublishFailed(NamedTuple):
+    """The value of an attempt could not be stored."""
+
+    attempt: int
+    payload: object
+
+
+class DrainRequested(NamedTuple):
+    """Take no new work, and end when what runs has ended, or after so many seconds."""
+
+    within: float
+
+
+class Ticked(NamedTuple):
+    """Time has passed."""
+
+
+class Flushed(NamedTuple):
+    """One message can be sent now. `force`: send one even when there is nothing to say."""
+
+    force: bool = False
+
+
+Event: TypeAlias = Union[
+    Connected,
+    Disconnected,
+    WorkReceived,
+    MarkMoved,
+    InputsReady,
+    InputsFailed,
+    ExecutorStarted,
+    ExecutorDied,
+    ExecutorReported,
+    ExecutorReclaimed,
+    Published,
+    PublishFailed,
+    DrainRequested,
+    Ticked,
+    Flushed,
+]

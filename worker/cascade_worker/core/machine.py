@@ -1,0 +1,366 @@
+"""The state machine: `Core.turn` takes events and returns commands."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from cascade_worker.core import events
+from cascade_worker.core.commands import (
+    Command,
+    Ending,
+    EndingKind,
+    Exit,
+    FetchInputs,
+    Forget,
+    KillExecutor,
+    SendReports,
+)
+from cascade_worker.core.endings import (
+    ProtocolError,
+    end_waiting,
+    finish,
+    forget,
+    kill_for,
+    on_death,
+    on_reclaimed,
+    on_results,
+    stop,
+)
+from cascade_worker.core.placing import (
+    became_idle,
+    close_idle,
+    make_ready,
+    new_executor,
+    place,
+    reclaim,
+    set_deadline,
+    unqueue,
+)
+from cascade_worker.core.state import Attempt, Body, Limits, Phase, State, Timer, Wanted
+
+__all__ = ["Core"]
+
+EXIT_GRACE = 2.0
+"""Seconds that a worker whose drain is over waits for its last reports to be acknowledged."""
+
+
+class Core:
+    """The worker's decisions. One instance lives as long as the worker, over all its sessions."""
+
+    def __init__(self, amounts: Mapping[str, int], limits: Limits | None = None) -> None:
+        self.state = State(limits or Limits(), dict(amounts), dict(amounts))
+        self._handlers: dict[type[Any], Callable[[float, Any, list[Command]], None]] = {
+            events.Connected: self._on_connected,
+            events.Disconnected: self._on_disconnected,
+            events.WorkReceived: self._on_work,
+            events.MarkMoved: self._on_mark,
+            events.InputsReady: self._on_inputs_ready,
+            events.InputsFailed: self._on_inputs_failed,
+            events.ExecutorStarted: self._on_executor_started,
+            events.ExecutorDied: self._on_executor_died,
+            events.ExecutorReported: self._on_executor_reported,
+            events.ExecutorReclaimed: self._on_executor_reclaimed,
+            events.Published: self._on_published,
+            events.PublishFailed: self._on_publish_failed,
+            events.DrainRequested: self._on_drain,
+            events.Ticked: self._on_tick,
+            events.Flushed: self._on_flush,
+        }
+
+    def turn(self, now: float, happened: Iterable[events.Event]) -> list[Command]:
+        """Takes events and returns what to do, in order. `now` is monotonic, in seconds.
+
+        Raises:
+            ProtocolError: an event contradicts what is known. The session, or the executor, that it came
+                from has to be ended; the state is sound.
+        """
+        out: list[Command] = []
+        state = self.state
+        for event in happened:
+            self._handlers[type(event)](now, event, out)
+        place(state, now, out)
+        if state.forgotten:
+            out.append(Forget(tuple(state.forgotten)))
+            state.forgotten.clear()
+        if state.draining and not state.attempts and not state.exited:
+            state.exited = True
+            out.append(Exit())
+        return out
+
+    @property
+    def wakeup(self) -> float | None:
+        """When the next tick is due; None: not at all."""
+        timers, watch_at = self.state.timers, self.state.watch_at
+        if not timers:
+            return watch_at
+        first = timers[0][0]
+        return first if watch_at is None or first < watch_at else watch_at
+
+    @property
+    def has_reports(self) -> bool:
+        """Whether there is something to tell the scheduler."""
+        state = self.state
+        return bool(state.unreported or state.started or state.draining != state.told_draining)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether an executor works through attempts that were written ahead: more is to come at once."""
+        return any(len(executor.pipe) > 1 for executor in self.state.executors.values())
+
+    def held(self) -> list[tuple[int, Phase]]:
+        """Every attempt on the books and where it stands, for Hello."""
+        return [(attempt.id, attempt.phase) for attempt in self.state.attempts.values()]
+
+    # --- the scheduler ------------------------------------------------------------------------------
+
+    def _on_connected(self, now: float, event: events.Connected, out: list[Command]) -> None:
+        state = self.state
+        state.connected = True
+        state.next_sequence = 2  # Hello was the first
+        state.received = event.sequence
+        state.bodies.clear()
+        state.unacknowledged.clear()
+        if event.cancel_grace is not None:
+            state.cancel_grace = event.cancel_grace
+        keep, known = set(event.keep), set(event.known)
+        dropped: list[Attempt] = []
+        state.unreported = []
+        state.started = []
+        for attempt in list(state.attempts.values()):
+            attempt.sequence = 0
+            if attempt.id in known and attempt.phase == Phase.FINISHED:
+                forget(state, attempt, out, discard=False)
+            elif attempt.id not in keep:
+                dropped.append(attempt)
+            elif attempt.phase == Phase.FINISHED:
+                state.unreported.append(attempt)
+            elif attempt.phase in (Phase.RUNNING, Phase.STORING):
+                state.started.append(attempt)
+        stop(state, dropped, Wanted.DROP, now, out)
+        state.told_draining = False
+        for _ in range(min(state.limits.slots, state.limits.executors_max) - state.sync_count):
+            if not state.draining and (executor := new_executor(state, False, out)):
+                became_idle(state, executor, now)
+
+    def _on_disconnected(self, now: float, event: events.Disconnected, out: list[Command]) -> None:
+        self.state.connected = False
+
+    def _on_work(self, now: float, event: events.WorkReceived, out: list[Command]) -> None:
+        state = self.state
+        self._take_marks(event.sequence, event.acked_through)
+        for body in event.bodies:
+            state.bodies[body.number] = Body(
+                body.run,
+                body.name,
+                state.profile_of(body.profile),
+                body.asynchronous,
+                body.timeout,
+                body.amounts,
+            )
+        for assigned in event.assigned:
+            self._assign(assigned, out)
+        if event.retract:
+            stop(state, self._find(event.retract), Wanted.RETRACT, now, out)
+        if event.cancel:
+            stop(state, self._find(event.cancel), Wanted.CANCEL, now, out)
+        if event.ended_runs:
+            ended = set(event.ended_runs)
+            state.bodies = {number: body for number, body in state.bodies.items() if body.run not in ended}
+
+    def _assign(self, assigned: events.Assigned, out: list[Command]) -> None:
+        state = self.state
+        if assigned.attempt in state.attempts:
+            return
+        body = state.bodies.get(assigned.body)
+        if body is None:
+            raise ProtocolError(
+                f"attempt {assigned.attempt} names body {assigned.body}, which was never sent"
+            )
+        attempt = Attempt(assigned.attempt, body, False, assigned.ready)
+        state.attempts[attempt.id] = attempt
+        never_fits = any(state.total.get(name, 0) < micros for name, micros in body.amounts)
+        if state.draining or (assigned.ahead and never_fits):
+            end_waiting(state, attempt, Wanted.RETRACT, out)
+            return
+        if not assigned.ready:
+            out.append(FetchInputs(attempt.id))
+        if assigned.ahead:
+            state.queue.append(attempt)
+            return
+        state.charge(attempt)  # the scheduler has charged it, so it starts, even when its view was late
+        if attempt.ready:
+            make_ready(state, attempt)
+
+    def _find(self, ids: Iterable[int]) -> list[Attempt]:
+        attempts = self.state.attempts
+        return [attempts[attempt] for attempt in ids if attempt in attempts]
+
+    def _on_mark(self, now: float, event: events.MarkMoved, out: list[Command]) -> None:
+        self._take_marks(event.sequence, event.acked_through)
+
+    def _take_marks(self, sequence: int, acked_through: int) -> None:
+        state = self.state
+        if sequence != state.received + 1:
+            raise ProtocolError(f"the scheduler's message {state.received + 1} is missing; {sequence} came")
+        if acked_through >= state.next_sequence:
+            raise ProtocolError(f"message {acked_through} is acknowledged, but was never sent")
+        state.received = sequence
+        unacknowledged = state.unacknowledged
+        while unacknowledged and unacknowledged[0][0] <= acked_through:
+            for attempt in unacknowledged.popleft()[1]:
+                # A dropped attempt's id may be gone; ids are never used twice, so pop is safe.
+                if state.attempts.pop(attempt.id, None) is not None:
+                    state.forgotten.append(attempt.id)
+
+    def _on_flush(self, now: float, event: events.Flushed, out: list[Command]) -> None:
+        state = self.state
+        if not state.connected or not (self.has_reports or event.force):
+            return
+        started = [a.id for a in state.started if a.phase in (Phase.RUNNING, Phase.STORING)]
+        state.started.clear()
+        taken, rest = self._take_reports()
+        if not (started or taken or event.force or state.draining != state.told_draining):
+            return
+        sequence = state.next_sequence
+        state.next_sequence += 1
+        endings: list[tuple[int, Ending]] = []
+        for attempt in taken:
+            attempt.sequence = sequence
+            assert attempt.ending is not None
+            endings.append((attempt.id, attempt.ending))
+        if taken:
+            state.unacknowledged.append((sequence, taken))
+        state.unreported = rest
+        state.told_draining = state.draining
+        state.told_received = state.received
+        out.append(SendReports(sequence, state.received, tuple(started), tuple(endings), state.draining))
+
+    def _take_reports(self) -> tuple[list[Attempt], list[Attempt]]:
+        """The reports that fit one message, and those that are left."""
+        waiting, room = self.state.unreported, self.state.limits.report_bytes_max
+        for place_, attempt in enumerate(waiting):
+            room -= attempt.ending.size if attempt.ending else 0
+            if room < 0 and place_:
+                return waiting[:place_], waiting[place_:]
+        return waiting, []
+
+    # --- inputs and values --------------------------------------------------------------------------
+
+    def _on_inputs_ready(self, now: float, event: events.InputsReady, out: list[Command]) -> None:
+        attempt = self.state.attempts.get(event.attempt)
+        if attempt is None or attempt.phase != Phase.WAITING or attempt.ready:
+            return
+        attempt.ready = True
+        if attempt.charged:
+            make_ready(self.state, attempt)
+
+    def _on_inputs_failed(self, now: float, event: events.InputsFailed, out: list[Command]) -> None:
+        attempt = self.state.attempts.get(event.attempt)
+        if attempt is not None and attempt.phase == Phase.WAITING:
+            unqueue(self.state, [attempt])
+            finish(self.state, attempt, Ending(EndingKind.INPUT_LOST, event.payload))
+
+    def _on_published(self, now: float, event: events.Published, out: list[Command]) -> None:
+        self._stored(event.attempt, Ending(EndingKind.DONE, event.payload), out)
+
+    def _on_publish_failed(self, now: float, event: events.PublishFailed, out: list[Command]) -> None:
+        self._stored(event.attempt, Ending(EndingKind.FAILED, event.payload), out)
+
+    def _stored(self, attempt_id: int, ending: Ending, out: list[Command]) -> None:
+        attempt = self.state.attempts.get(attempt_id)
+        if attempt is None or attempt.phase != Phase.STORING:
+            return
+        if attempt.wanted == Wanted.DROP:
+            forget(self.state, attempt, out)
+        elif attempt.wanted == Wanted.CANCEL:
+            finish(self.state, attempt, Ending(EndingKind.CANCELLED))
+        else:
+            finish(self.state, attempt, ending._replace(duration_ns=attempt.duration_ns))
+
+    # --- executors ----------------------------------------------------------------------------------
+
+    def _on_executor_started(self, now: float, event: events.ExecutorStarted, out: list[Command]) -> None:
+        executor = self.state.executors.get(event.executor)
+        if executor is None or executor.started:
+            return
+        executor.started = True
+        self.state.start_failures = 0
+        for attempt in [*executor.pipe, *executor.running.values()]:
+            if attempt.phase == Phase.RUNNING:
+                attempt.started_at = now
+                set_deadline(self.state, attempt, now)
+
+    def _on_executor_reported(self, now: float, event: events.ExecutorReported, out: list[Command]) -> None:
+        executor = self.state.executors.get(event.executor)
+        if executor is not None:
+            on_results(self.state, executor, event.results, now, out)
+
+    def _on_executor_reclaimed(self, now: float, event: events.ExecutorReclaimed, out: list[Command]) -> None:
+        executor = self.state.executors.get(event.executor)
+        if executor is not None:
+            on_reclaimed(self.state, executor, event.attempts, now, out)
+
+    def _on_executor_died(self, now: float, event: events.ExecutorDied, out: list[Command]) -> None:
+        on_death(self.state, event, now, out)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _on_tick(self, now: float, event: events.Ticked, out: list[Command]) -> None:
+        state = self.state
+        while state.timers and state.timers[0][0] <= now:
+            _, _, what, subject = heapq.heappop(state.timers)
+            if what == Timer.START:
+                state.start_blocked = False
+            elif what == Timer.IDLE:
+                close_idle(state, subject, now, out)
+            elif what == Timer.DRAIN:
+                self._drain_over(now, out)
+            else:
+                self._attempt_due(what, subject, now, out)
+        if state.watch_at is not None and state.watch_at <= now:
+            self._watch(now, out)
+
+    def _attempt_due(self, what: Timer, subject: int, now: float, out: list[Command]) -> None:
+        attempt = self.state.attempts.get(subject)
+        if attempt is None or attempt.phase != Phase.RUNNING:
+            return
+        if what == Timer.KILL:
+            if attempt.wanted >= Wanted.TIMEOUT:
+                kill_for(self.state, attempt, out)
+        elif attempt.wanted < Wanted.TIMEOUT:
+            stop(self.state, [attempt], Wanted.TIMEOUT, now, out)
+
+    def _watch(self, now: float, out: list[Command]) -> None:
+        """Gets back what stands behind attempts that take longer than was thought."""
+        state = self.state
+        state.watch_at = None
+        for executor in state.executors.values():
+            if len(executor.pipe) > 1 and not executor.reclaiming and not executor.overrun:
+                due = executor.pipe[0].started_at + state.limits.overrun
+                if due <= now:
+                    executor.overrun = True
+                    reclaim(executor, out)
+                elif state.watch_at is None or due < state.watch_at:
+                    state.watch_at = due
+
+    def _on_drain(self, now: float, event: events.DrainRequested, out: list[Command]) -> None:
+        state = self.state
+        if state.draining:
+            return
+        state.draining = True
+        state.set_timer(now + event.within, Timer.DRAIN)
+        unstarted = [a for a in state.attempts.values() if a.phase in (Phase.WAITING, Phase.SENT)]
+        stop(state, unstarted, Wanted.RETRACT, now, out)
+
+    def _drain_over(self, now: float, out: list[Command]) -> None:
+        state = self.state
+        if state.drain_expired:
+            if not state.exited:
+                state.exited = True
+                out.append(Exit())
+            return
+        state.drain_expired = True
+        state.set_timer(now + EXIT_GRACE, Timer.DRAIN)
+        out.extend(KillExecutor(e.id) for e in state.executors.values() if e.pipe or e.running)

@@ -1,0 +1,210 @@
+"""Which attempt goes to which executor, and when.
+
+Amounts go to the queue's first, in order: the scheduler keeps its books by the same rule without being told.
+An attempt that holds its amounts goes to an idle executor, or to a new one. What is left, and is known to be
+very short, is written to busy executors ahead of time, so that a stream of tiny tasks does not wait for a
+round trip over the pipe each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cascade_worker.core.commands import (
+    CloseExecutor,
+    Command,
+    Reclaim,
+    SendTasks,
+    StartExecutor,
+    StopAttempt,
+)
+from cascade_worker.core.state import Attempt, Executor, Phase, State, Timer, Wanted
+
+__all__ = ["became_idle", "close_idle", "new_executor", "place", "promote", "reclaim", "unqueue"]
+
+Sends = dict[int, list[int]]
+
+
+def place(state: State, now: float, out: list[Command]) -> None:
+    """Charges and starts all that can be; the last step of every turn."""
+    queue, ready = state.queue, state.ready
+    while queue and state.fits(queue[0].body.amounts):
+        attempt = queue.popleft()
+        state.charge(attempt)
+        if attempt.ready:
+            make_ready(state, attempt)
+    if not ready and not queue and not state.async_ready:
+        return
+    sends: Sends = {}
+    while ready:
+        executor = _idle_executor(state, out)
+        if executor is None:
+            break
+        _start(state, executor, ready.popleft(), now)
+        sends.setdefault(executor.id, []).append(executor.pipe[0].id)
+    if state.async_ready:
+        _place_async(state, now, sends, out)
+    if ready or queue:
+        _write_ahead(state, now, sends)
+    for executor_id, attempts in sends.items():
+        out.append(SendTasks(executor_id, tuple(attempts)))
+
+
+def make_ready(state: State, attempt: Attempt) -> None:
+    """An attempt holds its amounts and has its inputs: it may go to an executor."""
+    (state.async_ready if attempt.body.asynchronous else state.ready).append(attempt)
+
+
+def new_executor(state: State, asynchronous: bool, out: list[Command]) -> Executor | None:
+    """Starts an executor, unless executors die at birth just now."""
+    if state.start_blocked:
+        return None
+    executor = Executor(state.next_executor, asynchronous)
+    state.next_executor += 1
+    state.executors[executor.id] = executor
+    if asynchronous:
+        state.async_executor = executor
+    else:
+        state.sync_count += 1
+    out.append(StartExecutor(executor.id, asynchronous))
+    return executor
+
+
+def _idle_executor(state: State, out: list[Command]) -> Executor | None:
+    if state.idle:
+        return state.idle.pop()
+    if state.sync_count < state.limits.executors_max:
+        return new_executor(state, False, out)
+    return None
+
+
+def _start(state: State, executor: Executor, attempt: Attempt, now: float) -> None:
+    attempt.executor = executor
+    attempt.phase = Phase.RUNNING
+    attempt.started_at = now
+    if executor.asynchronous:
+        executor.running[attempt.id] = attempt
+    else:
+        executor.pipe.append(attempt)
+    state.started.append(attempt)
+    if executor.started:
+        set_deadline(state, attempt, now)
+
+
+def set_deadline(state: State, attempt: Attempt, now: float) -> None:
+    """From now on an attempt's timeout runs."""
+    if attempt.body.timeout is not None:
+        state.set_timer(now + attempt.body.timeout, Timer.DEADLINE, attempt.id)
+
+
+def _place_async(state: State, now: float, sends: Sends, out: list[Command]) -> None:
+    executor = state.async_executor or new_executor(state, True, out)
+    if executor is None or executor.victim is not None or executor.closing:
+        return  # its successor is started when it is gone
+    while state.async_ready and len(executor.running) < state.limits.async_max:
+        attempt = state.async_ready.popleft()
+        _start(state, executor, attempt, now)
+        sends.setdefault(executor.id, []).append(attempt.id)
+
+
+def _write_ahead(state: State, now: float, sends: Sends) -> None:
+    """Writes very short attempts behind running ones, spread evenly, without changing their order."""
+    limits, ready, queue = state.limits, state.ready, state.queue
+    hosts = [executor for executor in state.executors.values() if _takes_more(executor, limits.ahead_seconds)]
+    if not hosts:
+        return
+    waiting = len(ready) + len(queue) + sum(len(host.pipe) - 1 for host in hosts)
+    share = min(-(-waiting // len(hosts)), limits.ahead_max)
+    for host in hosts:
+        running = host.pipe[0].body
+        known = running.profile.expected or 0.0
+        while len(host.pipe) <= share:
+            source = ready or queue
+            if not source:
+                return
+            attempt = source[0]
+            body = attempt.body
+            expected = body.profile.expected
+            if not attempt.ready or body.timeout is not None or body.asynchronous or expected is None:
+                return  # nobody overtakes it
+            if len(host.pipe) * max(expected, known) > limits.ahead_seconds:
+                break
+            if not attempt.charged and body.amounts != running.amounts:
+                break  # it lives on what the one before it gives back
+            source.popleft()
+            attempt.executor = host
+            attempt.phase = Phase.SENT
+            host.pipe.append(attempt)
+            sends.setdefault(host.id, []).append(attempt.id)
+        if len(host.pipe) > 1:
+            due = host.pipe[0].started_at + limits.overrun
+            if state.watch_at is None or due < state.watch_at:
+                state.watch_at = due
+
+
+def _takes_more(executor: Executor, ahead_seconds: float) -> bool:
+    if executor.asynchronous or not executor.started or not executor.pipe:
+        return False
+    if executor.reclaiming or executor.overrun or executor.closing or executor.victim is not None:
+        return False
+    head = executor.pipe[0]
+    expected = head.body.profile.expected
+    return expected is not None and expected <= ahead_seconds and head.wanted == Wanted.NOTHING
+
+
+def promote(state: State, executor: Executor, now: float, out: list[Command]) -> None:
+    """The attempt before it has ended, so an executor's next one runs now."""
+    head = executor.pipe[0]
+    head.phase = Phase.RUNNING
+    head.started_at = now
+    if not head.charged:
+        state.charge(head)
+    state.started.append(head)
+    set_deadline(state, head, now)
+    executor.overrun = False
+    if head.wanted == Wanted.RETRACT:
+        head.wanted = Wanted.NOTHING
+    elif head.wanted != Wanted.NOTHING:
+        out.append(StopAttempt(executor.id, head.id, False))
+        state.set_timer(now + state.cancel_grace, Timer.KILL, head.id)
+    if len(executor.pipe) > 1 and state.watch_at is None:
+        state.watch_at = now + state.limits.overrun
+
+
+def became_idle(state: State, executor: Executor, now: float) -> None:
+    """An executor has nothing to do."""
+    executor.overrun = False
+    executor.idle_since = now
+    state.idle.append(executor)
+    if state.sync_count > state.limits.slots:
+        state.set_timer(now + state.limits.idle, Timer.IDLE, executor.id)
+
+
+def close_idle(state: State, executor_id: int, now: float, out: list[Command]) -> None:
+    """Ends an executor beyond the number kept warm, if it was idle all the time since its timer was set."""
+    executor = state.executors.get(executor_id)
+    if executor is None or executor not in state.idle or state.sync_count <= state.limits.slots:
+        return
+    if now - executor.idle_since >= state.limits.idle - 0.001:
+        executor.closing = True
+        state.idle.remove(executor)
+        state.sync_count -= 1
+        out.append(CloseExecutor(executor_id))
+
+
+def reclaim(executor: Executor, out: list[Command]) -> None:
+    """Asks once for what an executor has not taken."""
+    if not executor.reclaiming:
+        executor.reclaiming = True
+        out.append(Reclaim(executor.id))
+
+
+def unqueue(state: State, gone: Iterable[Attempt]) -> None:
+    """Takes waiting attempts out of every line that they may stand in."""
+    ids = {attempt.id for attempt in gone}
+    if ids:
+        for line in (state.queue, state.ready, state.async_ready):
+            kept = [attempt for attempt in line if attempt.id not in ids]
+            if len(kept) != len(line):
+                line.clear()
+                line.extend(kept)
