@@ -1,0 +1,228 @@
+"""The arguments of a node: one pickle of ``(args, kwargs)``.
+
+A lazy value in it is a persistent id: the ordinal of that value among the node's inputs (its data and items
+edges in order, then its blob inputs). No arguments at all are no bytes.
+
+Of a map over lazy lists every child gets the same payload; a literal list that is mapped over stands in it
+as a `Column`, of which the child takes the item with its own index.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cascade_dist.codec.graph_pickler import GraphPickler
+from cascade_dist.codec.pickling import PROTOCOL, Dump, culprit, remedy, type_name
+from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed, load, pack, pack_column
+from cascade_dist.errors import ArgumentSerializationError, TaskLoadError
+from cascade_dist.graph.model import Node, NodeKind
+from cascade_dist.language.lazy import LazyResult
+
+__all__ = ["SHARED_INLINE_MAX", "ArgumentEncoder", "Column", "load_arguments"]
+
+SHARED_INLINE_MAX = 1024
+"""What the children of a map share is sent once, as a blob, when its pickle has more bytes than this."""
+
+_TEXT_MAX = 1024
+_PLAIN = frozenset({type(None), bool, int, float})
+_TEXTS = frozenset({str, bytes})
+_dumps = pickle.dumps
+
+
+class Column:
+    """A literal list that a map goes over beside lazy ones; a child of the map takes one item of it."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
+
+    def __reduce__(self) -> tuple[type[Column], tuple[Sequence[Any]]]:
+        return Column, (self.items,)
+
+
+class ArgumentEncoder:
+    """Encodes the arguments of one submit's nodes. Not for use by several threads at once.
+
+    Args:
+        inline_max: most bytes of arguments that travel inline; larger ones are packed, for the blob store.
+    """
+
+    def __init__(self, inline_max: int = INLINE_BYTES_MAX) -> None:
+        self._inline_max = inline_max
+        self._pickler: GraphPickler | None = None
+        self._shared: dict[
+            int, tuple[object, Packed | None]
+        ] = {}  # by id; the object is kept so that ids stay true
+
+    def encode(self, node: Node) -> bytes | Packed:
+        """The payload of a node's arguments; of a gather, the payload of its container.
+
+        Raises:
+            ArgumentSerializationError: names task, argument, place in it, type and remedy.
+        """
+        kind = node.spec.kind
+        if kind is NodeKind.CALL:
+            args, kwargs = node.args, node.kwargs
+            if not (args or kwargs or node.shared):
+                return b""
+            if (
+                not node.inputs
+                and not node.shared
+                and _all_plain(args)
+                and (not kwargs or _all_plain(kwargs.values()))
+            ):
+                return _dumps((args, dict(kwargs)), PROTOCOL)
+        elif kind is NodeKind.GATHER:
+            return self._dump(node, node.value, ())
+        elif kind is not NodeKind.MAP:
+            return b""
+        return self._dump(node, (node.args, self._keywords(node)), self._blob_keys(node))
+
+    def blob_inputs(self, node: Node) -> tuple[Packed, ...]:
+        """The payloads of the inputs that follow the node's own: values that many nodes share."""
+        if not (node.shared or node.columns):
+            return ()
+        found = (self._shared_payload(node, name, value) for name, value in _shareable(node))
+        return tuple(packed for packed in found if packed is not None)
+
+    def _keywords(self, node: Node) -> dict[str, Any]:
+        keywords = {**node.shared, **node.kwargs}
+        for name in node.columns:
+            keywords[name] = Column(keywords[name])
+        return keywords
+
+    def _blob_keys(self, node: Node) -> tuple[int, ...]:
+        if not (node.shared or node.columns):
+            return ()
+        return tuple(id(v) for name, v in _shareable(node) if self._shared_payload(node, name, v) is not None)
+
+    def _shared_payload(self, node: Node, name: str, value: Any) -> Packed | None:
+        """The payload of a shared value; None when it goes with the rest: it is small, or holds lazies."""
+        known = self._shared.get(id(value))
+        if known is None:
+            known = self._shared[id(value)] = (value, self._pack_shared(node, name, value))
+        return known[1]
+
+    def _pack_shared(self, node: Node, name: str, value: Any) -> Packed | None:
+        if type(value) in _PLAIN:
+            return None
+        lazies = {id(lazy): 0 for lazy in node.inputs}
+        try:
+            made = self._run(value, lazies, out_of_band=True)
+            if self._pickler is not None and self._pickler.met:
+                return None
+            if made.total <= SHARED_INLINE_MAX:
+                return None
+            if name in node.columns:
+                return pack_column(
+                    value, lambda item, out_of_band: self._run(item, {}, out_of_band=out_of_band)
+                )
+            return pack(made)
+        except Exception as error:
+            raise self._refusal(node, value, error, _argument_name(name)) from error
+
+    def _dump(self, node: Node, value: object, blob_keys: tuple[int, ...]) -> bytes | Packed:
+        ordinals = {id(lazy): ordinal for ordinal, lazy in enumerate(node.inputs)}
+        ordinals.update(
+            zip(blob_keys, range(len(node.inputs), len(node.inputs) + len(blob_keys)), strict=True)
+        )
+        try:
+            made = self._run(value, ordinals, out_of_band=True)
+            if not made.buffers and made.size <= self._inline_max:
+                return made.pickled()
+            if made.total <= self._inline_max:
+                plain = self._run(value, ordinals, out_of_band=False)
+                if plain.size <= self._inline_max:
+                    return plain.pickled()
+            return pack(made)
+        except Exception as error:
+            raise self._explain(node, value, ordinals, error) from error
+
+    def _run(self, value: object, ordinals: dict[int, int], *, out_of_band: bool) -> Dump:
+        pickler = self._pickler or GraphPickler()
+        self._pickler = None  # a pickler in which something raised is not used again
+        made = pickler.run(value, ordinals, out_of_band)
+        self._pickler = pickler
+        return made
+
+    def _explain(
+        self, node: Node, value: Any, ordinals: dict[int, int], error: Exception
+    ) -> ArgumentSerializationError:
+        """Finds the argument that cannot be pickled."""
+        if isinstance(error, ArgumentSerializationError):
+            return error
+        if node.spec.kind is NodeKind.GATHER:
+            return self._refusal(node, value, error, "the target")
+        args, kwargs = value
+        named = [(str(i), arg) for i, arg in enumerate(args)] + list(kwargs.items())
+        for name, arg in named:
+            try:
+                self._run(arg, ordinals, out_of_band=True)
+            except Exception as found:
+                part = arg.items if isinstance(arg, Column) else arg
+                return self._refusal(node, part, found, _argument_name(name), ordinals)
+        return self._refusal(node, value, error, "its arguments", ordinals)
+
+    def _refusal(
+        self, node: Node, value: object, error: Exception, where: str, ordinals: dict[int, int] | None = None
+    ) -> ArgumentSerializationError:
+        """The error for one argument, with the place in it where pickling stops."""
+        marks = {id(lazy): 0 for lazy in node.inputs} if ordinals is None else ordinals
+        path, part, found = culprit(value, lambda part: self._run(part, marks, out_of_band=True))
+        reason = found or error
+        at = f", at {path}" if path else ""
+        if isinstance(part, LazyResult):
+            return ArgumentSerializationError(f"task {node.name!r}: {where}{at}: {reason}")
+        text = f"task {node.name!r}: {where}{at} is a {type_name(part)} and cannot be pickled ({reason})"
+        return ArgumentSerializationError(f"{text}: {remedy(part, reason)}")
+
+
+def _argument_name(name: str) -> str:
+    return f"argument {name}" if name.isdigit() else f"argument {name!r}"
+
+
+def _shareable(node: Node) -> Iterable[tuple[str, object]]:
+    """What could be a blob input: shared values, then the columns of a map, in a fixed order."""
+    yield from node.shared.items()
+    for name in sorted(node.columns):
+        yield name, node.kwargs[name]
+
+
+def _all_plain(values: Iterable[object]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind not in _PLAIN and not (kind in _TEXTS and len(value) <= _TEXT_MAX):  # type: ignore[arg-type]
+            return False
+    return True
+
+
+def load_arguments(
+    payload: Any, inputs: Sequence[object] = (), index: int = -1
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an attempt, on a worker.
+
+    Args:
+        payload: as encoded; empty for no arguments.
+        inputs: the values of the node's inputs, in order.
+        index: of a child of a map, its index; takes that item of every column.
+
+    Raises:
+        TaskLoadError: a module or attribute that the arguments need is not there; names it and the remedy.
+        Exception: whatever unpickling raises.
+    """
+    if not len(payload):
+        return (), {}
+    try:
+        args, kwargs = load(payload, inputs)
+    except (ImportError, AttributeError) as error:
+        raise TaskLoadError(
+            f"the arguments could not be loaded: {error}. Install on the workers what the client has, or "
+            "define it in the script that submits"
+        ) from error
+    for name, value in kwargs.items():
+        if type(value) is Column:
+            kwargs[name] = value.items[index]
+    return args, kwargs
