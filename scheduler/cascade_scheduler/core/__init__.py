@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. Everything that is decided is decided here. No I/O, no clock, no unseeded dice, no logging, no wire messages.
+1. Everything that is decided is decided here. No I/O, no clock, no dice, no logging, no wire messages.
 2. State changes only inside `Core.turn`. An event carries what it needs, the time among it.
 3. Events and commands are named tuples of plain values: a bug report is a list of events.
 4. No decision iterates over a set; the same events always give the same commands.

@@ -75,4 +75,4 @@ def length(run: Run, node: int) -> int | None:
     if kind == NodeKind.COLLECT:
         return len(run.graph.inputs(node))
     expansion = run.expansions.get(node)
-    return None if expansion is None else expansion.count
+    return None if expansion is None else expansion.size

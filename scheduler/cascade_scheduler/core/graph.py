@@ -183,6 +183,8 @@ def validate(graph: Graph) -> None:
     for node in range(n):
         first, last = start[node], start[node + 1]
         if first != last and max(source[first:last]) >= node:
-            raise GraphInvalid(f"node {node} ({graph.spec(node).name!r}) has an edge from a node that is not before it")
+            raise GraphInvalid(
+                f"node {node} ({graph.spec(node).name!r}) has an edge from a node that is not before it"
+            )
     if edges and (min(graph.edge_kind) < EdgeKind.DATA or max(graph.edge_kind) > EdgeKind.GATE):
         raise GraphInvalid("an edge has an unknown kind")

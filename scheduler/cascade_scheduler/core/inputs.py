@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from cascade_scheduler.core.graph import EdgeKind, NodeKind
 from cascade_scheduler.core.run import Run
-from cascade_scheduler.core.values import BlobValue, CompoundValue, DeferredValue, ItemValue, ListValue, ObjectValue, Value
+from cascade_scheduler.core.values import (
+    BlobValue,
+    CompoundValue,
+    DeferredValue,
+    ItemValue,
+    ListValue,
+    ObjectValue,
+    Value,
+)
 
 __all__ = ["of_node", "parts", "value_of"]
 
@@ -74,7 +82,7 @@ def parts(run: Run, node: int) -> tuple[bytes | BlobValue | None, Iterator[Value
 def _listed(run: Run, node: int) -> list[int]:
     expansion = run.expansions.get(node)
     if expansion is not None:
-        return list(range(expansion.first, expansion.first + expansion.count))
+        return list(range(expansion.first, expansion.first + expansion.size))
     return run.graph.inputs(node)
 
 

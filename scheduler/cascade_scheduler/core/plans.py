@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterator
+from typing import NamedTuple, cast
 
 from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind
 
@@ -84,16 +84,11 @@ def solve(graph: Graph) -> Plan:
         try:
             next(steps)
         except StopIteration as stop:
-            plan: Plan = stop.value
-            return plan
+            return cast(Plan, stop.value)
 
 
-def solve_steps(graph: Graph) -> Iterator[None]:
+def solve_steps(graph: Graph) -> Generator[None, None, Plan]:
     """Makes a plan in slices; the generator's return value is the plan."""
-    return _solve(graph)
-
-
-def _solve(graph: Graph):  # type: ignore[no-untyped-def]  # a generator with a return value
     n = len(graph)
     plan = Plan(n)
     start, source, kinds = graph.edge_start, graph.edge_source, graph.edge_kind

@@ -80,7 +80,11 @@ class Queues:
     def push_node(self, run: Run, node: int) -> None:
         """Adds one node by its number."""
         spec = run.spec(node)
-        self.push(run, AmountClass(spec.amounts, spec.asynchronous), ready_key(spec.priority, run.height(node), node))
+        self.push(
+            run,
+            AmountClass(spec.amounts, spec.asynchronous),
+            ready_key(spec.priority, run.height(node), node),
+        )
 
     def forget(self, run: Run) -> None:
         """Throws a run's ready nodes away."""
@@ -91,7 +95,11 @@ class Queues:
 
     def classes(self) -> list[AmountClass]:
         """Classes with ready nodes, in the order in which their heads would go."""
-        heads = [(order.heap[0][:4], n, cls) for n, (cls, order) in enumerate(self._orders.items()) if self._prune(order)]
+        heads = [
+            (order.heap[0][:4], n, cls)
+            for n, (cls, order) in enumerate(self._orders.items())
+            if self._prune(order)
+        ]
         heads.sort()
         return [cls for _, _, cls in heads]
 
@@ -126,6 +134,10 @@ class Queues:
     def moved(self, cls: AmountClass) -> None:
         """Notes that the class found room."""
         self._orders[cls].blocked_since = 0.0
+
+    def blocked_since(self) -> float:
+        """Since when the class that has been blocked longest is blocked; 0.0: none is."""
+        return min((o.blocked_since for o in self._orders.values() if o.blocked_since), default=0.0)
 
     def lanes(self) -> Iterator[Lane]:
         """All lanes that hold ready nodes, for invariants."""

@@ -35,10 +35,10 @@ class Skip(NamedTuple):
 
 
 class Expansion(NamedTuple):
-    """The children that a map over lazy lists became: `count` nodes from `first` on."""
+    """The children that a map over lazy lists became: `size` nodes from `first` on."""
 
     first: int
-    count: int
+    size: int
 
 
 class Run:
@@ -87,7 +87,15 @@ class Run:
     )
 
     def __init__(
-        self, run_id: str, name: str, graph: Graph, plan: Plan, on_failure: str, logs: bool, now: float, sequence: int
+        self,
+        run_id: str,
+        name: str,
+        graph: Graph,
+        plan: Plan,
+        on_failure: str,
+        logs: bool,
+        now: float,
+        sequence: int,
     ) -> None:
         self.run_id = run_id
         self.name = name
@@ -170,13 +178,12 @@ class Run:
 
     def inputs(self, node: int) -> list[int]:
         """The nodes whose values this one holds on to; a map holds its children's too."""
-        origin, index = self.origin(node)
-        if index >= 0:
+        if node >= len(self.graph):
             return []  # its map holds the lists until all children have finished
         sources = self.graph.inputs(node)
         expansion = self.expansions.get(node)
         if expansion is not None:
-            sources.extend(range(expansion.first, expansion.first + expansion.count))
+            sources.extend(range(expansion.first, expansion.first + expansion.size))
         return sources
 
     def is_leaf(self, node: int) -> bool:

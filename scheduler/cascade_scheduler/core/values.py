@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias, Union
 
-__all__ = ["BlobValue", "CompoundValue", "DeferredValue", "ErrorInfo", "ItemValue", "ListValue", "ObjectValue", "Value"]
+__all__ = [
+    "BlobValue",
+    "CompoundValue",
+    "DeferredValue",
+    "ErrorInfo",
+    "ItemValue",
+    "ListValue",
+    "ObjectValue",
+    "Value",
+]
 
 
 class ObjectValue(NamedTuple):
@@ -27,7 +36,7 @@ class ItemValue(NamedTuple):
     """One item of a list that was split where it was made."""
 
     list: ObjectValue | BlobValue
-    index: int
+    position: int
 
 
 class ListValue(NamedTuple):

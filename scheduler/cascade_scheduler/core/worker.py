@@ -14,10 +14,29 @@ __all__ = ["Attempt", "Worker"]
 class Attempt:
     """One try of one node on one worker."""
 
-    __slots__ = ("asked_back", "charged", "expected", "id", "node", "run", "spec", "started", "try_", "worker")
+    __slots__ = (
+        "asked_back",
+        "charged",
+        "expected",
+        "id",
+        "node",
+        "run",
+        "spec",
+        "started",
+        "try_",
+        "worker",
+    )
 
     def __init__(
-        self, id_: int, run: Run, node: int, spec: Spec, worker: Worker, try_: int, charged: bool, expected: float
+        self,
+        id_: int,
+        run: Run,
+        node: int,
+        spec: Spec,
+        worker: Worker,
+        try_: int,
+        charged: bool,
+        expected: float,
     ) -> None:
         self.id = id_
         self.run = run

@@ -1,0 +1,304 @@
+"""What becomes of an attempt: done, failed, lost, given back, stopped.
+
+A report counts when its attempt is on the books of the worker that sends it; any other is late or a
+repetition, and is dropped.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from cascade_scheduler.core import lineage, nodes, runs
+from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
+from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
+from cascade_scheduler.core.events import (
+    AttemptCancelled,
+    AttemptDone,
+    AttemptFailed,
+    AttemptLost,
+    AttemptReturned,
+    Report,
+)
+from cascade_scheduler.core.inputs import of_node
+from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, Run
+from cascade_scheduler.core.values import ErrorInfo
+from cascade_scheduler.core.worker import Attempt, Worker
+
+__all__ = ["assign", "off_the_books", "on_report", "on_started", "try_again", "wake_delayed", "worker_lost"]
+
+
+def assign(books: Books, run: Run, node: int, worker: Worker, *, ahead: bool, expected: float) -> None:
+    """Makes an attempt of a ready node on a worker."""
+    graph = run.graph
+    origin, index = run.origin(node)
+    spec = graph.specs[graph.node_spec[origin]]
+    attempt_id = books.next_attempt()
+    try_ = run.tries.get(node, 0) + 1 if run.tries else 1
+    attempt = Attempt(attempt_id, run, node, spec, worker, try_, not ahead, expected)
+    books.attempts[attempt_id] = attempt
+    worker.add(attempt)
+    run.nodes_active[node] = attempt_id
+    run.status[node] = ACTIVE
+    run.ready -= 1
+    run.active += 1
+    out = books.out
+    out.append(SaveAttempt(run.run_id, node, attempt_id, try_, worker.id))
+    out.append(
+        Assign(
+            worker.id,
+            attempt_id,
+            run.run_id,
+            node,
+            spec,
+            graph.functions[spec.function].cid,
+            try_,
+            graph.node_args[origin],
+            graph.blob_args.get(origin) if graph.blob_args else None,
+            of_node(run, node),
+            ahead,
+            run.observe(node),
+            spec.durable or run.is_leaf(node),
+            graph.node_ids[16 * origin : 16 * origin + 16].hex(),
+            index if index >= 0 else graph.map_index(node) if graph.maps else -1,
+        )
+    )
+
+
+def off_the_books(books: Books, attempt: Attempt) -> None:
+    """Takes an attempt off the books of its worker and its run."""
+    del books.attempts[attempt.id]
+    attempt.worker.remove(attempt)
+    run = attempt.run
+    del run.nodes_active[attempt.node]
+    run.active -= 1
+
+
+def on_started(books: Books, worker: Worker, attempt_id: int) -> None:
+    """An attempt has begun."""
+    attempt = books.attempts.get(attempt_id)
+    if attempt is None or attempt.worker is not worker or attempt.started:
+        return
+    attempt.started = True
+    run = attempt.run
+    if attempt.node not in run.finished_once:
+        books.out.append(
+            EventRecord(
+                run.run_id,
+                "TaskExecutionStarted",
+                books.now,
+                attempt.node,
+                run.task(attempt.node),
+                worker=worker.name,
+                attempt=attempt.try_,
+            )
+        )
+
+
+def on_report(books: Books, worker: Worker, report: Report) -> None:
+    """An attempt has ended."""
+    attempt = books.attempts.get(report.attempt)
+    if attempt is None or attempt.worker is not worker:
+        return
+    off_the_books(books, attempt)
+    if isinstance(report, AttemptDone):
+        _done(books, attempt, report)
+    elif isinstance(report, AttemptFailed):
+        _failed(books, attempt, report)
+    elif isinstance(report, AttemptLost):
+        _lost(books, attempt, report)
+    elif isinstance(report, AttemptReturned):
+        _returned(books, attempt)
+    elif isinstance(report, AttemptCancelled):
+        _cancelled(books, attempt)
+    runs.settle_if_stuck(books, attempt.run)
+
+
+def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
+    run, node = attempt.run, attempt.node
+    books.learn(run.graph.functions[attempt.spec.function].cid, max(report.duration, TASK_SECONDS_MIN))
+    if run.status[node] != ACTIVE:
+        return
+    run.status[node] = DONE
+    value = report.value
+    books.keep(run, node, value)
+    if report.truth is not None:
+        run.truths[node] = report.truth
+    if report.length is not None:
+        run.lengths[node] = report.length
+        if report.items or not report.length:
+            run.items[node] = report.items
+    if report.observe_error is not None:
+        run.observe_errors[node] = report.observe_error
+    out = books.out
+    out.append(SaveResult(run.run_id, node, run.key(node), attempt.id, value, report.truth, report.length))
+    run.done += 1
+    if node not in run.finished_once:
+        task = run.task(node)
+        name = attempt.worker.name
+        if not attempt.started:
+            out.append(
+                EventRecord(
+                    run.run_id,
+                    "TaskExecutionStarted",
+                    books.now - report.duration,
+                    node,
+                    task,
+                    worker=name,
+                    attempt=attempt.try_,
+                )
+            )
+        out.append(
+            EventRecord(
+                run.run_id,
+                "TaskExecutionFinished",
+                books.now,
+                node,
+                task,
+                "Succeeded",
+                "",
+                "",
+                report.preview,
+                name,
+                report.duration,
+                attempt.try_,
+            )
+        )
+        if run.is_leaf(node):
+            out.append(TargetValue(run.run_id, node, value))
+    nodes.inputs_used(books, run, node)
+    if not run.uses[node] and not run.is_leaf(node):
+        nodes.drop_value(books, run, node)
+    if run.state == "running":
+        nodes.settle(books, run, node)
+
+
+def _finish_event(books: Books, attempt: Attempt, status: str, error: str, duration: float) -> None:
+    run, node = attempt.run, attempt.node
+    if node in run.finished_once:
+        return
+    if not attempt.started:
+        on = {"worker": attempt.worker.name, "attempt": attempt.try_}
+        books.tell(run, "TaskExecutionStarted", node, **on)
+    books.tell(
+        run,
+        "TaskExecutionFinished",
+        node,
+        status=status,
+        error=error,
+        worker=attempt.worker.name,
+        duration=duration,
+        attempt=attempt.try_,
+    )
+
+
+def _failed(books: Books, attempt: Attempt, report: AttemptFailed) -> None:
+    run, node = attempt.run, attempt.node
+    if report.kind == "input_lost":
+        for lost in report.lost_inputs:
+            lineage.object_lost(books, run, lost)
+        _count_loss(books, attempt, "its inputs were lost with their holders")
+        return
+    if run.status[node] != ACTIVE:
+        return
+    told = f"{report.error.type}: {report.error.message}"
+    if run.state == "cancelling":
+        _finish_event(books, attempt, "Failed", told, report.duration)
+        return
+    policy = attempt.spec.retry
+    if (
+        policy is not None
+        and report.retryable
+        and report.kind in ("raised", "timeout")
+        and attempt.try_ < policy.max_attempts
+    ):
+        delay = policy.delay * policy.backoff ** (attempt.try_ - 1)
+        if policy.jitter:
+            delay *= 1.0 + policy.jitter * (2.0 * books.dice() - 1.0)
+        if policy.max_delay is not None:
+            delay = min(delay, policy.max_delay)
+        run.tries[node] = attempt.try_
+        run.retried += 1
+        if not attempt.started:
+            books.tell(run, "TaskExecutionStarted", node, worker=attempt.worker.name, attempt=attempt.try_)
+        books.tell(
+            run,
+            "TaskRetrying",
+            node,
+            attempt=attempt.try_,
+            max_attempts=policy.max_attempts,
+            delay=delay,
+            error=told,
+        )
+        try_again(books, run, node, delay)
+        return
+    _finish_event(books, attempt, "Failed", told, report.duration)
+    nodes.fail(books, run, node, report.error)
+
+
+def try_again(books: Books, run: Run, node: int, delay: float) -> None:
+    """Lets a node wait, holding nothing, before its next try."""
+    if delay <= 0.0:
+        nodes.make_ready(books, run, node)
+        return
+    run.status[node] = DELAYED
+    run.waiting_retry += 1
+    heappush(books.delayed, (books.now + delay, books.next_sequence(), run, node))
+
+
+def _lost(books: Books, attempt: Attempt, report: AttemptLost) -> None:
+    if attempt.run.state == "cancelling":
+        _cancelled(books, attempt)
+        return
+    books.tell(attempt.run, "TaskLost", attempt.node, worker=attempt.worker.name, reason=report.reason)
+    if report.innocent:
+        nodes.make_ready(books, attempt.run, attempt.node)
+    else:
+        _count_loss(books, attempt, report.reason)
+
+
+def _count_loss(books: Books, attempt: Attempt, reason: str) -> None:
+    """Worker loss has a budget of its own, apart from retries; a task that kills executors is stopped."""
+    run, node = attempt.run, attempt.node
+    if run.state != "running" or run.status[node] != ACTIVE:
+        return
+    losses = run.losses[node] = run.losses.get(node, 0) + 1
+    if losses < books.settings.loss_budget:
+        lineage.ready_again(books, run, node)
+        return
+    message = (
+        f"task {run.task(node)!r} was lost {losses} times and is not tried again; the last time: {reason}"
+    )
+    error = ErrorInfo("TaskLostError", message)
+    _finish_event(books, attempt, "Failed", f"{error.type}: {message}", 0.0)
+    nodes.fail(books, run, node, error)
+
+
+def _returned(books: Books, attempt: Attempt) -> None:
+    run = attempt.run
+    if run.state == "running" and run.status[attempt.node] == ACTIVE:
+        lineage.ready_again(books, run, attempt.node)
+
+
+def _cancelled(books: Books, attempt: Attempt) -> None:
+    run = attempt.run
+    if run.state == "running":  # stopped for a reason that has gone; it is simply tried again
+        _returned(books, attempt)
+    elif attempt.started:
+        _finish_event(books, attempt, "Cancelled", "", 0.0)
+
+
+def worker_lost(books: Books, attempt: Attempt, reason: str) -> None:
+    """The attempt's worker is gone."""
+    off_the_books(books, attempt)
+    _lost(books, attempt, AttemptLost(attempt.id, reason))
+    runs.settle_if_stuck(books, attempt.run)
+
+
+def wake_delayed(books: Books) -> None:
+    """Nodes whose delay is over are ready again."""
+    delayed = books.delayed
+    while delayed and delayed[0][0] <= books.now:
+        _, _, run, node = heappop(delayed)
+        if run.state == "running" and run.status[node] == DELAYED:
+            run.waiting_retry -= 1
+            nodes.make_ready(books, run, node)

@@ -1,0 +1,123 @@
+"""All state of the core in one place; the handlers in the files beside this one change it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cascade_scheduler.core.commands import Command, EventRecord, ReleaseObject
+from cascade_scheduler.core.queues import Queues
+from cascade_scheduler.core.run import Run
+from cascade_scheduler.core.values import BlobValue, ObjectValue
+from cascade_scheduler.core.worker import Attempt, Worker
+
+__all__ = ["EPOCH_SHIFT", "Books", "Settings"]
+
+EPOCH_SHIFT = 40
+"""An attempt id is epoch << 40 | counter, so a run never uses one twice."""
+DURATIONS_MAX = 10_000
+TASK_SECONDS_MIN = 1e-4
+"""What one attempt costs a worker at the least, user code aside."""
+TASK_SECONDS_UNKNOWN = 0.05
+
+
+class Settings(NamedTuple):
+    """The operator's choices. Times in seconds."""
+
+    closed: bool = False
+    """No worker will come that is not expected: an amount that nobody has is an error at once."""
+    expected_workers: int = 0
+    """In a closed cluster: nothing is called impossible before that many workers have come."""
+    infeasible_after: float = 60.0
+    """In an open cluster: how long a node waits for a worker that could ever run it."""
+    worker_grace: float = 2.0
+    """How long a worker whose stream broke may take to come back."""
+    loss_budget: int = 3
+    """How often a node's executor or worker may die under it before the node fails."""
+    runs_kept: int = 1000
+    nodes_kept: int = 4_000_000
+    """Bounds of finished runs that are kept for clients, in runs and in nodes."""
+    inline_bytes_max: int = 64 * 1024
+    ahead_seconds: float = 0.05
+    """How much work, by its expected duration, is sent ahead to a worker per cpu."""
+    retract_after: float = 0.02
+    """How long a worker may sit idle while another has work waiting."""
+    starving_after: float = 0.5
+    """After how long a class that finds no room gets a worker kept free for it."""
+
+
+class Books:
+    """State that handlers share."""
+
+    def __init__(
+        self, settings: Settings, *, epoch: int = 1, dice: Callable[[], float] = lambda: 0.5
+    ) -> None:
+        self.settings = settings
+        self.epoch = epoch
+        self.now = 0.0
+        self.runs: dict[str, Run] = {}
+        self.finished: OrderedDict[str, int] = OrderedDict()
+        """Ended runs, oldest first, with their nodes."""
+        self.finished_nodes = 0
+        self.workers: dict[str, Worker] = {}
+        self.attempts: dict[int, Attempt] = {}
+        self.objects: dict[int, tuple[Run, int, str]] = {}
+        """Objects that runs hold on to: attempt → (run, node, worker)."""
+        self.queues = Queues()
+        self.delayed: list[tuple[float, int, Run, int]] = []
+        """Heap of (wake-up, tie-breaker, run, node): nodes between two tries."""
+        self.infeasible: dict[tuple[str, int], float] = {}
+        """(run, node) → since when no worker could ever run it."""
+        self.durations: dict[bytes, float] = {}
+        """Function → expected seconds of one call, a moving average."""
+        self.dice = dice
+        """Random numbers from 0 to 1, for the jitter of retries; they come from outside."""
+        self.out: list[Command] = []
+        self.balance_at = 0.0
+        """When to look again whether an idle worker should get what waits on another; 0.0: never."""
+        self._counter = 0
+        self._sequence = 0
+
+    def next_attempt(self) -> int:
+        """An id that was never used."""
+        self._counter += 1
+        return (self.epoch << EPOCH_SHIFT) | self._counter
+
+    def next_sequence(self) -> int:
+        """A number that orders runs, and breaks ties."""
+        self._sequence += 1
+        return self._sequence
+
+    def expected(self, function: bytes) -> float:
+        """Seconds that one call will probably take."""
+        return max(self.durations.get(function, TASK_SECONDS_UNKNOWN), TASK_SECONDS_MIN)
+
+    def learn(self, function: bytes, seconds: float) -> None:
+        """Takes note of how long a call took."""
+        known = self.durations.get(function)
+        if known is None:
+            if len(self.durations) >= DURATIONS_MAX:
+                self.durations.clear()
+            self.durations[function] = seconds
+        else:
+            self.durations[function] = 0.75 * known + 0.25 * seconds
+
+    def keep(self, run: Run, node: int, value: bytes | ObjectValue | BlobValue) -> None:
+        """Stores a node's value."""
+        run.values[node] = value
+        if isinstance(value, ObjectValue):
+            self.objects[value.attempt] = (run, node, value.worker)
+
+    def drop(self, run: Run, node: int) -> None:
+        """Forgets a node's value, and has its object released."""
+        run.items.pop(node, None)
+        value = run.values.pop(node, None)
+        if isinstance(value, ObjectValue):
+            self.objects.pop(value.attempt, None)
+            self.out.append(ReleaseObject(value.worker, value.attempt))
+
+    def tell(self, run: Run, kind: str, node: int = -1, **details: object) -> None:
+        """Adds an event of a run."""
+        task = run.task(node) if node >= 0 else ""
+        self.out.append(EventRecord(run.run_id, kind, self.now, node, task, **details))  # type: ignore[arg-type]

@@ -1,0 +1,155 @@
+"""What must hold after every turn. Checked after every turn in tests; sampled in large graphs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, FAILED, READY, SKIPPED, WAITING, Run
+from cascade_scheduler.core.values import ObjectValue
+
+__all__ = ["InvariantError", "check"]
+
+SAMPLE_ABOVE_NODES = 1000
+
+
+class InvariantError(AssertionError):
+    """The core's books do not add up; the message says which rule, for which thing."""
+
+
+def _must(holds: bool, rule: str, *about: object) -> None:
+    if not holds:
+        raise InvariantError(f"{rule}: {about}")
+
+
+def check(books: Books, *, sample: int = 1) -> None:
+    """Walks all books.
+
+    Args:
+        sample: in runs above 1,000 nodes, look at every so-many-th node only.
+
+    Raises:
+        InvariantError: a rule is broken.
+    """
+    for run in books.runs.values():
+        if run.live:
+            _check_run(books, run, sample if len(run.status) > SAMPLE_ABOVE_NODES else 1)
+        else:
+            _must(not run.nodes_active and not run.active, "an ended run has no attempts", run.run_id)
+    for worker in books.workers.values():
+        _check_worker(books, worker.id)
+    for attempt_id, attempt in books.attempts.items():
+        _must(attempt.id == attempt_id, "attempts are booked under their id", attempt_id)
+        _must(
+            books.workers.get(attempt.worker.id) is attempt.worker,
+            "an attempt's worker is on the books",
+            attempt_id,
+        )
+        _must(
+            attempt.worker.attempts.get(attempt_id) is attempt,
+            "an attempt is on its worker's books",
+            attempt_id,
+        )
+        _must(attempt.run.nodes_active.get(attempt.node) == attempt_id, "a node has one attempt", attempt_id)
+    for attempt_id, (run, node, worker_id) in books.objects.items():
+        value = run.values.get(node)
+        _must(
+            isinstance(value, ObjectValue) and value.attempt == attempt_id,
+            "an object is some node's value",
+            attempt_id,
+        )
+        _must(worker_id in books.workers, "an object's holder is on the books", attempt_id, worker_id)
+
+
+def _check_run(books: Books, run: Run, step: int) -> None:
+    status = run.status
+    if step == 1:
+        counts = Counter(status[node] for node in range(len(status)) if run.runs_code(node))
+        _must(
+            counts[ACTIVE] == run.active == len(run.nodes_active),
+            "active nodes are counted",
+            run.run_id,
+            run.active,
+        )
+        _must(counts[DONE] == run.done, "done nodes are counted", run.run_id, counts[DONE], run.done)
+        _must(counts[SKIPPED] == run.skipped, "skipped nodes are counted", run.run_id)
+        if run.state == "running":
+            _must(counts[READY] == run.ready, "ready nodes are counted", run.run_id, counts[READY], run.ready)
+            _must(counts[DELAYED] == run.waiting_retry, "delayed nodes are counted", run.run_id)
+    for node in range(0, len(status), step):
+        _check_node(run, node)
+    if run.state == "running" and run.error is None:
+        stuck = not (run.active or run.ready or run.waiting_retry)
+        _must(not stuck, "a running run has something that moves", run.run_id)
+    if run.error is not None and run.on_failure == "cancel":
+        _must(run.state != "running", "a failure stops the run", run.run_id)
+
+
+def _check_node(run: Run, node: int) -> None:
+    state = run.status[node]
+    origin, index = run.origin(node)
+    sources = [s for s, _ in run.graph.sources(origin)]
+    answered = [run.status[s] in (DONE, SKIPPED) for s in sources]
+    if state == WAITING and index < 0 and run.state == "running":
+        missing = answered.count(False)
+        if node in run.expansions and not missing:
+            _must(
+                run.map_left[node] > 0,
+                "a map that waits has children that have not finished",
+                run.run_id,
+                node,
+            )
+        else:
+            _must(
+                run.pending[node] == missing,
+                "pending counts unanswered edges",
+                run.run_id,
+                node,
+                run.pending[node],
+            )
+            _must(
+                missing > 0 or run.on_failure == "finish",
+                "a waiting node waits for something",
+                run.run_id,
+                node,
+            )
+    if state == READY:
+        _must(all(answered), "a ready node's edges are answered", run.run_id, node)
+    if state == ACTIVE:
+        _must(node in run.nodes_active, "an active node has an attempt", run.run_id, node)
+    if state in (SKIPPED, FAILED):
+        _must(node not in run.values, "a node without success has no value", run.run_id, node)
+    if state == SKIPPED:
+        _must(node in run.skips, "a skipped node has a reason", run.run_id, node)
+    if state == DONE and run.runs_code(node) and run.uses[node] > 0 and run.state == "running":
+        _must(node in run.values, "a value that is needed is there", run.run_id, node)
+    _must(run.uses[node] >= 0, "uses are not negative", run.run_id, node)
+
+
+def _check_worker(books: Books, worker_id: str) -> None:
+    worker = books.workers[worker_id]
+    used: Counter[str] = Counter()
+    synchronous = asynchronous = 0
+    for attempt_id, attempt in worker.attempts.items():
+        _must(books.attempts.get(attempt_id) is attempt, "a worker's attempts are on the books", attempt_id)
+        _must(
+            attempt.charged == (attempt_id not in worker.queue),
+            "an attempt is charged or in the queue",
+            attempt_id,
+        )
+        if attempt.charged:
+            used.update(dict(attempt.spec.amounts))
+            asynchronous += attempt.spec.asynchronous
+            synchronous += not attempt.spec.asynchronous
+    for name, micros in worker.amounts.items():
+        _must(
+            worker.free[name] == micros - used[name] >= 0,
+            "amounts add up",
+            worker_id,
+            name,
+            worker.free[name],
+        )
+    _must(worker.async_running == asynchronous, "async attempts are counted", worker_id)
+    _must(worker.sync_running == synchronous, "sync attempts are counted", worker_id)
+    _must(asynchronous <= worker.async_credits, "async credits are kept", worker_id)
+    _must(all(a in worker.attempts for a in worker.queue), "the queue holds booked attempts", worker_id)

@@ -1,0 +1,125 @@
+"""Lost values: an object whose holder is gone is made again from its lineage.
+
+A node whose value is lost and still needed goes back to waiting, and with it every input of its own that was
+let go meanwhile. Consumers that had counted the value as there wait again. A result that was accepted stays
+good: consumers that are done are not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cascade_scheduler.core import nodes
+from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.graph import EdgeKind, NodeKind
+from cascade_scheduler.core.run import DELAYED, DONE, READY, SKIPPED, WAITING, Run
+
+__all__ = ["object_lost", "ready_again", "remake"]
+
+
+def object_lost(books: Books, run: Run, attempt_id: int) -> None:
+    """Nobody has the object any more."""
+    entry = books.objects.get(attempt_id)
+    if entry is not None and entry[0] is run and run.live:
+        remake(books, run, entry[1])
+
+
+def ready_again(books: Books, run: Run, node: int) -> None:
+    """A node whose attempt ended without an outcome is ready, or waits for what was lost meanwhile."""
+    missing = sum(1 for s in _sources(run, node) if run.status[s] not in (DONE, SKIPPED))
+    run.pending[node] = missing
+    if missing:
+        run.status[node] = WAITING
+    else:
+        nodes.make_ready(books, run, node)
+
+
+def remake(books: Books, run: Run, node: int) -> None:
+    """Has a lost value made again, if anybody still needs it."""
+    if run.state != "running":
+        books.drop(run, node)
+        return
+    if not run.uses[node] and not run.is_leaf(node):
+        books.drop(run, node)
+        return
+    todo = [node]
+    remade: list[int] = []
+    while todo:
+        node = todo.pop()
+        if run.status[node] != DONE:
+            continue
+        run.status[node] = WAITING
+        run.built.pop(node, None)
+        for consumer in run.consumers(node):
+            _unanswer(run, node, consumer, todo)
+        if run.runs_code(node):
+            books.drop(run, node)
+            run.done -= 1
+            run.finished_once.add(node)
+            run.pending[node] = 0
+            remade.append(node)
+            for source in _value_sources(run, node):
+                _need_again(run, source, todo)
+            run.pending[node] += sum(1 for s in _sources(run, node) if run.status[s] not in (DONE, SKIPPED))
+    for node in remade:
+        if run.status[node] == WAITING and not run.pending[node] and not _map_waits(run, node):
+            nodes.make_ready(books, run, node)
+
+
+def _sources(run: Run, node: int) -> Iterator[int]:
+    origin, _ = run.origin(node)
+    return (s for s, _ in run.graph.sources(origin))
+
+
+def _value_sources(run: Run, node: int) -> Iterator[int]:
+    if node >= len(run.graph):
+        return iter(())  # a map holds its lists until all its children have finished
+    return (s for s, kind in run.graph.sources(node) if kind in (EdgeKind.DATA, EdgeKind.ITEMS))
+
+
+def _map_waits(run: Run, node: int) -> bool:
+    """The node is a map's child, and one of the map's lists is being made again."""
+    origin, index = run.origin(node)
+    return index >= 0 and run.pending[origin] > 0
+
+
+def _unanswer(run: Run, node: int, consumer: int, todo: list[int]) -> None:
+    """The consumer counted the node as answered, and must not."""
+    if node >= len(run.graph):
+        run.map_left[consumer] += 1
+        if run.status[consumer] == DONE:
+            todo.append(consumer)
+        return
+    status = run.status[consumer]
+    if status == WAITING:
+        run.pending[consumer] += 1
+    elif status == READY:
+        run.status[consumer] = WAITING
+        run.ready -= 1
+        run.pending[consumer] = 1
+    elif status == DELAYED:
+        run.status[consumer] = WAITING
+        run.waiting_retry -= 1
+        run.pending[consumer] = 1
+    elif status == DONE and not run.runs_code(consumer) and run.graph.spec(consumer).kind != NodeKind.MAP:
+        run.pending[consumer] = 1
+        todo.append(consumer)
+    expansion = run.expansions.get(consumer)
+    if expansion is not None and run.status[consumer] == WAITING:
+        for child in range(expansion.first, expansion.first + expansion.size):
+            if run.status[child] == READY:
+                run.status[child] = WAITING
+                run.ready -= 1
+
+
+def _need_again(run: Run, source: int, todo: list[int]) -> None:
+    """A node that is to run again needs this value; it may have been let go."""
+    stack = [source]
+    while stack:
+        node = stack.pop()
+        run.uses[node] += 1
+        if run.runs_code(node):
+            if run.status[node] == DONE and node not in run.values:
+                todo.append(node)
+        elif run.uses[node] == 1 and not run.is_leaf(node) and run.status[node] == DONE:
+            stack.extend(run.inputs(node))

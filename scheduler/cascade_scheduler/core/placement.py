@@ -1,0 +1,207 @@
+"""Which ready node goes to which worker.
+
+A node goes to a worker that has its amounts free, the least busy first, or the one that holds most of its
+input. Nodes that need nothing but cpu are also sent ahead to busy workers, as much as their expected duration
+allows, so that the next task is there when one ends; what waits on a busy worker while another is idle is
+asked back.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush, heapreplace
+
+from cascade_scheduler.core import attempts, nodes, runs
+from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.commands import RetractAttempt
+from cascade_scheduler.core.plans import AmountClass
+from cascade_scheduler.core.run import Run
+from cascade_scheduler.core.values import ErrorInfo, ObjectValue
+from cascade_scheduler.core.worker import Worker
+
+__all__ = ["dispatch"]
+
+MICROS = 1_000_000
+
+
+def dispatch(books: Books) -> None:
+    """Places what is ready, class by class; one class that finds no room holds up no other."""
+    for cls in books.queues.classes():
+        _place_class(books, cls)
+    _balance(books)
+
+
+class _Room:
+    """Workers with room for a class: first free ones, then busy ones that may be sent work ahead."""
+
+    def __init__(self, books: Books, cls: AmountClass) -> None:
+        self.cls = cls
+        self.only_cpu = not cls.asynchronous and len(cls.amounts) == 1 and cls.amounts[0][0] == "cpu"
+        self.free: list[tuple[float, int, Worker]] = []
+        self.busy: list[tuple[float, int, Worker]] = []
+        self.limit = books.settings.ahead_seconds
+        for order, worker in enumerate(books.workers.values()):
+            if not worker.usable or (worker.reserved is not None and worker.reserved != cls):
+                continue
+            if not worker.queue and self._fits(worker):
+                self.free.append((self._load(worker), order, worker))
+            elif self._takes_ahead(worker):
+                self.busy.append((worker.ahead_seconds / worker.cpu, order, worker))
+        heapify(self.free)
+        heapify(self.busy)
+
+    def _fits(self, worker: Worker) -> bool:
+        cls = self.cls
+        if cls.asynchronous:
+            if worker.async_running >= worker.async_credits:
+                return False
+        elif worker.sync_running >= worker.sync_credits:
+            return False
+        return all(worker.free.get(name, 0) >= micros for name, micros in cls.amounts)
+
+    def _takes_ahead(self, worker: Worker) -> bool:
+        return (
+            self.only_cpu
+            and len(worker.queue) < worker.ahead_credits
+            and worker.ahead_seconds < self.limit * worker.cpu / MICROS
+            and worker.could(self.cls.amounts)
+        )
+
+    def _load(self, worker: Worker) -> float:
+        if self.cls.asynchronous:
+            return worker.async_running / max(1, worker.async_credits)
+        return 1.0 - worker.free.get("cpu", 0) / worker.cpu
+
+    def take(self) -> tuple[Worker, bool] | None:
+        """(worker, ahead) for the next node; the caller places it there, then calls `placed`."""
+        while self.free:
+            worker = self.free[0][2]
+            if not worker.queue and self._fits(worker):
+                return worker, False
+            _, order, _ = heappop(self.free)
+            if self._takes_ahead(worker):
+                heappush(self.busy, (worker.ahead_seconds / worker.cpu, order, worker))
+        while self.busy:
+            worker = self.busy[0][2]
+            if self._takes_ahead(worker):
+                return worker, True
+            heappop(self.busy)
+        return None
+
+    def placed(self, worker: Worker, ahead: bool) -> None:
+        """Brings the order up to date after a node was placed."""
+        heap = self.busy if ahead else self.free
+        if heap and heap[0][2] is worker:
+            load = worker.ahead_seconds / worker.cpu if ahead else self._load(worker)
+            heapreplace(heap, (load, heap[0][1], worker))
+
+
+def _place_class(books: Books, cls: AmountClass) -> None:
+    room = _Room(books, cls)
+    queues = books.queues
+    placed = False
+    while True:
+        head = queues.head(cls)
+        if head is None:
+            break
+        run, node = head
+        place = room.take()
+        if place is None:
+            _no_room(books, cls, run, node, placed)
+            break
+        worker, ahead = place
+        holder = _holder(books, run, node)
+        if (
+            holder is not None
+            and holder is not worker
+            and holder.usable
+            and not holder.queue
+            and holder.fits(run.spec(node))
+        ):
+            worker, ahead = holder, False
+        expected = books.expected(run.graph.functions[run.spec(node).function].cid)
+        queues.pop(cls, expected)
+        attempts.assign(books, run, node, worker, ahead=ahead, expected=expected)
+        room.placed(worker, ahead)
+        placed = True
+    if placed:
+        queues.moved(cls)
+        for worker in books.workers.values():
+            if worker.reserved == cls:
+                worker.reserved = None
+
+
+def _holder(books: Books, run: Run, node: int) -> Worker | None:
+    """The worker that holds most of the node's input, when the input is large."""
+    if not books.objects or node >= len(run.graph):
+        return None
+    held: dict[str, int] = {}
+    for source in run.graph.inputs(node):
+        value = run.values.get(source)
+        if isinstance(value, ObjectValue):
+            held[value.worker] = held.get(value.worker, 0) + value.size
+    if not held:
+        return None
+    return books.workers.get(max(held, key=lambda name: held[name]))
+
+
+def _no_room(books: Books, cls: AmountClass, run: Run, node: int, placed: bool) -> None:
+    """No worker has room for the head of a class: it waits, starves, or can never run."""
+    if any(worker.could(cls.amounts) for worker in books.workers.values()):
+        if placed:
+            return
+        if books.queues.blocked(cls, books.now) >= books.settings.starving_after and not _sent_ahead(
+            books, cls
+        ):
+            _reserve(books, cls)
+        return
+    settings = books.settings
+    if settings.closed and len(books.workers) < settings.expected_workers:
+        return
+    since = books.infeasible.setdefault((run.run_id, node), books.now)
+    if since == books.now and not settings.closed:
+        books.tell(run, "TaskBlocked", node, reason="ResourceContention")
+    if not settings.closed and not books.workers and settings.infeasible_after:
+        return  # an open cluster without any worker yet: nothing is known
+    if settings.closed or books.now - since >= settings.infeasible_after:
+        del books.infeasible[(run.run_id, node)]
+        run.ready -= 1
+        message = runs.amount_error(books, run.task(node), cls.amounts)
+        nodes.fail(books, run, node, ErrorInfo("AmountError", message))
+        runs.settle_if_stuck(books, run)
+
+
+def _sent_ahead(books: Books, cls: AmountClass) -> bool:
+    return any(a.spec.amounts == cls.amounts for w in books.workers.values() for a in w.queue.values())
+
+
+def _reserve(books: Books, cls: AmountClass) -> None:
+    """Keeps the worker that is nearest to having room free for a class that starves."""
+    able = [w for w in books.workers.values() if w.usable and w.reserved is None and w.could(cls.amounts)]
+    if able and not any(w.reserved == cls for w in books.workers.values()):
+        name = cls.amounts[0][0]
+        max(able, key=lambda w: w.free.get(name, 0)).reserved = cls
+
+
+def _balance(books: Books) -> None:
+    """Asks back what waits on busy workers while others are idle."""
+    books.balance_at = 0.0
+    idle = [
+        w
+        for w in books.workers.values()
+        if w.usable and not w.queue and not w.sync_running and w.cpu >= MICROS
+    ]
+    if not idle:
+        return
+    for victim in books.workers.values():
+        if not victim.queue:
+            continue
+        stuck = books.now - victim.last_report >= books.settings.retract_after
+        worth = victim.ahead_seconds > 4 * books.settings.retract_after
+        if not stuck and not worth:
+            books.balance_at = victim.last_report + books.settings.retract_after
+            continue
+        waiting = [a for a in victim.queue.values() if not a.asked_back]
+        for attempt in waiting[len(waiting) // 2 :]:
+            if any(w.could(attempt.spec.amounts) for w in idle):
+                attempt.asked_back = True
+                books.out.append(RetractAttempt(victim.id, attempt.id))

@@ -1,0 +1,185 @@
+"""A run's life: submitted, stopped, ended, forgotten."""
+
+from __future__ import annotations
+
+from cascade_scheduler.core import flow, nodes
+from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.commands import (
+    CancelAttempt,
+    RunEnded,
+    RunRefused,
+    SaveOutcome,
+)
+from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
+from cascade_scheduler.core.graph import NodeKind
+from cascade_scheduler.core.run import DONE, SKIPPED, Run
+from cascade_scheduler.core.values import ErrorInfo
+
+__all__ = [
+    "amount_error",
+    "end",
+    "on_cancel_requested",
+    "on_forgotten",
+    "on_submitted",
+    "settle_if_stuck",
+    "stop",
+    "target_settled",
+]
+
+MICROS = 1_000_000
+
+
+def on_submitted(books: Books, event: RunSubmitted) -> None:
+    """A graph is in: refuses what can never run, else sets it going."""
+    if books.settings.closed and len(books.workers) >= books.settings.expected_workers:
+        for spec in event.graph.specs:
+            if spec.kind in (NodeKind.CALL, NodeKind.MAP) and not _feasible(books, spec.amounts):
+                message = amount_error(books, spec.name, spec.amounts)
+                books.out.append(RunRefused(event.run_id, "infeasible", message))
+                return
+    run = Run(
+        event.run_id,
+        event.name,
+        event.graph,
+        event.plan,
+        event.on_failure,
+        event.logs,
+        books.now,
+        books.next_sequence(),
+    )
+    books.runs[run.run_id] = run
+    books.tell(run, "RunStarted")
+    nodes.start(books, run)
+    settle_if_stuck(books, run)
+
+
+def settle_if_stuck(books: Books, run: Run) -> None:
+    """Ends a run in which nothing moves and nothing will: stopped, failed, or answered."""
+    if run.active or not run.live:
+        return
+    if (
+        run.state == "cancelling"
+        or run.status[run.graph.target] in (DONE, SKIPPED)
+        or (run.error is not None and not run.ready and not run.waiting_retry)
+    ):
+        end(books, run)
+
+
+def _feasible(books: Books, amounts: tuple[tuple[str, int], ...]) -> bool:
+    return any(worker.could(amounts) for worker in books.workers.values())
+
+
+def amount_error(books: Books, task: str, amounts: tuple[tuple[str, int], ...]) -> str:
+    """Says which amount no worker has, and the most there is."""
+    for name, micros in amounts:
+        most = max((worker.amounts.get(name, 0) for worker in books.workers.values()), default=0)
+        if most < micros:
+            if most == 0:
+                remedy = f"no worker declares {name!r}; start one with --resources '{name}={_plain(micros)}'"
+            else:
+                remedy = f"the most that one worker has is {_plain(most)}"
+            return f"task {task!r} needs {name}={_plain(micros)}, but {remedy}"
+    wanted = ", ".join(f"{name}={_plain(micros)}" for name, micros in amounts)
+    return f"task {task!r} needs {wanted} together, but no single worker has all of it"
+
+
+def _plain(micros: int) -> str:
+    whole, part = divmod(micros, MICROS)
+    return str(whole) if not part else f"{micros / MICROS:g}"
+
+
+def on_cancel_requested(books: Books, event: RunCancelRequested) -> None:
+    """Somebody wants the run stopped; a run that has ended stays as it is."""
+    run = books.runs.get(event.run_id)
+    if run is not None and run.state == "running":
+        stop(books, run)
+
+
+def stop(books: Books, run: Run) -> None:
+    """Nothing more is started, and what runs is stopped; the run ends when all has stopped."""
+    run.state = "cancelling"
+    books.queues.forget(run)
+    run.ready = 0
+    run.waiting_retry = 0
+    for attempt_id in run.nodes_active.values():
+        attempt = books.attempts[attempt_id]
+        attempt.asked_back = True
+        books.out.append(CancelAttempt(attempt.worker.id, attempt_id))
+    if not run.active:
+        end(books, run)
+
+
+def target_settled(books: Books, run: Run) -> None:
+    """The target has its value, or was skipped: everything it needed has been answered."""
+    settle_if_stuck(books, run)
+
+
+def end(books: Books, run: Run) -> None:
+    """The run's last word."""
+    target = run.graph.target
+    skip = run.skips.get(target)
+    error = run.error
+    skip_reason, skipped_node, dependency = "", 0, ""
+    if error is not None:
+        run.state = "failed"
+    elif run.state == "cancelling":
+        run.state = "cancelled"
+    elif skip is None:
+        run.state = "succeeded"
+    else:
+        skip_reason, skipped_node, dependency = skip.reason, skip.source, run.task(skip.source)
+        if skip.reason == flow.SKIPPED_SEQUENCE:
+            run.state = "succeeded"  # a step that was skipped ends its sequence without a value
+        else:
+            run.state = "failed"
+            message = (
+                f"{run.task(target)!r} has no value because it was skipped ({skip.reason}, by {dependency!r})"
+            )
+            error = run.error = ErrorInfo("DependencyMissingError", message)
+    run.ended = books.now
+    told = "" if error is None else f"{error.type}: {error.message}"
+    duration = run.ended - run.submitted
+    status = {"succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled"}[run.state]
+    books.tell(run, "RunFinished", status=status, error=told, duration=duration)
+    books.out.append(SaveOutcome(run.run_id, run.state, told))
+    books.out.append(
+        RunEnded(
+            run.run_id, run.state, error, run.failed_task, skip_reason, skipped_node, dependency, duration
+        )
+    )
+    _shed(books, run)
+
+
+def _shed(books: Books, run: Run) -> None:
+    """Keeps of an ended run what its clients may still ask for: the target's value, and counts."""
+    keep = run.state == "succeeded"
+    for node in list(run.values):
+        if not (keep and run.is_leaf(node)):
+            books.drop(run, node)
+    run.items.clear()
+    run.built.clear()
+    run.pending = []
+    run.uses = []
+    run.losses.clear()
+    run.tries.clear()
+    books.queues.forget(run)
+    books.finished[run.run_id] = len(run.status)
+    books.finished_nodes += len(run.status)
+    settings = books.settings
+    while len(books.finished) > settings.runs_kept or (
+        books.finished_nodes > settings.nodes_kept and len(books.finished) > 1
+    ):
+        _forget(books, next(iter(books.finished)))
+
+
+def on_forgotten(books: Books, event: RunForgotten) -> None:
+    """A finished run is no longer wanted."""
+    if event.run_id in books.finished:
+        _forget(books, event.run_id)
+
+
+def _forget(books: Books, run_id: str) -> None:
+    books.finished_nodes -= books.finished.pop(run_id)
+    run = books.runs.pop(run_id)
+    for node in list(run.values):
+        books.drop(run, node)

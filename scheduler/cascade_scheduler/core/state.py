@@ -1,0 +1,72 @@
+"""The core: events in, commands out. See the package for the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cascade_scheduler.core import attempts, placement, runs, workers
+from cascade_scheduler.core.books import Books, Settings
+from cascade_scheduler.core.commands import Command
+from cascade_scheduler.core.events import (
+    Event,
+    RunCancelRequested,
+    RunForgotten,
+    RunSubmitted,
+    Tick,
+    WorkerConnected,
+    WorkerDisconnected,
+    WorkerReported,
+)
+
+__all__ = ["Core", "Settings"]
+
+
+def _on_tick(books: Books, event: Tick) -> None:
+    workers.lose_overdue(books)
+
+
+_HANDLERS: dict[type[Any], Callable[[Any, Any], None]] = {
+    RunSubmitted: runs.on_submitted,
+    RunCancelRequested: runs.on_cancel_requested,
+    RunForgotten: runs.on_forgotten,
+    WorkerConnected: workers.on_connected,
+    WorkerDisconnected: workers.on_disconnected,
+    WorkerReported: workers.on_reported,
+    Tick: _on_tick,
+}
+
+
+class Core(Books):
+    """The scheduler's state machine."""
+
+    def turn(self, events: Sequence[Event], now: float) -> list[Command]:
+        """Takes what happened, in order, at the time `now` (seconds since the Unix epoch); says what to do.
+
+        The time never runs back here: an earlier `now` counts as the latest one.
+        """
+        self.now = max(self.now, now)
+        self.out = []
+        for event in events:
+            _HANDLERS[type(event)](self, event)
+        if self.delayed:
+            attempts.wake_delayed(self)
+        placement.dispatch(self)
+        return self.out
+
+    @property
+    def next_wakeup(self) -> float | None:
+        """When the core wants a Tick at the latest; None: not before something happens."""
+        times = []
+        if self.delayed:
+            times.append(self.delayed[0][0])
+        if self.balance_at:
+            times.append(self.balance_at)
+        grace = self.settings.worker_grace
+        times.extend(w.disconnected_at + grace for w in self.workers.values() if not w.connected)
+        if self.infeasible:
+            times.append(min(self.infeasible.values()) + self.settings.infeasible_after)
+        blocked = self.queues.blocked_since()
+        if blocked:
+            times.append(blocked + self.settings.starving_after)
+        return min(times, default=None)

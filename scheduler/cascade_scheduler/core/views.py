@@ -1,0 +1,227 @@
+"""What the shell may read of the core's state, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias, Union
+
+from cascade_scheduler.core import inputs
+from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.graph import NodeKind
+from cascade_scheduler.core.run import ACTIVE, DONE, READY, STATE_NAMES, WAITING, Run
+from cascade_scheduler.core.values import BlobValue, ObjectValue, Value
+from cascade_scheduler.core.worker import Worker
+
+__all__ = [
+    "ClusterInfo",
+    "NodeInfo",
+    "Progress",
+    "RunInfo",
+    "Tree",
+    "TreeCompound",
+    "TreeList",
+    "WorkerInfo",
+    "cluster_info",
+    "fetch_value",
+    "open_nodes",
+    "progress",
+    "run_info",
+    "target_tree",
+    "target_values",
+    "worker_info",
+]
+
+
+class Progress(NamedTuple):
+    """A run's nodes that run code, counted."""
+
+    total: int
+    done: int
+    running: int
+    skipped: int
+    failed: int
+    retried: int
+
+
+class RunInfo(NamedTuple):
+    """A run in short; times in seconds since the Unix epoch."""
+
+    run_id: str
+    name: str
+    state: str
+    submitted: float
+    ended: float | None
+    error: str
+    progress: Progress
+
+
+class NodeInfo(NamedTuple):
+    """A node in short."""
+
+    node: int
+    task: str
+    state: str
+    worker: str
+    reason: str
+
+
+class WorkerInfo(NamedTuple):
+    """A worker in short; amounts in micros."""
+
+    worker: str
+    name: str
+    state: str
+    amounts: tuple[tuple[str, int], ...]
+    free: tuple[tuple[str, int], ...]
+    running: int
+    queued: int
+    host: str
+    pid: int
+
+
+class ClusterInfo(NamedTuple):
+    """The cluster in numbers; amounts in micros."""
+
+    amounts: tuple[tuple[str, int], ...]
+    free: tuple[tuple[str, int], ...]
+    runs_active: int
+    nodes_ready: int
+    nodes_running: int
+
+
+class TreeList(NamedTuple):
+    """A list."""
+
+    items: tuple[Tree, ...]
+
+
+class TreeCompound(NamedTuple):
+    """A pickle whose persistent ids stand for the inputs."""
+
+    template: bytes | BlobValue
+    inputs: tuple[Tree, ...]
+
+
+Tree: TypeAlias = Union[int, TreeList, TreeCompound]
+"""The shape of the target's value; an int is a node whose value stands there."""
+
+
+def progress(run: Run) -> Progress:
+    """Where the run stands, in numbers."""
+    return Progress(run.total, run.done, run.active, run.skipped, run.failed, run.retried)
+
+
+def run_info(run: Run) -> RunInfo:
+    """The run in short."""
+    error = "" if run.error is None else f"{run.error.type}: {run.error.message}"
+    ended = None if run.live else run.ended
+    return RunInfo(run.run_id, run.name, run.state, run.submitted, ended, error, progress(run))
+
+
+def open_nodes(books: Books, run: Run, limit: int) -> list[NodeInfo]:
+    """Nodes that run or wait, the running ones first."""
+    found: list[NodeInfo] = []
+    for node, attempt_id in run.nodes_active.items():
+        if len(found) >= limit:
+            return found
+        attempt = books.attempts[attempt_id]
+        state = "running" if attempt.charged else "sent ahead"
+        found.append(NodeInfo(node, run.task(node), state, attempt.worker.name, ""))
+    if run.state != "running":
+        return found
+    for node, status in enumerate(run.status):
+        if len(found) >= limit:
+            break
+        if status >= DONE or status == ACTIVE or not run.runs_code(node):
+            continue
+        reason = ""
+        if status == READY:
+            blocked = (run.run_id, node) in books.infeasible
+            reason = "no worker has its amounts" if blocked else "waits for a free worker"
+        elif status == WAITING:
+            reason = f"waits for {max(run.pending[node], 1)} of its inputs"
+        found.append(NodeInfo(node, run.task(node), STATE_NAMES[status], "", reason))
+    return found
+
+
+def worker_info(worker: Worker) -> WorkerInfo:
+    """The worker in short."""
+    state = "disconnected" if not worker.connected else "draining" if worker.draining else "connected"
+    queued = len(worker.queue)
+    return WorkerInfo(
+        worker.id,
+        worker.name,
+        state,
+        tuple(worker.amounts.items()),
+        tuple(worker.free.items()),
+        len(worker.attempts) - queued,
+        queued,
+        worker.host,
+        worker.pid,
+    )
+
+
+def cluster_info(books: Books) -> ClusterInfo:
+    """The cluster in numbers."""
+    amounts: dict[str, int] = {}
+    free: dict[str, int] = {}
+    for worker in books.workers.values():
+        if worker.connected:
+            for name, micros in worker.amounts.items():
+                amounts[name] = amounts.get(name, 0) + micros
+            for name, micros in worker.free.items():
+                free[name] = free.get(name, 0) + micros
+    live = [run for run in books.runs.values() if run.live]
+    return ClusterInfo(
+        tuple(amounts.items()),
+        tuple(free.items()),
+        len(live),
+        sum(run.ready for run in live),
+        sum(run.active for run in live),
+    )
+
+
+def target_tree(run: Run) -> Tree:
+    """The shape of the target's value. Built without recursion: containers may be nested deeply."""
+    built: dict[int, Tree] = {}
+    todo = [run.graph.target]
+    while todo:
+        node = todo[-1]
+        if node in built:
+            todo.pop()
+            continue
+        kind = run.graph.spec(node).kind if node < len(run.graph) else NodeKind.CALL
+        if kind == NodeKind.CALL:
+            built[node] = node
+            todo.pop()
+            continue
+        expansion = run.expansions.get(node)
+        sources = run.graph.inputs(node) if expansion is None else range(expansion.first, sum(expansion))
+        missing = [s for s in sources if s not in built]
+        if missing:
+            todo.extend(missing)
+            continue
+        todo.pop()
+        trees = tuple(built[s] for s in sources)
+        if kind == NodeKind.GATHER:
+            built[node] = TreeCompound(run.graph.blob_args.get(node) or run.graph.node_args[node], trees)
+        else:
+            built[node] = TreeList(trees)
+    return built[run.graph.target]
+
+
+def target_values(run: Run) -> Iterator[tuple[int, bytes | ObjectValue | BlobValue]]:
+    """The values of the target's leaves that are there now, for a client that attaches."""
+    for node, value in run.values.items():
+        if run.is_leaf(node):
+            yield node, value
+
+
+def fetch_value(
+    books: Books, run_id: str, node: int
+) -> tuple[bytes | BlobValue | None, Iterator[Value]] | None:
+    """A structural value in parts, for a worker that was given its name; None when there is no such value."""
+    run = books.runs.get(run_id)
+    if run is None or not 0 <= node < len(run.graph) or run.runs_code(node) or run.status[node] != DONE:
+        return None
+    return inputs.parts(run, node)

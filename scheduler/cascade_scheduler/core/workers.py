@@ -1,0 +1,94 @@
+"""A worker's life: it says Hello, its stream breaks, it comes back or is lost."""
+
+from __future__ import annotations
+
+from cascade_scheduler.core import attempts, lineage
+from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.commands import WelcomeWorker, WorkerGone
+from cascade_scheduler.core.events import AttemptReturned, WorkerConnected, WorkerDisconnected, WorkerReported
+from cascade_scheduler.core.worker import Attempt, Worker
+
+__all__ = ["lose_overdue", "on_connected", "on_disconnected", "on_reported"]
+
+
+def on_connected(books: Books, event: WorkerConnected) -> None:
+    """Answers all that the worker says it holds, so that a reconnect is no special case."""
+    worker = books.workers.get(event.worker)
+    if worker is None:
+        worker = books.workers[event.worker] = Worker(event, books.now)
+    else:
+        worker.introduce(event, books.now)
+    keep: list[int] = []
+    drop: list[int] = []
+    held = set()
+    for attempt_id, state in event.held:
+        held.add(attempt_id)
+        attempt = worker.attempts.get(attempt_id)
+        if attempt is None:
+            drop.append(attempt_id)
+            continue
+        keep.append(attempt_id)
+        if state == "running" and not attempt.charged:
+            worker.queue.pop(attempt_id)
+            attempt.charged = True
+    worker.recount()
+    never_arrived = [attempt for attempt_id, attempt in worker.attempts.items() if attempt_id not in held]
+    for attempt in never_arrived:
+        _take_back(books, attempt)
+    has = set(event.objects)
+    release = [a for a in event.objects if a not in books.objects or books.objects[a][2] != worker.id]
+    missing = [a for a, (_, _, holder) in books.objects.items() if holder == worker.id and a not in has]
+    for attempt_id in missing:
+        run, _, _ = books.objects[attempt_id]
+        lineage.object_lost(books, run, attempt_id)
+    books.out.append(WelcomeWorker(worker.id, tuple(keep), tuple(drop), (), tuple(release)))
+
+
+def _take_back(books: Books, attempt: Attempt) -> None:
+    """The assignment never reached the worker; that is nobody's loss."""
+    attempts.on_report(books, attempt.worker, AttemptReturned(attempt.id))
+
+
+def on_reported(books: Books, event: WorkerReported) -> None:
+    """What a worker said since its last message."""
+    worker = books.workers.get(event.worker)
+    if worker is None:
+        return
+    worker.last_report = books.now
+    if event.draining:
+        worker.draining = True
+    for attempt_id in event.started:
+        attempts.on_started(books, worker, attempt_id)
+    for report in event.reports:
+        attempts.on_report(books, worker, report)
+
+
+def on_disconnected(books: Books, event: WorkerDisconnected) -> None:
+    """The stream ended; the worker may come back within its grace, unless it said good-bye."""
+    worker = books.workers.get(event.worker)
+    if worker is None:
+        return
+    if event.gone:
+        _lose(books, worker, event.reason)
+    elif worker.connected:
+        worker.connected = False
+        worker.disconnected_at = books.now
+
+
+def lose_overdue(books: Books) -> None:
+    """Workers that did not come back in time are lost."""
+    deadline = books.now - books.settings.worker_grace
+    overdue = [w for w in books.workers.values() if not w.connected and w.disconnected_at <= deadline]
+    for worker in overdue:
+        _lose(books, worker, "it did not come back in time")
+
+
+def _lose(books: Books, worker: Worker, reason: str) -> None:
+    del books.workers[worker.id]
+    books.out.append(WorkerGone(worker.id, reason))
+    gone = [(a, run) for a, (run, _, holder) in books.objects.items() if holder == worker.id]
+    for attempt in list(worker.attempts.values()):
+        attempts.worker_lost(books, attempt, f"worker {worker.name} was lost: {reason}")
+    for attempt_id, run in gone:
+        lineage.object_lost(books, run, attempt_id)
+        books.objects.pop(attempt_id, None)
