@@ -251,7 +251,7 @@ def _lost(books: Books, attempt: Attempt, report: AttemptLost) -> None:
         return
     books.tell(attempt.run, "TaskLost", attempt.node, worker=attempt.worker.name, reason=report.reason)
     if report.innocent:
-        nodes.make_ready(books, attempt.run, attempt.node)
+        _returned(books, attempt)
     else:
         _count_loss(books, attempt, report.reason)
 

@@ -26,8 +26,7 @@ def object_lost(books: Books, run: Run, attempt_id: int) -> None:
 
 def ready_again(books: Books, run: Run, node: int) -> None:
     """A node whose attempt ended without an outcome is ready, or waits for what was lost meanwhile."""
-    missing = sum(1 for s in _sources(run, node) if run.status[s] not in (DONE, SKIPPED))
-    run.pending[node] = missing
+    missing = run.pending[node] = _unsettled(run, node)
     if missing:
         run.status[node] = WAITING
     else:
@@ -56,19 +55,19 @@ def remake(books: Books, run: Run, node: int) -> None:
             books.drop(run, node)
             run.done -= 1
             run.finished_once.add(node)
-            run.pending[node] = 0
             remade.append(node)
             for source in _value_sources(run, node):
                 _need_again(run, source, todo)
-            run.pending[node] += sum(1 for s in _sources(run, node) if run.status[s] not in (DONE, SKIPPED))
+        run.pending[node] = _unsettled(run, node)
     for node in remade:
         if run.status[node] == WAITING and not run.pending[node] and not _map_waits(run, node):
             nodes.make_ready(books, run, node)
 
 
-def _sources(run: Run, node: int) -> Iterator[int]:
+def _unsettled(run: Run, node: int) -> int:
+    """Edges of a node (a child's are its map's) whose source is neither done nor skipped."""
     origin, _ = run.origin(node)
-    return (s for s, _ in run.graph.sources(origin))
+    return sum(1 for s, _ in run.graph.sources(origin) if run.status[s] not in (DONE, SKIPPED))
 
 
 def _value_sources(run: Run, node: int) -> Iterator[int]:
@@ -101,15 +100,28 @@ def _unanswer(run: Run, node: int, consumer: int, todo: list[int]) -> None:
         run.status[consumer] = WAITING
         run.waiting_retry -= 1
         run.pending[consumer] = 1
-    elif status == DONE and not run.runs_code(consumer) and run.graph.spec(consumer).kind != NodeKind.MAP:
-        run.pending[consumer] = 1
+    elif status == DONE and _structural_in_use(run, consumer):
         todo.append(consumer)
     expansion = run.expansions.get(consumer)
     if expansion is not None and run.status[consumer] == WAITING:
         for child in range(expansion.first, expansion.first + expansion.size):
             if run.status[child] == READY:
-                run.status[child] = WAITING
                 run.ready -= 1
+            elif run.status[child] == DELAYED:
+                run.waiting_retry -= 1
+            else:
+                continue
+            run.status[child] = WAITING
+
+
+def _structural_in_use(run: Run, node: int) -> bool:
+    """A structural node that is done has to wait again only if somebody still needs its value.
+
+    A map that is done has its value in its children; it does not need its lists any more.
+    """
+    if run.runs_code(node) or run.graph.spec(node).kind == NodeKind.MAP:
+        return False
+    return run.uses[node] > 0 or run.is_leaf(node)
 
 
 def _need_again(run: Run, source: int, todo: list[int]) -> None:
@@ -123,3 +135,6 @@ def _need_again(run: Run, source: int, todo: list[int]) -> None:
                 todo.append(node)
         elif run.uses[node] == 1 and not run.is_leaf(node) and run.status[node] == DONE:
             stack.extend(run.inputs(node))
+            is_map = run.graph.spec(node).kind == NodeKind.MAP
+            if not is_map and _unsettled(run, node):  # an input was lost while nobody needed this node
+                todo.append(node)

@@ -114,8 +114,8 @@ def _is_silent(run: Run, node: int) -> bool:
 def _expand(books: Books, run: Run, node: int) -> bool:
     """A map's lists are there: makes its children. True when there are none."""
     if node in run.expansions:  # its lists had been lost, and are there again
-        first, count = run.expansions[node]
-        for child in range(first, first + count):
+        first, size = run.expansions[node]
+        for child in range(first, first + size):
             if run.status[child] == WAITING:
                 make_ready(books, run, child)
         return False

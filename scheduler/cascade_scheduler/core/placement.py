@@ -25,7 +25,11 @@ MICROS = 1_000_000
 
 def dispatch(books: Books) -> None:
     """Places what is ready, class by class; one class that finds no room holds up no other."""
-    for cls in books.queues.classes():
+    classes = books.queues.classes()
+    for worker in books.workers.values():
+        if worker.reserved is not None and worker.reserved not in classes:
+            worker.reserved = None
+    for cls in classes:
         _place_class(books, cls)
     _balance(books)
 
@@ -177,7 +181,7 @@ def _sent_ahead(books: Books, cls: AmountClass) -> bool:
 def _reserve(books: Books, cls: AmountClass) -> None:
     """Keeps the worker that is nearest to having room free for a class that starves."""
     able = [w for w in books.workers.values() if w.usable and w.reserved is None and w.could(cls.amounts)]
-    if able and not any(w.reserved == cls for w in books.workers.values()):
+    if cls.amounts and able and not any(w.reserved == cls for w in books.workers.values()):
         name = cls.amounts[0][0]
         max(able, key=lambda w: w.free.get(name, 0)).reserved = cls
 

@@ -1,0 +1,191 @@
+"""A core with a clock that jumps, workers that are lists, and invariants checked after every turn."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import TypeVar
+
+from cascade_scheduler.core import commands as c
+from cascade_scheduler.core import events as e
+from cascade_scheduler.core.graph import EdgeKind, FunctionRef, Graph, NodeKind, Retry, Spec, validate
+from cascade_scheduler.core.invariants import check
+from cascade_scheduler.core.plans import solve
+from cascade_scheduler.core.state import Core, Settings
+from cascade_scheduler.core.values import ErrorInfo, ObjectValue
+
+CPU = (("cpu", 1_000_000),)
+T = TypeVar("T")
+
+
+class GraphMaker:
+    """Puts a graph together node by node; every method returns the node's index."""
+
+    def __init__(self) -> None:
+        self.specs: list[Spec] = []
+        self.spec_of: list[int] = []
+        self.edges: list[list[tuple[int, EdgeKind]]] = []
+        self.args: list[bytes] = []
+        self.maps: list[tuple[int, int]] = []
+        self.columns: dict[int, int] = {}
+        self.functions: list[FunctionRef] = []
+
+    def node(self, spec: Spec, edges: Sequence[tuple[int, EdgeKind]] = (), args: bytes = b"") -> int:
+        if spec not in self.specs:
+            self.specs.append(spec)
+        self.spec_of.append(self.specs.index(spec))
+        self.edges.append(list(edges))
+        self.args.append(args)
+        return len(self.spec_of) - 1
+
+    def function(self, name: str) -> int:
+        for index, function in enumerate(self.functions):
+            if function.name == name:
+                return index
+        self.functions.append(FunctionRef(name.encode(), name))
+        return len(self.functions) - 1
+
+    def call(
+        self,
+        name: str,
+        *inputs: int,
+        run_if: int | None = None,
+        after: Sequence[int] = (),
+        gate: int | None = None,
+        amounts: tuple[tuple[str, int], ...] = CPU,
+        retry: Retry | None = None,
+        priority: int = 0,
+        asynchronous: bool = False,
+        kind: NodeKind = NodeKind.CALL,
+        items: Sequence[int] = (),
+    ) -> int:
+        spec = Spec(
+            kind,
+            name,
+            self.function(name),
+            asynchronous,
+            amounts=() if asynchronous else amounts,
+            retry=retry,
+            priority=priority,
+        )
+        edges = [(s, EdgeKind.DATA) for s in inputs] + [(s, EdgeKind.ITEMS) for s in items]
+        if run_if is not None:
+            edges.append((run_if, EdgeKind.CONDITION))
+        edges += [(s, EdgeKind.SEQUENCE) for s in after]
+        if gate is not None:
+            edges.append((gate, EdgeKind.GATE))
+        return self.node(spec, edges)
+
+    def gather(self, *inputs: int) -> int:
+        return self.node(Spec(NodeKind.GATHER, "gather"), [(s, EdgeKind.DATA) for s in inputs], b"template")
+
+    def collect(self, *inputs: int, gate: int | None = None) -> int:
+        edges = [(s, EdgeKind.DATA) for s in inputs]
+        if gate is not None:
+            edges.append((gate, EdgeKind.GATE))
+        return self.node(Spec(NodeKind.COLLECT, "map"), edges)
+
+    def gate(self, run_if: int) -> int:
+        return self.node(Spec(NodeKind.GATE, "map"), [(run_if, EdgeKind.CONDITION)])
+
+    def graph(self, target: int | None = None) -> Graph:
+        n = len(self.spec_of)
+        start, source, kinds = array("L", [0]), array("L"), bytearray()
+        for edges in self.edges:
+            for s, kind in edges:
+                source.append(s)
+                kinds.append(kind)
+            start.append(len(source))
+        made = Graph(
+            specs=self.specs,
+            functions=self.functions,
+            node_spec=self.spec_of,
+            node_ids=b"".join(i.to_bytes(16, "big") for i in range(n)),
+            node_args=self.args,
+            edge_start=start,
+            edge_source=source,
+            edge_kind=bytes(kinds),
+            target=n - 1 if target is None else target,
+            maps=self.maps,
+            map_columns=self.columns,
+        )
+        validate(made)
+        return made
+
+
+class Sim:
+    """Drives a core. `open` holds the attempts that workers have and have not reported, by attempt id."""
+
+    def __init__(self, **settings: object) -> None:
+        self.core = Core(Settings(**settings))  # type: ignore[arg-type]
+        self.now = 1000.0
+        self.log: list[c.Command] = []
+        self.last: list[c.Command] = []
+        self.open: dict[int, c.Assign] = {}
+        self.executed: list[str] = []
+
+    def turn(self, *events: e.Event) -> list[c.Command]:
+        self.last = self.core.turn(events, self.now)
+        self.log += self.last
+        for command in self.last:
+            if isinstance(command, c.Assign):
+                self.open[command.attempt] = command
+        check(self.core)
+        return self.last
+
+    def worker(self, name: str, cpu: int = 1, ahead: int = 4, credits: int = 1000, **amounts: int) -> None:
+        have = {"cpu": cpu, **amounts}
+        micros = tuple((k, v * 1_000_000) for k, v in have.items())
+        self.turn(e.WorkerConnected(name, name, micros, credits, ahead, f"{name}:1"))
+
+    def submit(self, graph: Graph, run_id: str = "r", on_failure: str = "cancel") -> None:
+        self.turn(e.RunSubmitted(run_id, graph, solve(graph), on_failure=on_failure))
+
+    def report(self, *reports: e.Report) -> list[c.Command]:
+        events = []
+        for report in reports:
+            assign = self.open.pop(report.attempt)
+            events.append(e.WorkerReported(assign.worker, (report,)))
+        return self.turn(*events)
+
+    def done(self, name: str, value: bytes | ObjectValue = b"v", **facts: object) -> list[c.Command]:
+        assign = self.one(name)
+        self.executed.append(name)
+        return self.report(e.AttemptDone(assign.attempt, value, **facts))  # type: ignore[arg-type]
+
+    def failed(self, name: str, **facts: object) -> list[c.Command]:
+        error = ErrorInfo("ValueError", "no")
+        return self.report(e.AttemptFailed(self.one(name).attempt, error, **facts))  # type: ignore[arg-type]
+
+    def lose_worker(self, name: str) -> list[c.Command]:
+        for attempt, assign in list(self.open.items()):
+            if assign.worker == name:
+                del self.open[attempt]
+        return self.turn(e.WorkerDisconnected(name, "killed", gone=True))
+
+    def after(self, seconds: float) -> list[c.Command]:
+        self.now += seconds
+        return self.turn(e.Tick())
+
+    def one(self, name: str) -> c.Assign:
+        found = [a for a in self.open.values() if self.name_of(a) == name]
+        assert found, f"{name} is not assigned; open: {[self.name_of(a) for a in self.open.values()]}"
+        return found[0]
+
+    def name_of(self, assign: c.Assign) -> str:
+        return self.core.runs[assign.run_id].task(assign.node)
+
+    @property
+    def assigned(self) -> list[str]:
+        return [self.name_of(a) for a in self.open.values()]
+
+    def of(self, kind: type[T]) -> list[T]:
+        return [command for command in self.log if isinstance(command, kind)]
+
+    def events(self, kind: str = "") -> list[c.EventRecord]:
+        return [record for record in self.of(c.EventRecord) if not kind or record.kind == kind]
+
+    @property
+    def ended(self) -> c.RunEnded:
+        [end] = self.of(c.RunEnded)
+        return end

@@ -1,0 +1,299 @@
+"""Who runs what where: amounts, credits, work ahead, fairness, loss."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cascade_scheduler.core import commands as c
+from cascade_scheduler.core import events as e
+from cascade_scheduler.core.values import ObjectValue
+
+from .harness import CPU, GraphMaker, Sim
+
+
+def many(n: int, name: str = "t", **options: object) -> GraphMaker:
+    make = GraphMaker()
+    make.gather(*[make.call(name, **options) for _ in range(n)])  # type: ignore[arg-type]
+    return make
+
+
+def test_free_workers_come_first_and_share_alike() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=2)
+    sim.worker("w2", cpu=2)
+    sim.submit(many(4).graph())
+    assert Counter(a.worker for a in sim.of(c.Assign)) == {"w1": 2, "w2": 2}
+    assert not any(a.ahead for a in sim.of(c.Assign))
+
+
+def test_work_is_sent_ahead_to_a_bound_and_more_when_tasks_are_short() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=16)
+    sim.submit(many(100).graph())
+    assert len(sim.open) == 2, "one runs and one waits: nothing is known of how long it takes"
+    first = sim.one("t").attempt
+    sim.report(e.AttemptDone(first, b"", duration=0.0001))
+    assert len(sim.open) == 17, "one runs, sixteen wait"
+
+
+def test_amounts_that_are_not_cpu_are_never_sent_ahead() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=4, gpu=1)
+    sim.submit(many(5, amounts=(("cpu", 1_000_000), ("gpu", 1_000_000))).graph())
+    assert len(sim.open) == 1
+    sim.done("t")
+    assert len(sim.open) == 1
+
+
+def test_a_report_lets_the_next_in_line_start() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1)
+    sim.submit(many(2).graph())
+    worker = sim.core.workers["w1"]
+    assert len(worker.queue) == 1
+    sim.done("t")
+    assert not worker.queue and worker.free["cpu"] == 0
+
+
+def test_async_tasks_have_credits_of_their_own() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, credits=3)
+    make = many(5, asynchronous=True)
+    make.gather(make.call("sync"), len(make.spec_of) - 1)
+    sim.submit(make.graph())
+    assert Counter(sim.assigned) == {"t": 3, "sync": 1}
+
+
+def test_two_runs_share_alike() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    sim.submit(many(200, "big").graph(), "big")
+    sim.submit(many(20, "small").graph(), "small")
+    order = []
+    for _ in range(40):
+        [name] = sim.assigned
+        order.append(name)
+        sim.report(e.AttemptDone(next(iter(sim.open)), b"", duration=0.01))
+    assert 18 <= order.count("small") <= 20
+
+
+def test_higher_priority_goes_first_across_runs() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    sim.submit(many(5, "low").graph(), "a")
+    sim.submit(many(2, "high", priority=5).graph(), "b")
+    sim.done("low")
+    assert sim.assigned == ["high"]
+    sim.done("high")
+    assert sim.assigned == ["high"]
+    sim.done("high")
+    assert sim.assigned == ["low"]
+
+
+def test_the_longest_path_goes_first() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    make = GraphMaker()
+    short = make.call("short")
+    long = make.call("long")
+    make.gather(short, make.call("next", long))
+    sim.submit(make.graph())
+    assert sim.assigned == ["long"]
+
+
+def test_one_class_without_room_holds_up_no_other() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=2, gpu=1)
+    make = GraphMaker()
+    gpus = [make.call("gpu", amounts=(("gpu", 1_000_000),)) for _ in range(3)]
+    make.gather(*gpus, make.call("cpu"))
+    sim.submit(make.graph())
+    assert Counter(sim.assigned) == {"gpu": 1, "cpu": 1}
+
+
+def test_a_wide_task_does_not_starve() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=2, ahead=0)
+    sim.submit(many(100, "narrow").graph(), "a")
+    sim.submit(many(1, "wide", amounts=(("cpu", 2_000_000),)).graph(), "b")
+    for _ in range(20):
+        if "wide" in sim.assigned:
+            break
+        sim.now += 0.1
+        sim.report(e.AttemptDone(sim.one("narrow").attempt, b"", duration=0.1))
+    assert "wide" in sim.assigned
+
+
+def test_s68_in_a_closed_cluster_an_amount_that_nobody_has_is_refused() -> None:
+    sim = Sim(closed=True, expected_workers=1)
+    sim.worker("w1", cpu=16)
+    sim.submit(many(1, amounts=(("cpu", 64_000_000),)).graph())
+    [refused] = sim.of(c.RunRefused)
+    assert refused.code == "infeasible" and "cpu=64" in refused.message and "16" in refused.message
+    sim.submit(many(1, amounts=(("gpu", 1_000_000),)).graph(), "r2")
+    assert "no worker declares 'gpu'" in sim.of(c.RunRefused)[1].message
+
+
+def test_a_closed_cluster_waits_for_its_expected_workers_before_it_judges() -> None:
+    sim = Sim(closed=True, expected_workers=2)
+    sim.worker("w1", cpu=1)
+    sim.submit(many(1, amounts=(("cpu", 2_000_000),)).graph())
+    assert not sim.of(c.RunRefused)
+    sim.worker("w2", cpu=1)
+    assert sim.ended.state == "failed" and sim.ended.error is not None
+    assert sim.ended.error.type == "AmountError"
+
+
+def test_an_open_cluster_waits_says_so_once_and_then_fails() -> None:
+    sim = Sim(infeasible_after=60.0)
+    sim.worker("w1", cpu=1)
+    sim.submit(many(1, amounts=(("gpu", 1_000_000),)).graph())
+    sim.after(30)
+    assert [b.reason for b in sim.events("TaskBlocked")] == ["ResourceContention"]
+    sim.after(31)
+    assert sim.ended.error is not None and sim.ended.error.type == "AmountError"
+
+
+def test_an_open_cluster_uses_a_worker_that_comes_in_time() -> None:
+    sim = Sim(infeasible_after=60.0)
+    sim.worker("w1", cpu=1)
+    sim.submit(many(1, amounts=(("gpu", 1_000_000),)).graph())
+    sim.now += 30
+    sim.worker("w2", gpu=1)
+    assert sim.one("t").worker == "w2"
+
+
+def test_what_waits_on_a_busy_worker_is_asked_back_for_an_idle_one() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1)
+    sim.submit(many(2).graph())
+    sim.worker("w2", cpu=1)
+    assert sim.core.next_wakeup is not None
+    sim.after(0.05)
+    [retract] = sim.of(c.RetractAttempt)
+    assert retract.worker == "w1"
+    sim.report(e.AttemptReturned(retract.attempt))
+    assert {a.worker for a in sim.open.values()} == {"w1", "w2"}
+
+
+def test_a_lost_worker_gives_its_attempts_to_others_and_a_task_that_kills_is_stopped() -> None:
+    sim = Sim(loss_budget=3)
+    make = GraphMaker()
+    make.call("killer")
+    for i in range(3):
+        sim.worker(f"w{i}")
+        if i == 0:
+            sim.submit(make.graph())
+        assert sim.one("killer").worker == f"w{i}"
+        sim.lose_worker(f"w{i}")
+    assert len(sim.events("TaskLost")) == 3
+    assert sim.ended.error is not None and sim.ended.error.type == "TaskLostError"
+    assert "3 times" in sim.ended.error.message
+
+
+def test_a_broken_stream_has_a_grace_and_a_reconnect_is_no_special_case() -> None:
+    sim = Sim(worker_grace=2.0)
+    sim.worker("w1", cpu=2)
+    make = many(3)
+    sim.submit(make.graph())
+    sim.turn(e.WorkerDisconnected("w1", "reset"))
+    running = list(sim.open)
+    sim.now += 1
+    hello = e.WorkerConnected(
+        "w1", "w1", (("cpu", 2_000_000),), 10, 4, "w1:1", held=(e.Held(running[0], "running"), e.Held(77, "running"))
+    )
+    for attempt in running[1:]:
+        del sim.open[attempt]
+    sim.turn(hello)
+    [welcome] = [w for w in sim.last if isinstance(w, c.WelcomeWorker)]
+    assert welcome.keep == (running[0],) and welcome.drop == (77,)
+    assert len(sim.open) == 3, "what never arrived is sent again"
+    for _ in range(3):
+        sim.done("t")
+    assert sim.ended.state == "succeeded"
+
+
+def test_after_its_grace_a_worker_is_lost() -> None:
+    sim = Sim(worker_grace=2.0)
+    sim.worker("w1")
+    sim.submit(many(1).graph())
+    sim.turn(e.WorkerDisconnected("w1", "reset"))
+    sim.open.clear()
+    sim.after(2.5)
+    assert [g.worker for g in sim.of(c.WorkerGone)] == ["w1"]
+    sim.worker("w2")
+    assert sim.one("t").worker == "w2"
+
+
+def obj(sim: Sim, name: str) -> ObjectValue:
+    assign = sim.one(name)
+    return ObjectValue(assign.attempt, 1 << 20, assign.worker, f"{assign.worker}:1")
+
+
+def test_a_node_goes_where_its_input_is_and_the_object_is_released_after() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1)
+    sim.worker("w2", cpu=1)
+    make = GraphMaker()
+    make.call("b", make.call("a"))
+    sim.submit(make.graph())
+    value = obj(sim, "a")
+    sim.done("a", value)
+    assert sim.one("b").worker == value.worker and sim.one("b").inputs == (value,)
+    sim.done("b")
+    assert sim.of(c.ReleaseObject) == [c.ReleaseObject(value.worker, value.attempt)]
+
+
+def test_a_lost_object_is_made_again_with_what_it_needs() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1)
+    make = GraphMaker()
+    a = make.call("a")
+    b = make.call("b", a)
+    slow = make.call("slow", amounts=(("big", 1_000_000),))
+    make.call("c", b, slow)
+    sim.submit(make.graph())
+    sim.done("a")
+    sim.done("b", obj(sim, "b"))
+    sim.worker("w2", cpu=1, big=1)
+    assert sim.one("slow").worker == "w2"
+    sim.lose_worker("w1")
+    assert set(sim.assigned) == {"slow", "a"}, "b's object is lost, and a was let go"
+    sim.done("a")
+    sim.done("b")
+    sim.done("slow")
+    sim.done("c")
+    assert sim.ended.state == "succeeded"
+    finished = Counter(r.task for r in sim.events("TaskExecutionFinished"))
+    assert finished == {"a": 1, "b": 1, "slow": 1, "c": 1}, "what is made again adds no finish event"
+
+
+def test_an_input_that_no_holder_has_sends_the_consumer_back() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=2)
+    make = GraphMaker()
+    make.call("b", make.call("a"))
+    sim.submit(make.graph())
+    value = obj(sim, "a")
+    sim.done("a", value)
+    sim.failed("b", kind="input_lost", lost_inputs=(value.attempt,))
+    assert sim.assigned == ["a"]
+    sim.done("a")
+    sim.done("b")
+    assert sim.ended.state == "succeeded"
+
+
+def test_a_draining_worker_gets_nothing_new() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1)
+    sim.turn(e.WorkerReported("w1", draining=True))
+    sim.submit(many(1).graph())
+    assert not sim.open
+
+
+def test_zero_cpu_lets_many_wait_side_by_side() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    sim.submit(many(10, amounts=(("cpu", 100_000),)).graph())
+    assert len(sim.open) == 10
+    assert CPU == (("cpu", 1_000_000),)
