@@ -47,9 +47,8 @@ class FunctionCache:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[
-            int, tuple[object, EncodedFunction]
-        ] = {}  # by id; the object is kept so that ids stay true
+        self._seen: dict[int, tuple[object, EncodedFunction]] = {}  # by id, of objects that are kept alive
+        self._bodies: dict[bytes, bytes] = {}
 
     def encode(self, task_or_func: Any, code_hash: bytes = b"") -> EncodedFunction:
         """The function's body and its CID.
@@ -63,8 +62,14 @@ class FunctionCache:
         """
         seen = self._seen.get(id(task_or_func))
         if seen is None:
-            seen = self._seen[id(task_or_func)] = (task_or_func, _encode(task_or_func, code_hash))
+            encoded = _encode(task_or_func, code_hash)
+            self._bodies[encoded.cid] = encoded.body
+            seen = self._seen[id(task_or_func)] = (task_or_func, encoded)
         return seen[1]
+
+    def body(self, cid: bytes) -> bytes | None:
+        """The body of a function that this submit has encoded."""
+        return self._bodies.get(cid)
 
 
 def _encode(task_or_func: Any, code_hash: bytes) -> EncodedFunction:

@@ -90,6 +90,11 @@ class Packed:
         self.size = size
         """Bytes as stored."""
 
+    @classmethod
+    def of(cls, data: bytes) -> Packed:
+        """Bytes that are a payload already."""
+        return Packed([data], len(data))
+
     def write_to(self, buffer: memoryview) -> None:
         """Writes the payload to the start of a buffer of at least `size` bytes."""
         at = 0

@@ -1,0 +1,78 @@
+"""How channels and servers are set up, so that both ends agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cascade_dist.wire.addresses import Address
+
+__all__ = [
+    "MESSAGE_BYTES_MAX",
+    "PAYLOAD_BYTES_MAX",
+    "channel_options",
+    "open_channel",
+    "server_options",
+]
+
+MESSAGE_BYTES_MAX = 16 << 20
+"""gRPC refuses larger messages."""
+
+PAYLOAD_BYTES_MAX = 1 << 20
+"""No message carries more bytes of users' data than this; the rest is room for tables."""
+
+_KEEPALIVE_MS = 20_000
+_KEEPALIVE_TIMEOUT_MS = 10_000
+_PING_INTERVAL_MIN_MS = 10_000
+_BACKOFF_FIRST_MS = 100
+_BACKOFF_MAX_MS = 5_000
+
+_Options = list[tuple[str, Any]]
+
+
+def _common() -> _Options:
+    return [
+        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def channel_options() -> _Options:
+    """Options of a channel."""
+    return [
+        *_common(),
+        ("grpc.initial_reconnect_backoff_ms", _BACKOFF_FIRST_MS),
+        ("grpc.min_reconnect_backoff_ms", _BACKOFF_FIRST_MS),
+        ("grpc.max_reconnect_backoff_ms", _BACKOFF_MAX_MS),
+        # A proxy for the web is no way to a cluster, least of all to one on this machine.
+        ("grpc.enable_http_proxy", 0),
+        # A channel of its own, so that one that is closed and opened again does not inherit a backoff.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+
+def server_options() -> _Options:
+    """Options of a server."""
+    return [
+        *_common(),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MIN_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MIN_MS),
+        # Else a second server could take the same port, and calls would go to either.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def open_channel(
+    address: Address | str, credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
+    """A channel to an address; it connects at its first call. To be made inside a running event loop."""
+    target = address.target if isinstance(address, Address) else address
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=channel_options())
+    return grpc.aio.secure_channel(target, credentials, options=channel_options())

@@ -1,0 +1,280 @@
+"""Graphs as messages: what a client sends for a submit, in parts of bounded size.
+
+Nodes are encoded as they are compiled, so a graph of any length takes the memory of one part. A value that
+is too large for a part is a blob, to be stored before the part that names it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from cascade_dist.codec.arguments import ArgumentEncoder
+from cascade_dist.codec.cid import cid_of_pieces
+from cascade_dist.codec.functions import FunctionCache
+from cascade_dist.codec.graph_pickler import GraphPickler
+from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed
+from cascade_dist.errors import SerializationError
+from cascade_dist.graph.model import Node, NodeKind, RetryPolicy, TaskSpec
+from cascade_dist.v1 import client_pb2, graph_pb2, value_pb2
+from cascade_dist.wire.convert import duration, to_amounts
+
+__all__ = ["PART_BYTES", "Compiled", "Part", "Upload", "encode_graph"]
+
+PART_BYTES = 448 << 10
+"""A part is closed when it has grown to this many bytes; one more node, and one more body, come on top."""
+
+BODY_INLINE_MAX = 512 << 10
+"""Function bodies above this many bytes are blobs: the function goes without body, under its blob's CID."""
+
+EDGES_PART_MAX = 1 << 21
+"""A part has at most this many edges; those of one node beyond it go on in further parts."""
+
+_EDGE_BYTES = 4
+_NODE_BYTES = 22
+_SPEC_BYTES = 100
+
+
+class Compiled(Protocol):
+    """What is encoded: nodes in topological order, then facts about them all."""
+
+    target_index: int
+    node_count: int
+    edge_count: int
+    template_id: bytes
+    params_digest: bytes
+
+    def nodes(self) -> Iterable[Node]:
+        """The nodes, once; the facts are there after the last."""
+
+
+class Upload(NamedTuple):
+    """A blob that has to be in the blob store before what comes next is sent."""
+
+    cid: bytes
+    """Binary CID."""
+    size: int
+    """Bytes."""
+    packed: Packed
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """The bytes in order, at most 1 MiB each."""
+        return self.packed.pieces()
+
+
+class Part(NamedTuple):
+    """A message of the submit; the last one has the end."""
+
+    message: client_pb2.Submit
+
+
+def encode_graph(
+    compilation: Compiled,
+    *,
+    run_id: str,
+    options: client_pb2.RunOptions | None = None,
+    known: set[bytes] | None = None,
+    inline_max: int = INLINE_BYTES_MAX,
+    functions: FunctionCache | None = None,
+) -> Iterator[Upload | Part]:
+    """What a submit sends, in order.
+
+    Args:
+        compilation: the compiled target; its nodes are taken once.
+        run_id: goes with every part.
+        options: go with the first part.
+        known: CIDs of functions that this session has sent; they go without body. Those sent now are added.
+        inline_max: larger arguments are blobs.
+        functions: of this submit; given when bodies are wanted afterwards.
+
+    Raises:
+        SerializationError: a function or an argument cannot be pickled; names it.
+        GraphError: whatever compiling raises.
+    """
+    encoder = _Encoder(run_id, set() if known is None else known, inline_max, functions or FunctionCache())
+    first = True
+    for item in encoder.run(compilation):
+        if first and options is not None and isinstance(item, Part):
+            item.message.options.CopyFrom(options)
+            first = False
+        yield item
+
+
+class _Encoder:
+    """The tables of one submit, and the part that is being filled."""
+
+    def __init__(self, run_id: str, known: set[bytes], inline_max: int, functions: FunctionCache) -> None:
+        self._run_id = run_id
+        self._known = known
+        self._functions = functions
+        self._arguments = ArgumentEncoder(inline_max)
+        self._specs: dict[int, int] = {}  # by id, of specs that are kept alive
+        self._kept: list[TaskSpec] = []
+        self._function_at: dict[bytes, int] = {}
+        self._blob_at: dict[bytes, int] = {}
+        self._shared_at: dict[int, tuple[object, list[int]]] = {}  # by id, of mappings that are kept alive
+        self._uploads: list[Upload] = []
+        self._chunk = graph_pb2.GraphChunk()
+        self._columns = _Columns()
+
+    def run(self, compilation: Compiled) -> Iterator[Upload | Part]:
+        """Everything in order."""
+        specs, encode, columns = self._specs, self._arguments.encode, self._columns
+        for node in compilation.nodes():
+            spec = specs.get(id(node.spec))
+            columns.specs.append(self._add_spec(node.spec) if spec is None else spec)
+            columns.ids.append(node.structural_id)
+            payload = encode(node)
+            if isinstance(payload, Packed):
+                payload = self._add_blob_args(node, payload)
+            columns.args.append(payload)
+            edges = len(node.sources)
+            columns.edges.append(edges)
+            if edges:
+                columns.sources += node.sources
+                columns.kinds += node.kinds
+            columns.size += _NODE_BYTES + len(payload) + _EDGE_BYTES * edges
+            if node.map_count >= 0 or node.shared:
+                self._add_map(node)
+            if self._uploads:
+                yield from self._uploads
+                self._uploads.clear()
+            if columns.size >= PART_BYTES:
+                yield from map(Part, self._close())
+                columns = self._columns
+        *before, last = self._close()
+        yield from map(Part, before)
+        last.end.target = compilation.target_index
+        last.end.node_count = compilation.node_count
+        last.end.edge_count = compilation.edge_count
+        last.end.template_id = compilation.template_id
+        last.end.params_digest = compilation.params_digest
+        yield Part(last)
+
+    def _close(self) -> list[client_pb2.Submit]:
+        """The messages of the part, nearly always one, and a new part."""
+        messages = []
+        columns, chunk = self._columns, self._chunk
+        columns.write_to(chunk)
+        for start in range(0, max(1, len(columns.sources)), EDGES_PART_MAX):
+            chunk.edge_source.extend(columns.sources[start : start + EDGES_PART_MAX])
+            chunk.edge_kind.extend(columns.kinds[start : start + EDGES_PART_MAX])  # type: ignore[arg-type]
+            messages.append(client_pb2.Submit(run_id=self._run_id, chunk=chunk))
+            chunk = graph_pb2.GraphChunk()
+        self._chunk = chunk
+        self._columns = _Columns()
+        return messages
+
+    def _add_spec(self, spec: TaskSpec) -> int:
+        message = self._chunk.specs.add()
+        message.kind = int(spec.kind)  # type: ignore[assignment]
+        message.name = spec.name
+        if spec.kind in (NodeKind.CALL, NodeKind.MAP):
+            message.function = self._add_function(spec)
+        message.asynchronous = spec.asynchronous
+        message.mode = int(spec.mode)  # type: ignore[assignment]
+        message.pure = spec.pure
+        message.durable = spec.durable
+        if spec.timeout is not None:
+            message.timeout.CopyFrom(duration(spec.timeout))
+        if spec.retry is not None:
+            message.retry.CopyFrom(_retry(spec.retry, spec.name))
+        message.amounts.extend(to_amounts(spec.amounts))
+        message.priority = spec.priority
+        index = self._specs[id(spec)] = len(self._kept)
+        self._kept.append(spec)
+        self._columns.size += _SPEC_BYTES
+        return index
+
+    def _add_function(self, spec: TaskSpec) -> int:
+        encoded = self._functions.encode(spec.task or spec.func, spec.code_hash)
+        index = self._function_at.get(encoded.cid)
+        if index is not None:
+            return index
+        index = self._function_at[encoded.cid] = len(self._function_at)
+        message = self._chunk.functions.add()
+        message.cid = encoded.cid
+        message.name = encoded.name
+        message.code_hash = encoded.code_hash
+        if encoded.cid not in self._known:
+            self._known.add(encoded.cid)
+            if len(encoded.body) <= BODY_INLINE_MAX:
+                message.body = encoded.body
+            else:
+                self._uploads.append(Upload(encoded.cid, len(encoded.body), Packed.of(encoded.body)))
+        self._columns.size += _SPEC_BYTES + len(message.body)
+        return index
+
+    def _add_blob(self, packed: Packed) -> int:
+        cid = cid_of_pieces(packed.pieces())
+        index = self._blob_at.get(cid)
+        if index is None:
+            index = self._blob_at[cid] = len(self._blob_at)
+            self._chunk.blobs.append(value_pb2.BlobRef(cid=cid, size_bytes=packed.size))
+            self._uploads.append(Upload(cid, packed.size, packed))
+        return index
+
+    def _add_blob_args(self, node: Node, payload: Packed) -> bytes:
+        """Puts the arguments of a node into a blob; what stands in the column instead."""
+        self._chunk.blob_args.extend((node.index, self._add_blob(payload)))
+        return b""
+
+    def _add_map(self, node: Node) -> None:
+        """What maps have beside other nodes: ranges of children, lengths of columns, shared values."""
+        if node.map_count >= 0:
+            if node.spec.kind is NodeKind.MAP:
+                self._chunk.map_columns.extend((node.index, node.map_count))
+            else:
+                self._chunk.maps.append(graph_pb2.MapRange(first=node.index, count=node.map_count))
+        if not (node.shared or node.columns):
+            return
+        known = self._shared_at.get(id(node.shared)) if not node.columns else None
+        if known is None:
+            blobs = [self._add_blob(packed) for packed in self._arguments.blob_inputs(node)]
+            known = self._shared_at[id(node.shared)] = (node.shared, blobs)
+        for blob in known[1]:
+            self._chunk.blob_inputs.extend((node.index, blob))
+        self._columns.size += 2 * _EDGE_BYTES * len(known[1])
+
+
+class _Columns:
+    """The columns of one part, as lists: adding to those of a message one by one is slow."""
+
+    __slots__ = ("args", "edges", "ids", "kinds", "size", "sources", "specs")
+
+    def __init__(self) -> None:
+        self.specs: list[int] = []
+        self.ids: list[bytes] = []
+        self.args: list[bytes] = []
+        self.edges: list[int] = []
+        self.sources: list[int] = []
+        self.kinds: list[int] = []
+        self.size = 0
+        """Bytes of the part so far, roughly."""
+
+    def write_to(self, chunk: graph_pb2.GraphChunk) -> None:
+        """All columns of nodes; those of edges may take more than one message."""
+        chunk.node_spec.extend(self.specs)
+        chunk.node_ids = b"".join(self.ids)
+        chunk.node_args.extend(self.args)
+        chunk.node_edges.extend(self.edges)
+
+
+def _retry(policy: RetryPolicy, name: str) -> graph_pb2.RetryPolicy:
+    message = graph_pb2.RetryPolicy(
+        max_attempts=policy.max_attempts,
+        delay=duration(policy.delay),
+        backoff=policy.backoff,
+        jitter=policy.jitter,
+    )
+    if policy.max_delay is not None:
+        message.max_delay.CopyFrom(duration(policy.max_delay))
+    if policy.on != (Exception,):
+        try:
+            message.on = GraphPickler().run(policy.on, {}, False).pickled()
+        except Exception as error:
+            raise SerializationError(
+                f"task {name!r}: the exception classes that it is retried on cannot be pickled ({error}): "
+                "define them at the top of a module"
+            ) from error
+    return message
