@@ -1,0 +1,106 @@
+"""What a worker and its executors say to each other.
+
+Both are the same Python on the same machine, so frames are marshalled tuples: the fastest there is. The first
+item says what a frame is.
+"""
+
+from __future__ import annotations
+
+import marshal
+import struct
+from typing import Any, NamedTuple
+
+__all__ = [
+    "CANCEL",
+    "DONE",
+    "EXIT",
+    "FAILED",
+    "LENGTH",
+    "LOG",
+    "PACKET_BYTES_MAX",
+    "READY",
+    "SPILLED",
+    "STOP_SIGNAL",
+    "TASK",
+    "BodyInfo",
+    "ExecutorConfig",
+    "dumps",
+    "loads",
+]
+
+# To an executor, one packet each.
+TASK = 1
+"""(TASK, attempt, body, args, inputs, node_id, try, map_index, observe, publish); body is a marshalled
+BodyInfo, args are bytes or a file as (path,)."""
+SPILLED = 2
+"""(SPILLED, attempt, path): a file with the frame, too large for a packet. Whoever reads it removes it."""
+CANCEL = 3
+"""(CANCEL, attempt): async executors only."""
+EXIT = 4
+"""(EXIT,): end."""
+
+# From an executor, each behind its length.
+READY = 1
+"""(READY, pid)."""
+LOG = 2
+"""(LOG, attempt, stream, text)."""
+DONE = 3
+"""(DONE, attempt, duration_ns, inline or None, object size, truth, length, items, observe error, preview,
+publish)."""
+FAILED = 4
+"""(FAILED, attempt, duration_ns, stopped, unloadable, type, message, traceback, pickled, retryable)."""
+
+LENGTH = struct.Struct("<I")
+PACKET_BYTES_MAX = 64 * 1024
+"""Frames above it are spilled."""
+
+# SIGUSR1 and SIGUSR2 are often taken by user code: the first real-time signals are not.
+STOP_SIGNAL = 35
+
+# Inputs are bytes (a plain pickle) or one of these tuples.
+FILE = 1
+"""(FILE, path, size): a payload in a file."""
+ITEM = 2
+"""(ITEM, path, size, index): an item of a packed list in a file."""
+LIST = 3
+"""(LIST, [inputs])."""
+COMPOUND = 4
+"""(COMPOUND, template, [inputs])."""
+
+dumps = marshal.dumps
+loads = marshal.loads
+
+
+class BodyInfo(NamedTuple):
+    """What many tasks share, as executors need it."""
+
+    name: str
+    run_id: str
+    function: bytes
+    """CID; the body is in the functions' directory under the CID's hex."""
+    retry_on: bytes | None
+    """None: no retry policy. Empty: every Exception."""
+    compute_threads: int
+    """Threads for numeric libraries in mode "compute"; 0: as the environment says."""
+    inline_bytes_max: int
+
+
+class ExecutorConfig(NamedTuple):
+    """What an executor has to know from birth."""
+
+    worker_id: str
+    asynchronous: bool
+    object_dirs: tuple[str, ...]
+    """Where large results go: the first with room."""
+    functions_dir: str
+
+
+def body_key(info: BodyInfo) -> bytes:
+    """A body as it stands in frames; executors use it as a key too."""
+    return marshal.dumps(tuple(info))
+
+
+def body_of(key: bytes) -> BodyInfo:
+    """The reverse of `body_key`."""
+    fields: Any = marshal.loads(key)
+    return BodyInfo(*fields)

@@ -1,0 +1,143 @@
+"""The executor of sync tasks: one at a time, in the main thread, so that a signal can stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Any
+
+from cascade_dist import context
+from cascade_dist.errors import TaskCancelled
+from cascade_worker.executor.frames import EXIT, PACKET_BYTES_MAX, SPILLED, STOP_SIGNAL, TASK, loads
+from cascade_worker.executor.output import LineWriter, Speaker
+from cascade_worker.executor.work import Frame, Task, Workbench
+
+__all__ = ["SyncExecutor", "read_spilled"]
+
+
+class SyncExecutor:
+    """Reads task frames one by one and answers each."""
+
+    def __init__(
+        self,
+        tasks: socket.socket,
+        speaker: Speaker,
+        bench: Workbench,
+        stop_word: memoryview,
+        worker_id: str,
+    ) -> None:
+        self._tasks = tasks
+        self._speaker = speaker
+        self._bench = bench
+        self._stop_word = stop_word
+        """One unsigned 64-bit number, shared with the worker: the attempt that is to stop."""
+        self._worker_id = worker_id
+        self._armed = 0
+        """The attempt that a stop signal may interrupt; 0: none, the executor's own code runs."""
+        self._stopped = False
+        self.current = 0
+        """The attempt that runs, for lines that are printed."""
+        self._forked = False
+        self.writers: tuple[LineWriter, ...] = ()
+
+    def run(self) -> None:
+        """Serves until the worker closes its end."""
+        signal.signal(STOP_SIGNAL, self._on_stop)
+        os.register_at_fork(after_in_child=self._on_fork)
+        buffer = bytearray(PACKET_BYTES_MAX + 1024)
+        view = memoryview(buffer)
+        receive, say = self._tasks.recv_into, self._speaker.say
+        while True:
+            size = receive(buffer)
+            if not size:
+                return
+            frame: Any = loads(view[:size])
+            if frame[0] == SPILLED:
+                frame = read_spilled(frame[2])
+            if frame[0] == TASK:
+                answer = self._answer(Task(frame))
+                if self._forked:  # user code called os.fork and returned in the child as well
+                    os._exit(0)
+                for writer in self.writers:
+                    writer.ended(frame[1])
+                say(answer)
+            elif frame[0] == EXIT:
+                return
+
+    def _answer(self, task: Task) -> Frame:
+        """Runs a task. Nothing that user code or a stop signal raises gets out of here.
+
+        A stop signal raises at most once per attempt, wherever the main thread is while `_armed` is set; that
+        can be in a handler below, so there is a second one around it.
+        """
+        self._stopped = False
+        started = time.perf_counter_ns()
+        try:
+            try:
+                answer = self._attempt(task, started)
+                self._armed = 0
+            except BaseException as error:
+                self._armed = 0
+                answer = self._bench.failed(task, error, time.perf_counter_ns() - started, self._stopped)
+        except BaseException as error:
+            self._armed = 0
+            answer = self._bench.failed(task, error, time.perf_counter_ns() - started, self._stopped)
+        self.current = 0
+        context._of_process[0] = None
+        return answer
+
+    def _attempt(self, task: Task, started: int) -> Frame:
+        attempt = task.attempt
+        self._armed = attempt
+        if self._stop_word[0] == attempt:  # it came before the signal could have done anything
+            self._armed = 0
+            self._stopped = True
+            raise TaskCancelled("stopped before it started")
+        self.current = attempt
+        bench = self._bench
+        body = task.body = bench.body(task.key)
+        info = body.info
+        context._of_process[0] = (
+            info.run_id,
+            task.node_id,
+            task.try_,
+            info.name,
+            task.map_index,
+            self._worker_id,
+            attempt,
+        )
+        bench.tell_environment(task, info.run_id)
+        if info.compute_threads:
+            bench.use_threads(info.compute_threads)
+        args, kwargs = bench.arguments(task)
+        value = body.func(*args, **kwargs)
+        if self._stopped:  # it swallowed the exception and returned in time
+            raise TaskCancelled("it was told to stop, and returned")
+        return bench.done(task, value, time.perf_counter_ns() - started)
+
+    def _on_stop(self, signum: int, frame: FrameType | None) -> None:
+        armed = self._armed
+        if not armed or self._stop_word[0] != armed:
+            return
+        self._armed = 0
+        self._stopped = True
+        error = TaskCancelled("the task is being stopped")
+        if self._speaker.sending:
+            self._speaker.deferred = error
+        else:
+            raise error
+
+    def _on_fork(self) -> None:
+        self._forked = True
+        self._armed = 0
+
+
+def read_spilled(path: str) -> Any:
+    """A frame that was too large for a packet."""
+    with open(path, "rb") as file:
+        frame = loads(file.read())
+    os.unlink(path)
+    return frame

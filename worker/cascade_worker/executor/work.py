@@ -1,0 +1,431 @@
+"""One task, from its frame to the frame that answers it: load, observe, encode, explain.
+
+Sync and async executors share this; they differ in how they call the function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import pickle
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cascade_dist.codec.arguments import load_arguments
+from cascade_dist.codec.exceptions import ErrorRecord, encode_exception
+from cascade_dist.codec.functions import load_function
+from cascade_dist.codec.preview import preview
+from cascade_dist.codec.values import Packed, dump_inline_or_packed, dump_items, load, load_item
+from cascade_dist.errors import CascadeError, ResultSerializationError, TaskLoadError
+from cascade_worker.executor import frames
+from cascade_worker.executor.frames import DONE, FAILED, BodyInfo, ExecutorConfig
+
+__all__ = ["Body", "Task", "Unloadable", "Workbench"]
+
+OBSERVE_TRUTH = 1
+OBSERVE_SPLIT = 2
+_FUNCTIONS_MAX = 512
+_BODIES_MAX = 2048
+_THREADS_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+_PLAIN = frozenset({type(None), bool, int, float})
+_plain_dumps = pickle.dumps
+
+Frame = tuple[Any, ...]
+
+
+class Unloadable(Exception):
+    """Wraps what went wrong outside of user code's own run: trying again does not help."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Body:
+    """What many tasks share, with the function loaded."""
+
+    __slots__ = ("func", "info", "retried")
+
+    def __init__(self, info: BodyInfo, func: Callable[..., Any]) -> None:
+        self.info = info
+        self.func = func
+        self.retried: tuple[type[BaseException], ...] | None = None
+
+
+class Task:
+    """A task frame, taken apart."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "body",
+        "inputs",
+        "key",
+        "map_index",
+        "node_id",
+        "observe",
+        "publish",
+        "try_",
+    )
+
+    def __init__(self, frame: Frame) -> None:
+        (
+            _,
+            self.attempt,
+            self.key,
+            self.args,
+            self.inputs,
+            self.node_id,
+            self.try_,
+            self.map_index,
+            self.observe,
+            self.publish,
+        ) = frame
+        self.body: Body | None = None
+
+
+class Workbench:
+    """Loads and encodes for one executor."""
+
+    def __init__(self, config: ExecutorConfig) -> None:
+        self._config = config
+        self._functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+        self._bodies: dict[bytes, Body] = {}
+        self._environment: dict[str, str] = {}
+        self._threads = 0
+
+    # --- before -------------------------------------------------------------------------------------
+
+    def body(self, key: bytes) -> Body:
+        """The body of a task, loaded once.
+
+        Raises:
+            Unloadable: the function cannot be loaded.
+        """
+        found = self._bodies.get(key)
+        if found is None:
+            info = frames.body_of(key)
+            found = Body(info, self._function(info))
+            if len(self._bodies) >= _BODIES_MAX:
+                self._bodies.clear()
+            self._bodies[key] = found
+        return found
+
+    def _function(self, info: BodyInfo) -> Callable[..., Any]:
+        func = self._functions.get(info.function)
+        if func is None:
+            path = os.path.join(self._config.functions_dir, info.function.hex())
+            self.use_threads(info.compute_threads)  # numeric libraries read them when they are imported
+            try:
+                with open(path, "rb") as file:
+                    func = load_function(file.read())
+            except Exception as error:
+                raise Unloadable(_load_error(info.name, "its function", error)) from error
+            self._functions[info.function] = func
+            if len(self._functions) > _FUNCTIONS_MAX:
+                self._functions.popitem(last=False)
+        return func
+
+    def arguments(self, task: Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a task.
+
+        Raises:
+            Unloadable: they cannot be loaded.
+        """
+        payload = task.args
+        if not payload:
+            return (), {}
+        try:
+            if type(payload) is not bytes:
+                payload = _mapped(payload[1])
+            inputs = [_resolve(value) for value in task.inputs] if task.inputs else ()
+            return load_arguments(payload, inputs, task.map_index)
+        except Exception as error:
+            name = task.body.info.name if task.body else "?"
+            raise Unloadable(_load_error(name, "its arguments", error)) from error
+
+    def tell_environment(self, task: Task, run_id: str) -> None:
+        """Sets the variables that say which attempt this is; each only when it changes."""
+        told = self._environment
+        for name, value in (
+            ("CASCADE_RUN_ID", run_id),
+            ("CASCADE_NODE_ID", task.node_id),
+            ("CASCADE_ATTEMPT", str(task.try_)),
+        ):
+            if told.get(name) != value:
+                told[name] = value
+                os.environ[name] = value
+
+    def use_threads(self, threads: int) -> None:
+        """Gives numeric libraries so many threads; 0 leaves them as they are.
+
+        The variables work for libraries that are imported later, threadpoolctl, where it is installed, for
+        those that are loaded already.
+        """
+        if not threads or threads == self._threads:
+            return
+        self._threads = threads
+        for name in _THREADS_VARIABLES:
+            os.environ[name] = str(threads)
+        with contextlib.suppress(ImportError):
+            import threadpoolctl  # type: ignore[import-not-found,unused-ignore]
+
+            threadpoolctl.threadpool_limits(threads)
+
+    # --- after --------------------------------------------------------------------------------------
+
+    def done(self, task: Task, value: Any, duration_ns: int) -> Frame:
+        """The frame for a value that a task returned.
+
+        Raises:
+            Unloadable: it cannot be pickled or written.
+        """
+        body = task.body
+        assert body is not None
+        truth: bool | None = None
+        length: int | None = None
+        items: list[bytes] | None = None
+        observe_error: tuple[Any, ...] | None = None
+        inline: bytes | None
+        size = 0
+        if type(value) in _PLAIN and not task.observe & OBSERVE_SPLIT:
+            inline = _plain_dumps(value, 5)
+            truth = bool(value) if task.observe else None
+            return (
+                DONE,
+                task.attempt,
+                duration_ns,
+                inline,
+                0,
+                truth,
+                None,
+                None,
+                None,
+                preview(value),
+                False,
+            )
+        _refuse_lazy(body.info.name, value)
+        packed: bytes | Packed | None = None
+        what = f"the result of {body.info.name!r}"
+        inline_max = body.info.inline_bytes_max
+        if task.observe & OBSERVE_TRUTH:
+            try:
+                truth = bool(value)
+            except Exception as error:
+                observe_error = tuple(encode_exception(error))
+        try:
+            if task.observe & OBSERVE_SPLIT:
+                length, items, packed, observe_error = _split(value, inline_max, what, observe_error)
+            if packed is None:
+                packed = dump_inline_or_packed(value, inline_max, what=what)
+        except ResultSerializationError as error:
+            raise Unloadable(_hinted(error, value, body.info.name)) from error
+        if isinstance(packed, Packed):
+            size = packed.size
+            self._write(task.attempt, packed, what)
+            inline = None
+        else:
+            inline = packed
+        publish = bool(task.publish) and inline is None
+        seen = (truth, length, items, observe_error, preview(value), publish)
+        return (DONE, task.attempt, duration_ns, inline, size, *seen)
+
+    def _write(self, attempt: int, packed: Packed, what: str) -> None:
+        """Writes a large result into the first object directory that has room."""
+        reasons = []
+        for directory in self._config.object_dirs:
+            path = os.path.join(directory, f"{attempt:016x}")
+            try:
+                _write_file(path, packed)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise Unloadable(error) from error
+                reasons.append(f"{directory} ({error.strerror})")
+        raise Unloadable(
+            OSError(
+                errno.ENOSPC,
+                f"{what} has {packed.size:,} bytes and there is no room for it in {' or '.join(reasons)}; "
+                "make room there, or start the worker with another --object-dir",
+            )
+        )
+
+    def failed(self, task: Task, error: BaseException, duration_ns: int, stopped: bool) -> Frame:
+        """The frame for an attempt that raised."""
+        unloadable = isinstance(error, Unloadable)
+        if isinstance(error, Unloadable):
+            error = error.error
+        retryable = False
+        body = task.body
+        if not unloadable and not stopped and body is not None and body.info.retry_on is not None:
+            retryable = isinstance(error, _retried(body))
+        record = _record_of(error)
+        return (
+            FAILED,
+            task.attempt,
+            duration_ns,
+            stopped,
+            unloadable,
+            record.type,
+            record.message,
+            record.traceback,
+            record.pickled,
+            retryable,
+        )
+
+
+def _record_of(error: BaseException) -> ErrorRecord:
+    try:
+        return encode_exception(error)
+    except Exception as failure:  # an exception class can raise wherever it is asked for something
+        text = f"{type(error).__name__} (it could not be described: {type(failure).__name__})"
+        return ErrorRecord(type(error).__name__, text, "", b"")
+
+
+def _retried(body: Body) -> tuple[type[BaseException], ...]:
+    """The exception classes that the task's retry policy names."""
+    if body.retried is None:
+        body.retried = (Exception,)
+        if body.info.retry_on:
+            try:
+                body.retried = tuple(pickle.loads(body.info.retry_on))
+            except Exception:
+                text = f"the retry policy of {body.info.name!r} cannot be loaded; every Exception is retried"
+                print(text, file=sys.stderr)
+    return body.retried
+
+
+def _load_error(name: str, what: str, error: Exception) -> BaseException:
+    if isinstance(error, CascadeError):
+        return error
+    return TaskLoadError(f"task {name!r}: {what} could not be loaded: {type(error).__name__}: {error}")
+
+
+def _hinted(error: ResultSerializationError, value: object, name: str) -> BaseException:
+    if type(value).__name__ == "coroutine":
+        return ResultSerializationError(
+            f"task {name!r} returned a coroutine: define it with `async def`, or run the coroutine inside it"
+        )
+    return error
+
+
+def _refuse_lazy(name: str, value: object) -> None:
+    kind = type(value)
+    if kind.__module__.startswith("cascade_dist.language") and kind.__name__ in (
+        "LazyResult",
+        "MappedLazyResult",
+        "Router",
+        "Jump",
+    ):
+        raise Unloadable(
+            ResultSerializationError(
+                f"task {name!r} returned a lazy value ({kind.__name__}), which is not supported here: "
+                "return a plain value, or build the graph outside of the task"
+            )
+        )
+
+
+def _split(
+    value: Any, inline_max: int, what: str, observe_error: tuple[Any, ...] | None
+) -> tuple[int | None, list[bytes] | None, Packed | None, tuple[Any, ...] | None]:
+    """Length, items when they are small, else the packed list."""
+    try:
+        length = len(value)
+        split = dump_items(value, inline_max, what=what)
+    except ResultSerializationError:
+        raise
+    except Exception as error:
+        return None, None, None, tuple(encode_exception(error))
+    if isinstance(split, Packed):
+        return length, None, split, observe_error
+    return length, split, None, observe_error
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def _mapped(path: str) -> Any:
+    """A file's bytes, mapped read-only; they live as long as anything that was loaded from them."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+
+def _write_file(path: str, packed: Packed) -> None:
+    """Reserves the room, then writes: a full tmpfs is an error here and a SIGBUS in a mapped page."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _reserve(fd, packed.size)
+        with mmap.mmap(fd, packed.size) as mapped, memoryview(mapped) as view:
+            packed.write_to(view)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _reserve(fd: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+    else:
+        os.ftruncate(fd, size)
+
+
+# --- inputs ----------------------------------------------------------------------------------------
+
+
+class _Frame:
+    """A list or container whose inputs are being resolved."""
+
+    __slots__ = ("made", "template", "values")
+
+    def __init__(self, template: bytes | None, values: Sequence[Any]) -> None:
+        self.template = template
+        self.values: Iterator[Any] = iter(values)
+        self.made: list[Any] = []
+
+    def finish(self) -> Any:
+        return self.made if self.template is None else load(self.template, self.made)
+
+
+def _resolve(value: Any) -> Any:
+    """The value that an input stands for. Without recursion: containers may be nested at any depth."""
+    if type(value) is bytes:
+        return load(value)
+    stack: list[_Frame] = []
+    while True:
+        kind = 0 if type(value) is bytes else value[0]
+        if kind == frames.LIST:
+            stack.append(_Frame(None, value[1]))
+        elif kind == frames.COMPOUND:
+            stack.append(_Frame(value[1], value[2]))
+        else:
+            made = _leaf(value, kind)
+            if not stack:
+                return made
+            stack[-1].made.append(made)
+        while True:
+            try:
+                value = next(stack[-1].values)
+                break
+            except StopIteration:
+                made = stack.pop().finish()
+                if not stack:
+                    return made
+                stack[-1].made.append(made)
+
+
+def _leaf(value: Any, kind: int) -> Any:
+    if kind == 0:
+        return load(value)
+    mapped = _mapped(value[1])
+    if kind == frames.FILE:
+        return load(mapped)
+    return load_item(mapped, value[3])

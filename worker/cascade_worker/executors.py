@@ -1,0 +1,522 @@
+"""The worker's side of its executors: starting, feeding, hearing, stopping and burying them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from typing import Any, Protocol
+
+from cascade_worker import forkserver
+from cascade_worker.executor.frames import (
+    CANCEL,
+    DONE,
+    EXIT,
+    FAILED,
+    LENGTH,
+    LOG,
+    PACKET_BYTES_MAX,
+    READY,
+    SPILLED,
+    STOP_SIGNAL,
+    TASK,
+    dumps,
+    loads,
+)
+from cascade_worker.executor.process import STOP_PAGE_BYTES
+
+__all__ = ["ExecutorPool", "PoolListener"]
+
+log = logging.getLogger("cascade.worker")
+
+_READ_BYTES = 256 * 1024
+_PIPE_BYTES = 64 * 1024
+_LINE_BYTES_MAX = 8192
+_PACKET_READ = PACKET_BYTES_MAX + 1024
+
+
+class PoolListener(Protocol):
+    """Who is told what executors say."""
+
+    def executor_started(self, executor: int) -> None:
+        """An executor is there."""
+
+    def executor_answered(self, executor: int, frames: list[tuple[Any, ...]]) -> None:
+        """DONE and FAILED frames, in order."""
+
+    def executor_printed(self, attempt: int, stream: int, text: str) -> None:
+        """One line."""
+
+    def executor_died(self, executor: int, reason: str, unread: list[int]) -> None:
+        """An executor has ended; `unread` are attempts that it never took."""
+
+
+class _Pipe:
+    """Descriptor 1 or 2 of an executor: what was written past sys.stdout, in lines."""
+
+    def __init__(self, fd: int, stream: int) -> None:
+        self.fd = fd
+        self.stream = stream
+        self._partial = b""
+
+    def lines(self) -> list[str]:
+        """Complete lines that are there now."""
+        try:
+            data = os.read(self.fd, _PIPE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        *lines, rest = (self._partial + data).split(b"\n")
+        if len(rest) > _LINE_BYTES_MAX:
+            lines.append(rest)
+            rest = b""
+        self._partial = rest
+        return [line[:_LINE_BYTES_MAX].decode("utf-8", "replace") for line in lines]
+
+    def rest(self) -> list[str]:
+        """Everything that is left, when nothing more is to come."""
+        lines = self.lines()
+        if self._partial:
+            lines.append(self._partial.decode("utf-8", "replace"))
+            self._partial = b""
+        return lines
+
+
+class _Executor:
+    """One executor as the worker holds it."""
+
+    def __init__(self, executor: int, asynchronous: bool) -> None:
+        self.id = executor
+        self.asynchronous = asynchronous
+        self.pid = 0
+        self.killed = False
+        self.written: deque[int] = deque()
+        """Sync: attempts that it was given and has not answered."""
+        self.running: set[int] = set()
+        """Async: the same."""
+        self.backlog: deque[tuple[int, bytes]] = deque()
+        """Frames that its socket had no room for."""
+        self.partial = b""
+        self.tasks, self.tasks_read = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.frames, self.child_frames = socket.socketpair()
+        page_fd = _shared_memory(STOP_PAGE_BYTES)
+        self.page_fd = page_fd
+        self.page = mmap.mmap(page_fd, STOP_PAGE_BYTES)
+        self.stop_word = memoryview(self.page).cast("Q")
+        out_read, self.out_write = os.pipe()
+        err_read, self.err_write = os.pipe()
+        self.pipes = (_Pipe(out_read, 1), _Pipe(err_read, 2))
+        # Not tasks_read: the executor shares its description, and waits on it.
+        self.tasks.setblocking(False)
+        self.frames.setblocking(False)
+        for pipe in self.pipes:
+            os.set_blocking(pipe.fd, False)
+
+    def child_fds(self) -> list[int]:
+        """What the executor gets."""
+        return [
+            self.tasks_read.fileno(),
+            self.child_frames.fileno(),
+            self.page_fd,
+            self.out_write,
+            self.err_write,
+        ]
+
+    def handed_over(self) -> None:
+        """The executor has them; the worker keeps the reading end of the tasks alone."""
+        self.child_frames.close()
+        os.close(self.page_fd)
+        os.close(self.out_write)
+        os.close(self.err_write)
+
+    def current(self) -> int:
+        """The attempt that a line without a name most likely belongs to; 0 when it cannot be told."""
+        if self.asynchronous:
+            return next(iter(self.running)) if len(self.running) == 1 else 0
+        return self.written[0] if self.written else 0
+
+    def close(self) -> None:
+        for item in (self.tasks, self.tasks_read, self.frames):
+            item.close()
+        self.stop_word.release()
+        self.page.close()
+        for pipe in self.pipes:
+            os.close(pipe.fd)
+
+
+def _shared_memory(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("cascade-stop")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+class ExecutorPool:
+    """All executors of a worker.
+
+    Args:
+        listener: who is told.
+        worker_id: told to executors.
+        object_dirs: where executors write large results, in order of preference.
+        functions_dir: where function bodies lie, by the hex of their CID.
+        spill_dir: where frames too large for a packet are put.
+    """
+
+    def __init__(
+        self,
+        listener: PoolListener,
+        worker_id: str,
+        object_dirs: tuple[str, ...],
+        functions_dir: str,
+        spill_dir: str,
+    ) -> None:
+        self._listener = listener
+        self._worker_id = worker_id
+        self._object_dirs = object_dirs
+        self._functions_dir = functions_dir
+        self._spill_dir = spill_dir
+        self._executors: dict[int, _Executor] = {}
+        self._server: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._buffer = bytearray(_READ_BYTES)
+        self._view = memoryview(self._buffer)
+
+    # --- the fork server ----------------------------------------------------------------------------
+
+    def start_server(self) -> None:
+        """Starts the fork server. Blocks for the time of a fork; the server gets ready by itself."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        code = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+            "from cascade_worker.forkserver import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+        )
+        arguments = [json.dumps(_executor_path()), str(theirs.fileno()), str(os.getpid())]
+        environment = dict(os.environ)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment.setdefault(name, "1")
+        environment["PYTHONUNBUFFERED"] = "1"
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        mine.setblocking(False)
+        self._control = mine
+        asyncio.get_running_loop().add_reader(mine.fileno(), self._control_readable)
+
+    @property
+    def server_pid(self) -> int:
+        """Of the fork server; 0: there is none."""
+        return self._server.pid if self._server else 0
+
+    def _control_readable(self) -> None:
+        control = self._control
+        while control is not None:
+            try:
+                data = control.recv(forkserver.MESSAGE_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._server_ended()
+                return
+            kind, executor, value = json.loads(data)
+            handle = self._executors.get(executor)
+            if handle is None:
+                continue
+            if kind == forkserver.FORKED:
+                handle.pid = value
+            elif kind == forkserver.DIED:
+                self._bury(handle, _reason(value, handle.killed))
+            else:
+                self._bury(handle, f"it could not be forked: {value}")
+
+    def _server_ended(self) -> None:
+        """Without the server nobody says when executors end, so they end with it."""
+        self._drop_control()
+        server, self._server = self._server, None
+        if server is not None:
+            log.error("the fork server has ended (status %s); its executors are lost", server.wait())
+        for handle in list(self._executors.values()):
+            if handle.pid:
+                forkserver.kill_group(handle.pid)
+            self._bury(handle, "the fork server has ended")
+
+    def _drop_control(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
+            self._control.close()
+            self._control = None
+
+    def _tell_server(self, message: list[Any], fds: list[int] | None = None) -> bool:
+        control = self._control
+        if control is None:
+            return False
+        data = json.dumps(message).encode()
+        try:
+            if fds:
+                socket.send_fds(control, [data], fds)
+            else:
+                control.send(data)
+        except OSError as error:
+            log.error("the fork server does not take %s: %s", message[0], error)
+            return False
+        return True
+
+    # --- life and death -----------------------------------------------------------------------------
+
+    def start(self, executor: int, asynchronous: bool) -> None:
+        """Starts an executor; frames may be sent to it at once."""
+        if self._control is None:
+            self.start_server()
+        handle = _Executor(executor, asynchronous)
+        self._executors[executor] = handle
+        config = [self._worker_id, asynchronous, list(self._object_dirs), self._functions_dir]
+        told = self._tell_server([forkserver.START, executor, config], handle.child_fds())
+        handle.handed_over()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(handle.frames.fileno(), self._frames_readable, handle)
+        for pipe in handle.pipes:
+            loop.add_reader(pipe.fd, self._pipe_readable, handle, pipe)
+        if not told:
+            loop.call_soon(self._bury, handle, "the fork server does not answer")
+
+    def _bury(self, handle: _Executor, reason: str) -> None:
+        """The process has ended: hears its last words, then closes everything."""
+        if self._executors.get(handle.id) is not handle:
+            return
+        self._hear(handle)
+        for pipe in handle.pipes:
+            for line in pipe.rest():
+                self._listener.executor_printed(handle.current(), pipe.stream, line)
+        unread = self.reclaim(handle.id)
+        del self._executors[handle.id]
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(handle.frames.fileno())
+        loop.remove_writer(handle.tasks.fileno())
+        for pipe in handle.pipes:
+            loop.remove_reader(pipe.fd)
+        handle.close()
+        self._listener.executor_died(handle.id, reason, unread)
+
+    def kill(self, executor: int) -> None:
+        """Ends an executor and all that it started, by force."""
+        handle = self._executors.get(executor)
+        if handle is not None:
+            handle.killed = True
+            self._tell_server([forkserver.SIGNAL, executor, int(signal.SIGKILL), True])
+
+    def close_executor(self, executor: int) -> None:
+        """Lets an idle executor end."""
+        self._send(executor, 0, dumps((EXIT,)))
+
+    def close(self) -> None:
+        """Ends the fork server, and with it all executors."""
+        self._drop_control()
+        server, self._server = self._server, None
+        if server is not None:
+            try:
+                server.wait(5)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+        for handle in self._executors.values():
+            if handle.pid:
+                forkserver.kill_group(handle.pid)
+            loop = asyncio.get_running_loop()
+            for fd in (handle.frames.fileno(), *(pipe.fd for pipe in handle.pipes)):
+                loop.remove_reader(fd)
+            loop.remove_writer(handle.tasks.fileno())
+            handle.close()
+        self._executors.clear()
+
+    # --- to executors -------------------------------------------------------------------------------
+
+    def send(self, executor: int, attempt: int, frame: bytes) -> None:
+        """Writes a task frame to an executor."""
+        handle = self._executors.get(executor)
+        if handle is None:
+            return  # it has just died; the core will hear of it
+        if len(frame) > PACKET_BYTES_MAX:
+            frame = self._spill(attempt, frame)
+        if handle.asynchronous:
+            handle.running.add(attempt)
+        else:
+            handle.written.append(attempt)
+        self._send(executor, attempt, frame)
+
+    def _send(self, executor: int, attempt: int, frame: bytes) -> None:
+        handle = self._executors.get(executor)
+        if handle is None:
+            return
+        if not handle.backlog:
+            try:
+                handle.tasks.send(frame)
+                return
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(handle.tasks.fileno(), self._send_backlog, handle)
+            except OSError:
+                return  # it has died; the fork server will say so
+        handle.backlog.append((attempt, frame))
+
+    def _send_backlog(self, handle: _Executor) -> None:
+        while handle.backlog:
+            try:
+                handle.tasks.send(handle.backlog[0][1])
+            except BlockingIOError:
+                return
+            except OSError:
+                break
+            handle.backlog.popleft()
+        asyncio.get_running_loop().remove_writer(handle.tasks.fileno())
+
+    def _spill(self, attempt: int, frame: bytes) -> bytes:
+        path = os.path.join(self._spill_dir, f"{attempt:016x}")
+        with open(path, "wb") as file:
+            file.write(frame)
+        return dumps((SPILLED, attempt, path))
+
+    def reclaim(self, executor: int) -> list[int]:
+        """Gets back every attempt that an executor has not taken, in order.
+
+        The worker reads the executor's own end: what it gets, the executor can never get.
+        """
+        handle = self._executors.get(executor)
+        if handle is None:
+            return []
+        back: list[int] = []
+        while True:
+            try:
+                packet = handle.tasks_read.recv(_PACKET_READ, socket.MSG_DONTWAIT)
+            except OSError:
+                break
+            if not packet:
+                break
+            frame = loads(packet)
+            if frame[0] == SPILLED:
+                with contextlib.suppress(OSError):
+                    os.unlink(frame[2])
+            if frame[0] in (TASK, SPILLED):
+                back.append(frame[1])
+        back.extend(attempt for attempt, _ in handle.backlog if attempt)
+        if handle.backlog:
+            handle.backlog.clear()
+            asyncio.get_running_loop().remove_writer(handle.tasks.fileno())
+        gone = set(back)
+        if gone:
+            handle.written = deque(a for a in handle.written if a not in gone)
+            handle.running -= gone
+        return back
+
+    def stop(self, executor: int, attempt: int, asynchronous: bool) -> None:
+        """Tells the user code of an attempt to stop."""
+        handle = self._executors.get(executor)
+        if handle is None:
+            return
+        if asynchronous:
+            self._send(executor, 0, dumps((CANCEL, attempt)))
+        else:
+            handle.stop_word[0] = attempt
+            self._tell_server([forkserver.SIGNAL, executor, STOP_SIGNAL, False])
+
+    # --- from executors -----------------------------------------------------------------------------
+
+    def _frames_readable(self, handle: _Executor) -> None:
+        # What was written past sys.stdout is read first, while it is known whose it is.
+        for pipe in handle.pipes:
+            for line in pipe.lines():
+                self._listener.executor_printed(handle.current(), pipe.stream, line)
+        self._read_frames(handle)
+
+    def _hear(self, handle: _Executor) -> None:
+        while self._read_frames(handle):
+            pass
+
+    def _read_frames(self, handle: _Executor) -> bool:
+        """Takes what is there; False when nothing was."""
+        try:
+            size = handle.frames.recv_into(self._buffer)
+        except BlockingIOError:
+            return False
+        except OSError:
+            size = 0
+        if not size:
+            # Its end is closed, or it is dying: the fork server says when it is dead.
+            asyncio.get_running_loop().remove_reader(handle.frames.fileno())
+            return False
+        data: bytes | memoryview = self._view[:size]
+        if handle.partial:
+            data = handle.partial + bytes(data)
+            size = len(data)
+        answers: list[tuple[Any, ...]] = []
+        at = 0
+        while size - at >= 4:
+            (length,) = LENGTH.unpack_from(data, at)
+            end = at + 4 + length
+            if end > size:
+                break
+            self._take(handle, loads(data[at + 4 : end]), answers)
+            at = end
+        handle.partial = bytes(data[at:])
+        if answers:
+            self._listener.executor_answered(handle.id, answers)
+        return True
+
+    def _take(self, handle: _Executor, frame: tuple[Any, ...], answers: list[tuple[Any, ...]]) -> None:
+        kind = frame[0]
+        if kind in (DONE, FAILED):
+            if handle.asynchronous:
+                handle.running.discard(frame[1])
+            else:
+                handle.written.popleft()
+            answers.append(frame)
+        elif kind == LOG:
+            self._listener.executor_printed(frame[1], frame[2], frame[3])
+        elif kind == READY:
+            handle.pid = frame[1]
+            self._listener.executor_started(handle.id)
+
+    def _pipe_readable(self, handle: _Executor, pipe: _Pipe) -> None:
+        for line in pipe.lines():
+            self._listener.executor_printed(handle.current(), pipe.stream, line)
+
+
+def _executor_path() -> list[str]:
+    """sys.path for executors: the worker's, and the working directory, as for a script that lies there."""
+    here = os.getcwd()
+    path = [entry or here for entry in sys.path]
+    return path if here in path else [here, *path]
+
+
+def _reason(status: int, killed: bool) -> str:
+    """What a wait status means, for people."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = "unknown"
+        text = f"killed by signal {number} ({name})"
+        if number == signal.SIGKILL and not killed:
+            text += "; perhaps the machine was out of memory: see the kernel's log (dmesg)"
+        return text
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else status
+    return f"exited with code {code}"

@@ -1,0 +1,179 @@
+"""The fork server: a process that has everything loaded that executors need, and nothing else.
+
+It never imports gRPC, whose threads would not survive a fork. The worker asks it for executors over a
+SOCK_SEQPACKET pair; it forks them, says how they ended, and reaps whatever their children leave behind. When
+the worker is gone it kills every executor with all its children, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from cascade_worker.executor.process import die_with_parent, executor_main
+
+__all__ = ["DIED", "FAILED", "FORKED", "MESSAGE_BYTES_MAX", "SIGNAL", "START", "kill_group", "main"]
+
+MESSAGE_BYTES_MAX = 64 * 1024
+EXECUTOR_FDS = 5
+
+# Messages are JSON lists.
+START = "start"
+"""["start", executor, [worker_id, asynchronous, object_dirs, functions_dir]], and five descriptors."""
+SIGNAL = "signal"
+"""["signal", executor, number, whole group]: only the server, who reaps, knows that a pid is still its."""
+FORKED = "forked"
+"""["forked", executor, pid]."""
+DIED = "died"
+"""["died", executor, wait status]."""
+FAILED = "failed"
+"""["failed", executor, text]: it could not be forked."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class ForkServer:
+    """Forks, reaps, and kills."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._executors: dict[int, int] = {}  # executor by pid
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._ending = False
+
+    def run(self) -> None:
+        """Serves until the worker closes its end, or SIGTERM."""
+        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wake_write)
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        poller.register(self._wake_read, select.POLLIN)
+        while not self._ending:
+            for fd, _ in poller.poll():
+                if fd == self._wake_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+                    self._reap()
+                elif not self._take():
+                    self._ending = True
+        self._kill_all()
+
+    def _on_term(self, signum: int, frame: object) -> None:
+        self._ending = True
+
+    def _take(self) -> bool:
+        """Takes one message; False when the worker is gone."""
+        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES_MAX, EXECUTOR_FDS)
+        if not data:
+            return False
+        message = json.loads(data)
+        if message[0] == START:
+            self._start(message[1], message[2], fds)
+        elif message[0] == SIGNAL:
+            self._signal(message[1], message[2], message[3])
+        return True
+
+    def _signal(self, executor: int, signum: int, group: bool) -> None:
+        for pid, number in self._executors.items():
+            if number == executor:
+                if group:
+                    kill_group(pid)
+                os.kill(pid, signum)
+
+    def _start(self, executor: int, config: list[Any], fds: list[int]) -> None:
+        server = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._say([FAILED, executor, str(error)])
+            pid = -1
+        if pid == 0:
+            self._become(server, fds, config)
+        for fd in fds:
+            os.close(fd)
+        if pid > 0:
+            self._executors[pid] = executor
+            self._say([FORKED, executor, pid])
+
+    def _become(self, server: int, fds: list[int], config: list[Any]) -> None:
+        """In the child: let go of everything that is the server's."""
+        from cascade_worker.executor.frames import ExecutorConfig
+
+        self._control.close()
+        signal.set_wakeup_fd(-1)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        worker_id, asynchronous, object_dirs, functions_dir = config
+        executor_main(server, fds, ExecutorConfig(worker_id, asynchronous, tuple(object_dirs), functions_dir))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            executor = self._executors.pop(pid, None)
+            if executor is not None:
+                kill_group(pid)  # what it started and did not end
+                self._say([DIED, executor, status])
+
+    def _say(self, message: list[Any]) -> None:
+        try:
+            self._control.send(json.dumps(message).encode())
+        except OSError:
+            self._ending = True
+
+    def _kill_all(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for pid in list(self._executors):
+            kill_group(pid)
+        for pid in list(self._executors):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)  # before it has made its group
+                os.waitpid(pid, 0)
+
+
+def kill_group(pid: int) -> None:
+    """Ends a process group by force, if there still is one."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def main(fd: int, worker: int) -> None:
+    """Serves over an inherited descriptor, for the worker with this pid."""
+    with contextlib.suppress(OSError):
+        os.setsid()
+    die_with_parent(worker, signal.SIGTERM)
+    if sys.platform == "linux":
+        # Grandchildren that lose their parent come to this process, which reaps them.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _preload()
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    ForkServer(socket.socket(fileno=fd)).run()
+
+
+def _preload() -> None:
+    """What executors would import one by one otherwise."""
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: F401
+    import asyncio.runners  # noqa: F401
+    import concurrent.futures.thread  # noqa: F401
+    import multiprocessing  # noqa: F401
+    import threading  # noqa: F401
+
+    import cascade_dist  # noqa: F401
+    import cascade_worker.executor.aio  # noqa: F401
