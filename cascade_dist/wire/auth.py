@@ -133,11 +133,6 @@ def _refusal(handler: grpc.RpcMethodHandler[Any, Any], text: str) -> grpc.RpcMet
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
 
-    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
-        for never in ():  # makes this a stream
-            yield never
-
     makers: dict[tuple[bool, bool], Any] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -146,7 +141,7 @@ def _refusal(handler: grpc.RpcMethodHandler[Any, Any], text: str) -> grpc.RpcMet
     }
     maker = makers[bool(handler.request_streaming), bool(handler.response_streaming)]
     made: grpc.RpcMethodHandler[Any, Any] = maker(
-        refuse_stream if handler.response_streaming else refuse,
+        refuse,
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
