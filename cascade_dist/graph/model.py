@@ -10,10 +10,20 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["Edge", "EdgeKind", "Graph", "Mode", "Node", "NodeKind", "RetryPolicy", "TaskSpec", "MapRange"]
+from cascade_dist.language.policies import MICROS, RetryPolicy
 
-MICROS = 1_000_000
-"""Amounts are counted in millionths of a unit, so that 0.1 is exact."""
+__all__ = [
+    "MICROS",
+    "Edge",
+    "EdgeKind",
+    "Graph",
+    "MapRange",
+    "Mode",
+    "Node",
+    "NodeKind",
+    "RetryPolicy",
+    "TaskSpec",
+]
 
 
 class NodeKind(IntEnum):
@@ -44,27 +54,6 @@ class Mode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """When a failed attempt is tried again.
-
-    Attributes:
-        max_attempts: executions in all, at least 1.
-        delay: seconds before the second attempt.
-        backoff: factor on the delay per further attempt.
-        jitter: share of the delay that is random, 0 to 1.
-        max_delay: bound of one delay in seconds; None for none.
-        on: exception classes that are retried.
-    """
-
-    max_attempts: int = 3
-    delay: float = 0.0
-    backoff: float = 1.0
-    jitter: float = 0.0
-    max_delay: float | None = None
-    on: tuple[type[BaseException], ...] = (Exception,)
-
-
-@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What nodes of one kind share. Equal specs are one object within a graph, so identity is equality."""
 
@@ -85,6 +74,10 @@ class TaskSpec:
     priority: int = 0
     digest: bytes = b""
     """16 bytes over code and policies: the node's template without its shape."""
+    code_hash: bytes = b""
+    """16 bytes over the function's code; empty when something in it cannot be hashed."""
+    unhashable: str = ""
+    """What in the code cannot be hashed, for messages; empty when nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +97,10 @@ class Node:
 
     `sources`, `kinds` and `edge_args` are parallel, one entry an edge. The edges of kind DATA and ITEMS, in
     their order, are the node's inputs; `inputs` holds the lazy value behind each, so that a pickler can turn
-    that object (by identity) into its ordinal.
+    that object (by identity) into its ordinal. Two lazies that are one node (equal pure calls) are two inputs
+    with one source. In a MAP, what is mapped stands in `kwargs` as an object of its own, a subclass of
+    `LazyResult`, so that one lazy list can be mapped and given whole in one call. A COLLECT has no arguments:
+    its `inputs` are empty, and its value is the list of its sources.
     """
 
     index: int
@@ -124,9 +120,11 @@ class Node:
     columns: frozenset[str] = frozenset()
     """For a map over lazy lists: keyword arguments whose literal value is a list to be indexed by child."""
     shared: Mapping[str, Any] = field(default_factory=dict)
-    """For a map's child: keyword arguments given by `unmapped`, the same objects for every child."""
+    """For a map's child: keyword arguments given by `unmapped`, the same dict for every child. They are in
+    `kwargs` too."""
     map_count: int = -1
-    """For the first child of a map over a known list: how many children follow each other from here."""
+    """For the first child of a map over a known list: how many children follow each other from here. For a
+    MAP with columns: how long those lists are, which the lazy ones have to be too. Otherwise -1."""
 
     @property
     def edges(self) -> list[Edge]:

@@ -1,0 +1,110 @@
+"""Distributed compute for Python: ``import cascade_dist as cs``.
+
+Describe work as a lazy graph of functions, then run it: ``cs.run(target)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cascade_dist._version import __version__
+from cascade_dist.errors import (
+    AmountError,
+    ArgumentSerializationError,
+    AuthenticationError,
+    CascadeError,
+    ClusterClosedError,
+    ConnectionFailedError,
+    CycleError,
+    DependencyMissingError,
+    GraphError,
+    GraphTooLargeError,
+    ParamMissingError,
+    RemoteTaskError,
+    RemoteTraceback,
+    ResultSerializationError,
+    RunConflictError,
+    RunLostError,
+    RunNotFoundError,
+    RunRefusedError,
+    SerializationError,
+    TaskCancelled,
+    TaskLoadError,
+    TaskLostError,
+    TaskTimeoutError,
+    VersionMismatchError,
+)
+from cascade_dist.language import Env, LazyResult, MappedLazyResult, Param, RetryPolicy, Task, task, unmapped
+
+if TYPE_CHECKING:
+    from cascade_dist.client import Cluster, Run, aio, connect, run
+    from cascade_dist.graph.dry_run import dry_run
+    from cascade_dist.graph.visualize import visualize
+
+__all__ = [
+    "AmountError",
+    "ArgumentSerializationError",
+    "AuthenticationError",
+    "CascadeError",
+    "Cluster",
+    "ClusterClosedError",
+    "ConnectionFailedError",
+    "CycleError",
+    "DependencyMissingError",
+    "Env",
+    "GraphError",
+    "GraphTooLargeError",
+    "LazyResult",
+    "MappedLazyResult",
+    "Param",
+    "ParamMissingError",
+    "RemoteTaskError",
+    "RemoteTraceback",
+    "ResultSerializationError",
+    "RetryPolicy",
+    "Run",
+    "RunConflictError",
+    "RunLostError",
+    "RunNotFoundError",
+    "RunRefusedError",
+    "SerializationError",
+    "Task",
+    "TaskCancelled",
+    "TaskLoadError",
+    "TaskLostError",
+    "TaskTimeoutError",
+    "VersionMismatchError",
+    "__version__",
+    "aio",
+    "connect",
+    "dry_run",
+    "run",
+    "task",
+    "unmapped",
+    "visualize",
+]
+
+# What is loaded at first use. The client brings gRPC with it, which a task on a worker has no use for.
+_AT_FIRST_USE = {
+    "Cluster": "cascade_dist.client",
+    "Run": "cascade_dist.client",
+    "connect": "cascade_dist.client",
+    "dry_run": "cascade_dist.graph.dry_run",
+    "run": "cascade_dist.client",
+    "visualize": "cascade_dist.graph.visualize",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return importlib.import_module("cascade_dist.client.aio")
+    if name in _AT_FIRST_USE:
+        found = getattr(importlib.import_module(_AT_FIRST_USE[name]), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

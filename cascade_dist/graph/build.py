@@ -1,0 +1,486 @@
+"""From a target to nodes in topological order, in one walk without recursion.
+
+The walk is depth first and fixed: arguments in their order, dicts by insertion, sets by the creation of the
+lazy results in them, then the condition, then the predecessors. A node comes out when all it needs has come
+out, so nothing has to be kept but an index and an id for each node.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+from cascade_dist.errors import CycleError, GraphError
+from cascade_dist.graph.code_hash import CodeHasher
+from cascade_dist.graph.encoding import DIGEST_SIZE
+from cascade_dist.graph.identity import Identity, Specs
+from cascade_dist.graph.model import EdgeKind, Graph, MapRange, Node, NodeKind, TaskSpec
+from cascade_dist.graph.params import Inputs
+from cascade_dist.graph.scan import ATOMS, Found, Scanner, substituted
+from cascade_dist.language.inputs import Env, Param
+from cascade_dist.language.lazy import LazyResult, MappedLazyResult, Unmapped
+from cascade_dist.language.task import Task, check_lengths, items_of, task
+
+__all__ = ["Compilation", "build"]
+
+_NO_KWARGS: Final[dict[str, Any]] = {}
+_OPEN: Final = -1
+_TEMPLATE_BUFFER: Final = 1 << 16
+_CYCLE_NAMES_MAX: Final = 20
+_POSITIONS: Final = tuple(map(str, range(64)))
+
+
+@task(name="never", pure=True, resources={"cpu": 0})
+def never() -> bool:
+    """The condition of ``run_if(False)``: a node like any other, so that there is one way to be false."""
+    return False
+
+
+class _Frame:
+    """A lazy result whose needs are being walked."""
+
+    __slots__ = ("after", "args", "columns", "condition", "found", "kwargs", "lazy", "needs")
+
+    def __init__(self, lazy: LazyResult[Any]) -> None:
+        self.lazy = lazy
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = _NO_KWARGS
+        self.columns: dict[str, Any] = _NO_KWARGS
+        self.found: Found = {}
+        self.condition: LazyResult[Any] | None = None
+        self.after: Sequence[LazyResult[Any]] = ()
+        self.needs: Iterator[LazyResult[Any]] = iter(())
+
+
+class _Gather(LazyResult[Any]):
+    """The target when it is a container."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(_gather_task)
+        self.value = value
+
+
+class _Items(LazyResult[Any]):
+    """Stands in a map's arguments for an item of a lazy list."""
+
+    __slots__ = ()
+
+
+@task(name="gather")
+def _gather_task() -> None:
+    """Names the gather in messages; never called."""
+
+
+class Compilation:
+    """One compilation of a target.
+
+    Args:
+        target: a lazy result, a map, or a list, tuple or dict with lazy results at any depth.
+        params: values of the `Param`\\ s in it, by name.
+        strict_params: whether an unknown name in `params` is an error; otherwise it is a warning.
+
+    Attributes:
+        target_index: node index of the target, once `nodes` is exhausted.
+        node_count: nodes so far.
+        edge_count: edges so far.
+
+    Raises:
+        GraphError: the target is no target.
+    """
+
+    def __init__(
+        self, target: Any, params: Mapping[str, Any] | None = None, *, strict_params: bool = False
+    ) -> None:
+        self._root = _root_of(target)
+        self._inputs = Inputs(params or {}, strict=strict_params)
+        self._scanner = Scanner()
+        self._index: dict[LazyResult[Any], int] = {}
+        self._hasher = CodeHasher()
+        self._identity = Identity(self._hasher, self._index)
+        self._specs = Specs(self._hasher)
+        self._pure: dict[bytes, int] = {}
+        self._never = never()
+        self._template = blake2b(digest_size=DIGEST_SIZE)
+        self._template_buffer = bytearray()
+        self._started = False
+        self.target_index = -1
+        self.node_count = 0
+        self.edge_count = 0
+
+    @property
+    def template_id(self) -> bytes:
+        """16 bytes over code, policies and shape, without literals; valid once `nodes` is exhausted."""
+        whole = self._template.copy()
+        whole.update(self._template_buffer)
+        whole.update(self.target_index.to_bytes(8, "little", signed=True))
+        return whole.digest()
+
+    @property
+    def structural_id(self) -> bytes:
+        """The target's id; valid once `nodes` is exhausted."""
+        return self._identity.of(self.target_index)
+
+    @property
+    def params_digest(self) -> bytes:
+        """16 bytes over the given params, to compare a submit with an earlier one."""
+        return self._inputs.digest(self._identity.encoder)
+
+    def nodes(self) -> Iterator[Node]:
+        """The nodes, each after all that it needs. Can be walked once.
+
+        Raises:
+            CycleError: nodes need each other; names them.
+            GraphError: arguments that cannot be compiled; names them.
+            ParamMissingError: required inputs without a value, once all nodes have come; names all of them.
+        """
+        if self._started:
+            raise RuntimeError("a compilation is walked once: make another")
+        self._started = True
+        index = self._index
+        stack = [self._open(self._root)]
+        index[self._root] = _OPEN
+        while stack:
+            frame = stack[-1]
+            for need in frame.needs:
+                seen = index.get(need)
+                if seen is None:
+                    opened = self._open(need)
+                    if opened.found or opened.condition is not None or opened.after:
+                        index[need] = _OPEN
+                        stack.append(opened)
+                        break
+                    yield from self._close(opened)
+                elif seen == _OPEN:
+                    raise _cycle([entry.lazy for entry in stack], need)
+            else:
+                stack.pop()
+                yield from self._close(frame)
+        self.target_index = index[self._root]
+        self._inputs.finish()
+
+    # --- what a lazy result needs -----------------------------------------------------------------
+
+    def _open(self, lazy: LazyResult[Any]) -> _Frame:
+        frame = _Frame(lazy)
+        try:
+            if type(lazy) is LazyResult:
+                if lazy.args or lazy.kwargs:
+                    self._open_call(lazy, frame)
+            elif isinstance(lazy, MappedLazyResult):
+                self._open_map(lazy, frame)
+            elif isinstance(lazy, _Gather):
+                self._open_gather(lazy, frame)
+        except RecursionError:
+            raise GraphError(
+                f"the arguments of {lazy.task.name!r} are nested too deeply, or a container holds itself: "
+                "pass a flatter value"
+            ) from None
+        chain = lazy.chain
+        if chain is None:
+            if frame.found:
+                frame.needs = iter(frame.found)
+            return frame
+        condition = chain.condition
+        if condition is not True:
+            if isinstance(condition, Param | Env):
+                condition = bool(self._inputs.resolve(condition))
+            if not isinstance(condition, bool):
+                frame.condition = condition
+            elif not condition:
+                frame.condition = self._never
+        frame.after = tuple(dict.fromkeys(chain.after))
+        conditions = () if frame.condition is None else (frame.condition,)
+        frame.needs = iter((*frame.found, *conditions, *frame.after))
+        return frame
+
+    def _open_call(self, lazy: LazyResult[Any], frame: _Frame) -> None:
+        scanner, found = self._scanner, frame.found
+        scanner.inputs = False
+        for position, value in enumerate(lazy.args):
+            if type(value) not in ATOMS:
+                scanner.scan(value, _POSITIONS[position] if position < 64 else str(position), found)
+        for name, value in lazy.kwargs.items():
+            if type(value) not in ATOMS:
+                scanner.scan(value, name, found)
+        frame.args = lazy.args
+        frame.kwargs = dict(lazy.kwargs) if lazy.kwargs else _NO_KWARGS
+        if scanner.inputs:
+            resolve = self._inputs.resolve
+            frame.args = tuple(substituted(value, resolve) for value in lazy.args)
+            frame.kwargs = {name: substituted(value, resolve) for name, value in lazy.kwargs.items()}
+
+    def _open_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> None:
+        resolve, scanner = self._inputs.resolve, self._scanner
+        columns: dict[str, Any] = {}
+        for name, column in lazy.columns.items():
+            if isinstance(column, Param | Env):
+                column = items_of(lazy.task.name, name, resolve(column))
+            scanner.inputs = False
+            scanner.scan(column.value if isinstance(column, Unmapped) else column, name, frame.found)
+            if scanner.inputs and isinstance(column, Unmapped):
+                column = Unmapped(substituted(column.value, resolve))
+            elif scanner.inputs:
+                column = [substituted(item, resolve) for item in column]
+            columns[name] = column
+        check_lengths(lazy.task.name, columns)
+        frame.columns = columns
+
+    def _open_gather(self, lazy: _Gather, frame: _Frame) -> None:
+        self._scanner.inputs = False
+        value = lazy.value
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in pairs:
+            if type(item) is LazyResult:
+                frame.found.setdefault(item, str(key))
+            elif type(item) not in ATOMS:
+                self._scanner.scan(item, str(key), frame.found)
+        if isinstance(value, dict):
+            for key in value:
+                self._scanner.scan(key, "key", frame.found)
+        frame.args = (substituted(value, self._inputs.resolve) if self._scanner.inputs else value,)
+
+    # --- the nodes of a lazy result ---------------------------------------------------------------
+
+    def _close(self, frame: _Frame) -> Iterator[Node]:
+        lazy = frame.lazy
+        if type(lazy) is LazyResult:
+            node = self._close_call(frame)
+            return iter(()) if node is None else iter((node,))
+        if isinstance(lazy, MappedLazyResult):
+            if any(isinstance(column, LazyResult) for column in frame.columns.values()):
+                return self._close_lazy_map(lazy, frame)
+            return self._close_map(lazy, frame)
+        return iter((self._close_gather(frame),))
+
+    def _close_call(self, frame: _Frame) -> Node | None:
+        lazy, index = frame.lazy, self._index
+        spec = self._specs.of(lazy.task, lazy.chain)
+        condition = -1 if frame.condition is None else index[frame.condition]
+        after = [index[need] for need in frame.after] if frame.after else ()
+        args, kwargs = frame.args, frame.kwargs
+        if spec.pure and kwargs:
+            bound = lazy.task.bind(args, kwargs)  # f(1) and f(x=1) are one call
+            args, kwargs = (bound.args, bound.kwargs) if bound is not None else (args, kwargs)
+        content = self._identity.content(spec, args, kwargs, condition, after)
+        if spec.pure:
+            known = self._pure.get(content)
+            if known is not None:
+                index[lazy] = known
+                return None
+            self._pure[content] = self.node_count
+            identity = content
+        else:
+            identity = self._identity.occurrence(content)
+        number = index[lazy] = self.node_count
+        node = Node(number, spec, spec.name, frame.args, frame.kwargs)
+        if frame.found or condition >= 0 or after:
+            self._connect(node, frame.found, condition, after)
+        return self._finish(node, identity)
+
+    def _connect(
+        self, node: Node, found: Mapping[LazyResult[Any], str], condition: int = -1, after: Sequence[int] = ()
+    ) -> None:
+        """Gives a node its edges: data first, then condition, then order."""
+        index = self._index
+        sources = [index[need] for need in found]
+        kinds = [EdgeKind.DATA] * len(sources)
+        args = list(found.values())
+        if condition >= 0:
+            sources.append(condition)
+            kinds.append(EdgeKind.CONDITION)
+            args.append("")
+        for source in dict.fromkeys(after):
+            sources.append(source)
+            kinds.append(EdgeKind.SEQUENCE)
+            args.append("")
+        node.sources = tuple(sources)
+        node.kinds = tuple(kinds)
+        node.edge_args = tuple(args)
+        node.inputs = tuple(found)
+
+    def _finish(self, node: Node, identity: bytes) -> Node:
+        """Counts a node in, with its id and its part of the template."""
+        node.structural_id = identity
+        self._identity.ids += identity
+        self.node_count += 1
+        buffer = self._template_buffer
+        buffer += node.spec.digest
+        sources = node.sources
+        if sources:
+            self.edge_count += len(sources)
+            buffer += len(sources).to_bytes(4, "little")
+            buffer += array("I", sources).tobytes()
+            buffer += bytes(node.kinds)
+            buffer += "\0".join(node.edge_args).encode("utf-8", "surrogatepass")
+        else:
+            buffer += b"\0\0\0\0"
+        if len(buffer) > _TEMPLATE_BUFFER:
+            self._template.update(buffer)
+            buffer.clear()
+        return node
+
+    def _close_gather(self, frame: _Frame) -> Node:
+        spec = self._specs.structural(NodeKind.GATHER, "gather")
+        content = self._identity.content(spec, frame.args, _NO_KWARGS, -1, ())
+        number = self._index[frame.lazy] = self.node_count
+        node = Node(number, spec, spec.name, (), _NO_KWARGS, value=frame.args[0])
+        self._connect(node, frame.found)
+        return self._finish(node, content)
+
+    def _map_content(self, spec: TaskSpec, frame: _Frame) -> tuple[bytes, int, Sequence[int]]:
+        """What a map is, and the indices of its condition and predecessors."""
+        index = self._index
+        condition = -1 if frame.condition is None else index[frame.condition]
+        after = [index[need] for need in frame.after]
+        plain = {
+            name: (column.value,) if isinstance(column, Unmapped) else column
+            for name, column in frame.columns.items()
+        }
+        return (
+            self._identity.content(spec, (frame.lazy.task.name,), plain, condition, after),
+            condition,
+            after,
+        )
+
+    def _close_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> Iterator[Node]:
+        """A map over known lists: a gate if it has a condition or predecessors, the children, their list."""
+        spec = self._specs.of(lazy.task, lazy.chain)
+        content, condition, after = self._map_content(spec, frame)
+        if spec.pure and content in self._pure:
+            self._index[lazy] = self._pure[content]
+            return
+        identity = content if spec.pure else self._identity.occurrence(content)
+        gate = -1
+        if condition >= 0 or after:
+            gate = self.node_count
+            gate_spec = self._specs.structural(NodeKind.GATE, f"{lazy.task.name}.gate")
+            node = Node(gate, gate_spec, gate_spec.name, (), _NO_KWARGS)
+            self._connect(node, {}, condition, after)
+            yield self._finish(node, self._identity.gate(identity))
+        first = self.node_count
+        yield from self._children(frame, spec, identity, gate)
+        count = self.node_count - first
+        collect_spec = self._specs.structural(NodeKind.COLLECT, f"{lazy.task.name}.map")
+        number = self._index[lazy] = self.node_count
+        if spec.pure:
+            self._pure[content] = number
+        gates = () if gate < 0 else (gate,)
+        collect = Node(
+            number,
+            collect_spec,
+            collect_spec.name,
+            (),
+            _NO_KWARGS,
+            sources=(*range(first, first + count), *gates),
+            kinds=(EdgeKind.DATA,) * count + (EdgeKind.GATE,) * len(gates),
+            edge_args=("",) * (count + len(gates)),
+        )
+        yield self._finish(collect, identity)
+
+    def _children(self, frame: _Frame, spec: TaskSpec, identity: bytes, gate: int) -> Iterator[Node]:
+        columns = frame.columns
+        lists = {name: column for name, column in columns.items() if isinstance(column, list)}
+        shared = {name: column.value for name, column in columns.items() if isinstance(column, Unmapped)}
+        shared_found: Found = {}
+        for name, value in shared.items():
+            self._scanner.scan(value, name, shared_found)
+        plain = not shared_found and all(ATOMS.issuperset(map(type, column)) for column in lists.values())
+        names = list(columns)
+        length = len(next(iter(lists.values())))
+        for position in range(length):
+            kwargs = {name: lists[name][position] if name in lists else shared[name] for name in names}
+            node = Node(
+                self.node_count, spec, f"{spec.name}[{position}]", (), kwargs, shared=shared or _NO_KWARGS
+            )
+            if position == 0:
+                node.map_count = length
+            if not plain:
+                found: Found = {}
+                for name in names:
+                    if type(kwargs[name]) not in ATOMS:
+                        self._scanner.scan(kwargs[name], name, found)
+                self._connect(node, found)
+            if gate >= 0:
+                node.sources += (gate,)
+                node.kinds += (EdgeKind.GATE,)
+                node.edge_args += ("",)
+            yield self._finish(node, self._identity.child(identity, position))
+
+    def _close_lazy_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> Iterator[Node]:
+        """A map of which at least one list is lazy: one node, which becomes children at run time."""
+        spec = self._specs.of(lazy.task, lazy.chain, NodeKind.MAP)
+        content, condition, after = self._map_content(spec, frame)
+        if spec.pure and content in self._pure:
+            self._index[lazy] = self._pure[content]
+            return
+        identity = content if spec.pure else self._identity.occurrence(content)
+        kwargs: dict[str, Any] = {}
+        items: dict[LazyResult[Any], _Items] = {}
+        found: Found = {}
+        lists = set()
+        length = -1
+        for name, column in frame.columns.items():
+            if isinstance(column, LazyResult):
+                kwargs[name] = items.setdefault(column, _Items(column.task))
+                continue
+            if isinstance(column, list):
+                lists.add(name)
+                length = len(column)
+            kwargs[name] = column.value if isinstance(column, Unmapped) else column
+            self._scanner.scan(kwargs[name], name, found)
+        number = self.node_count
+        node = Node(number, spec, spec.name, (), kwargs, columns=frozenset(lists), map_count=length)
+        self._connect(node, found, condition, after)
+        named: dict[Any, str] = {}
+        for name, column in frame.columns.items():
+            if isinstance(column, LazyResult):
+                named.setdefault(column, name)
+        node.sources = (*(self._index[column] for column in items), *node.sources)
+        node.kinds = (EdgeKind.ITEMS,) * len(items) + node.kinds
+        node.edge_args = (*(named[column] for column in items), *node.edge_args)
+        node.inputs = (*items.values(), *node.inputs)
+        self._index[lazy] = number
+        if spec.pure:
+            self._pure[content] = number
+        yield self._finish(node, identity)
+
+
+def _root_of(target: Any) -> LazyResult[Any]:
+    if isinstance(target, LazyResult):
+        return target
+    if isinstance(target, list | tuple | dict):
+        return _Gather(target)
+    remedy = "a target is a lazy result, a map, or a list, tuple or dict of such"
+    if isinstance(target, Task):
+        raise GraphError(f"{target!r} is a task, not a call of it: write {target.name}(…); {remedy}")
+    if isinstance(target, Param | Env):
+        raise GraphError(f"{target!r} has nothing to run: {remedy}")
+    raise GraphError(f"nothing to run in {target!r}, a {type(target).__name__}: {remedy}")
+
+
+def _cycle(path: list[LazyResult[Any]], again: LazyResult[Any]) -> CycleError:
+    members = [*path[path.index(again) :], again]
+    names = [repr(member.task.name) for member in members]
+    if len(names) > _CYCLE_NAMES_MAX:
+        left_out = len(names) - _CYCLE_NAMES_MAX
+        names[_CYCLE_NAMES_MAX // 2 : -_CYCLE_NAMES_MAX // 2] = [f"({left_out} more)"]
+    return CycleError(
+        f"these nodes need each other: {' → '.join(names)} (each needs the next); "
+        "take out one of the arguments, conditions (run_if) or predecessors (after) between them"
+    )
+
+
+def build(target: Any, params: Mapping[str, Any] | None = None, *, strict_params: bool = False) -> Graph:
+    """The whole graph of a target in memory, for tools; see `Compilation` for arguments and errors."""
+    compilation = Compilation(target, params, strict_params=strict_params)
+    nodes = list(compilation.nodes())
+    maps = [
+        MapRange(node.index, node.map_count)
+        for node in nodes
+        if node.map_count >= 0 and node.spec.kind is NodeKind.CALL
+    ]
+    return Graph(nodes, compilation.target_index, compilation.template_id, maps)

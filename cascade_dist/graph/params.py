@@ -1,0 +1,86 @@
+"""The values of `Param` and `Env` in one compilation."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from cascade_dist.errors import GraphError, ParamMissingError
+from cascade_dist.graph.encoding import Encoder, digest_of
+from cascade_dist.language.inputs import Env, Param
+
+__all__ = ["Inputs"]
+
+
+class Inputs:
+    """Resolves inputs, and remembers which are missing and which names are known.
+
+    Args:
+        params: values given to the run, by name.
+        strict: whether a name that no `Param` has is an error.
+    """
+
+    def __init__(self, params: Mapping[str, Any], *, strict: bool) -> None:
+        if not isinstance(params, Mapping):
+            raise TypeError(f"params is {params!r}: give a dict of values by name")
+        self._params = dict(params)
+        self._strict = strict
+        self._known: dict[str, None] = {}
+        self._missing: dict[str, None] = {}
+
+    def resolve(self, wanted: Param | Env) -> Any:
+        """The value; None in place of one that is missing, which `finish` will say.
+
+        Raises:
+            ValueError: a value cannot be converted.
+        """
+        name = wanted.name
+        if isinstance(wanted, Env):
+            value = os.environ.get(name, wanted.default)
+            if name not in os.environ and wanted.required:
+                self._missing[f"environment variable {name!r}"] = None
+                return None
+            return value
+        self._known[name] = None
+        if name in self._params:
+            return wanted.convert(self._params[name])
+        if wanted.required:
+            self._missing[f"param {name!r}"] = None
+            return None
+        return wanted.convert(wanted.default)
+
+    def finish(self) -> None:
+        """Says what was missing and what was not known, when the whole graph has been walked.
+
+        Raises:
+            ParamMissingError: inputs without a value and default; names all of them.
+            GraphError: unknown params, when strict.
+        """
+        if self._missing:
+            raise ParamMissingError(
+                f"no value and no default for {', '.join(self._missing)}: give params by "
+                "run(…, params={…}), set environment variables, or give a default"
+            )
+        unknown = [name for name in self._params if name not in self._known]
+        if not unknown:
+            return
+        known = ", ".join(map(repr, sorted(self._known))) or "none"
+        text = f"no Param is named {', '.join(map(repr, unknown))}; the target knows {known}"
+        if self._strict:
+            raise GraphError(f"{text} (strict_params)")
+        warnings.warn(text, UserWarning, stacklevel=2)
+
+    def digest(self, encoder: Encoder) -> bytes:
+        """16 bytes over the given params, whatever their order."""
+        return digest_of(
+            *(b"".join(map(bytes, map(_first, map(encoder.piece, pair)))) for pair in self._sorted())
+        )
+
+    def _sorted(self) -> list[tuple[str, Any]]:
+        return sorted(self._params.items())
+
+
+def _first(pair: tuple[bytes, list[Any]]) -> bytes:
+    return pair[0]
