@@ -1,0 +1,203 @@
+"""The shell's books about runs: what clients were told, and what they may still ask for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cascade_scheduler.core.commands import RunEnded, RunRefused, TargetValue
+from cascade_scheduler.core.values import Value
+from cascade_scheduler.core.views import Progress, Tree
+from cascade_scheduler.eventlog import EventLog, Logged
+
+if TYPE_CHECKING:
+    from cascade_scheduler.services.client_session import ClientSession, Feed
+
+__all__ = ["RunBook", "RunRecord", "SubmitFacts"]
+
+EVENTS_OF_FINISHED_MAX = 1_000_000
+"""Events of finished runs that are kept in sum; past it the oldest runs' go."""
+
+
+class SubmitFacts:
+    """What a second submit with the same id is compared with."""
+
+    __slots__ = ("node_count", "on_failure", "params_digest", "target_id", "template_id")
+
+    def __init__(
+        self, *, target_id: str, template_id: bytes, params_digest: bytes, node_count: int, on_failure: str
+    ) -> None:
+        self.target_id = target_id
+        self.template_id = template_id
+        self.params_digest = params_digest
+        self.node_count = node_count
+        self.on_failure = on_failure
+
+    def differences(self, other: SubmitFacts) -> list[str]:
+        """What differs, in words; empty when both are the same submit."""
+        found = []
+        if self.node_count != other.node_count:
+            found.append(f"the number of nodes ({self.node_count}, now {other.node_count})")
+        if self.params_digest != other.params_digest:
+            found.append("the params")
+        if self.template_id != other.template_id:
+            found.append("the target's code or shape")
+        elif self.target_id != other.target_id and self.params_digest == other.params_digest:
+            found.append("the target's arguments")
+        if self.on_failure != other.on_failure:
+            found.append(f"the option on_failure ({self.on_failure!r}, now {other.on_failure!r})")
+        return found
+
+
+class RunRecord:
+    """One run as its clients see it."""
+
+    __slots__ = (
+        "accepted",
+        "blobs",
+        "cancel_on_disconnect",
+        "disconnect_grace",
+        "ended",
+        "ending",
+        "events",
+        "facts",
+        "feeds",
+        "functions",
+        "logs",
+        "name",
+        "owner",
+        "owner_lost",
+        "refused",
+        "results",
+        "run_id",
+        "stored_through",
+        "submitted",
+    )
+
+    def __init__(self, run_id: str, name: str, facts: SubmitFacts, *, logs: bool, submitted: float) -> None:
+        self.run_id = run_id
+        self.name = name
+        self.facts = facts
+        self.logs = logs
+        """Somebody wants the lines that tasks print."""
+        self.submitted = submitted
+        self.accepted = False
+        self.refused: RunRefused | None = None
+        self.ending: tuple[RunEnded, Tree | None, Progress] | None = None
+        """How it ended in the core, before its clients may know."""
+        self.ended: tuple[RunEnded, Tree | None, Progress] | None = None
+        self.results: list[tuple[int, Value]] = []
+        """What the target's value is made of, as far as clients may know it. Grows only; feeds read it by index."""
+        self.events = EventLog()
+        self.stored_through = 0
+        """Id of the last event that went to the store."""
+        self.feeds: dict[ClientSession, Feed] = {}
+        self.owner: ClientSession | None = None
+        self.owner_lost = False
+        self.cancel_on_disconnect = False
+        self.disconnect_grace = 0.0
+        self.functions: tuple[bytes, ...] = ()
+        self.blobs: tuple[bytes, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Its clients have not been told of an end."""
+        return self.ended is None and self.refused is None
+
+
+class RunBook:
+    """All runs that clients may ask for, oldest first."""
+
+    def __init__(self, on_end: Callable[[RunRecord], None], on_forget: Callable[[RunRecord], None]) -> None:
+        self._runs: OrderedDict[str, RunRecord] = OrderedDict()
+        self._finished: OrderedDict[str, RunRecord] = OrderedDict()
+        self._finished_events = 0
+        self._on_end = on_end
+        self._on_forget = on_forget
+        self._dirty: dict[RunRecord, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._runs
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """The run, if it is known."""
+        return self._runs.get(run_id)
+
+    def add(self, record: RunRecord) -> None:
+        """A run that was submitted."""
+        self._runs[record.run_id] = record
+
+    def newest_first(self) -> Iterator[RunRecord]:
+        """All runs."""
+        return reversed(self._runs.values())
+
+    def live(self) -> list[RunRecord]:
+        """Runs that have not ended."""
+        return [record for record in self._runs.values() if record.live]
+
+    def wants_logs(self, run_id: str) -> bool:
+        """Somebody wants the lines that the run's tasks print."""
+        record = self._runs.get(run_id)
+        return record is not None and record.logs
+
+    def record_event(self, event: Logged) -> None:
+        """Keeps an event."""
+        record = self._runs.get(event.run_id)
+        if record is None:
+            return
+        record.events.append(event)
+        self._dirty[record] = None
+
+    def take_dirty(self) -> list[RunRecord]:
+        """Runs that have had events since the last call."""
+        dirty = list(self._dirty)
+        self._dirty.clear()
+        return dirty
+
+    def tell(self, command: TargetValue | RunEnded) -> None:
+        """Clients may know this now."""
+        record = self._runs.get(command.run_id)
+        if record is None:
+            return
+        if isinstance(command, TargetValue):
+            record.results.append((command.node, command.value))
+            return
+        record.ended = record.ending
+        self._finished[record.run_id] = record
+        self._finished_events += len(record.events)
+        record.events.wake()
+        self._on_end(record)
+
+    def refuse(self, command: RunRefused) -> RunRecord | None:
+        """The core did not take the run."""
+        record = self._runs.pop(command.run_id, None)
+        if record is not None:
+            record.refused = command
+            record.events.wake()
+            self._on_forget(record)
+        return record
+
+    def prune(self, kept: Callable[[str], bool]) -> Sequence[str]:
+        """Forgets finished runs that the core no longer keeps, oldest first, and events past the bound."""
+        gone = []
+        while self._finished:
+            run_id = next(iter(self._finished))
+            if kept(run_id):
+                break
+            record = self._finished.pop(run_id)
+            del self._runs[run_id]
+            self._finished_events -= len(record.events)
+            gone.append(run_id)
+            self._on_forget(record)
+        if self._finished_events > EVENTS_OF_FINISHED_MAX:
+            for record in self._finished.values():
+                self._finished_events -= len(record.events)
+                record.events.cut(1)
+                self._finished_events += len(record.events)
+                if self._finished_events <= EVENTS_OF_FINISHED_MAX:
+                    break
+        return gone

@@ -1,0 +1,153 @@
+"""One client's stream: what it wants to know, and what it has been told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import grpc.aio
+
+from cascade_dist.v1 import client_pb2
+from cascade_scheduler.core.views import Progress
+from cascade_scheduler.eventlog import LogLine
+from cascade_scheduler.outbox import Outbox
+from cascade_scheduler.runs import RunRecord
+from cascade_scheduler.wire.updates import finish_to, output_to, progress_to, result_updates
+
+__all__ = ["ClientSession", "Feed"]
+
+LINES_WAITING_MAX = 2_000
+"""Lines that wait for a slow client; of more, the oldest are left out and counted."""
+LINES_PER_MESSAGE = 500
+RESULTS_PER_SLICE = 2_000
+"""Results looked at between two writes, so that a long list does not hold the loop."""
+TREE_BYTES_MAX = 12 << 20
+"""A target's shape with more bytes does not fit into a message."""
+
+
+class Feed:
+    """How far one client has been told of one run. What it has not been told is read from the run's record."""
+
+    __slots__ = ("finished", "left_out", "lines", "logs", "progress", "queued", "record", "results_told", "told")
+
+    def __init__(self, record: RunRecord, *, logs: bool) -> None:
+        self.record = record
+        self.logs = logs
+        self.results_told = 0
+        self.progress: Progress | None = None
+        """Counts that wait to be told."""
+        self.told: Progress | None = None
+        self.lines: deque[LogLine] = deque()
+        self.left_out = 0
+        self.finished = False
+        self.queued = False
+
+    def add_line(self, line: LogLine) -> None:
+        """A line that a task printed."""
+        if len(self.lines) >= LINES_WAITING_MAX:
+            self.lines.popleft()
+            self.left_out += 1
+        self.lines.append(line)
+
+    def messages(self) -> Iterator[client_pb2.RunUpdate]:
+        """Everything that the client has not been told, in messages of bounded size."""
+        record = self.record
+        run_id = record.run_id
+        # Looked at before the results: what is not there yet when it ends must come before the end.
+        while True:
+            ended = record.ended
+            start = self.results_told
+            upto = min(len(record.results), start + RESULTS_PER_SLICE)
+            if start == upto and not (self.lines or self.left_out or self.progress or ended):
+                return
+            self.results_told = upto
+            *before, update = result_updates(run_id, record.results[start:upto])
+            yield from before
+            self._add_lines(update)
+            if self.progress is not None:
+                update.progress.CopyFrom(progress_to(self.progress))
+                self.told, self.progress = self.progress, None
+            if ended is not None and upto == len(record.results) and not self.lines:
+                yield from _with_finish(update, record)
+                self.finished = True
+                return
+            yield update
+
+    def _add_lines(self, update: client_pb2.RunUpdate) -> None:
+        if self.left_out:
+            update.output.add(task="", text=f"… {self.left_out} lines were left out: this client is too slow")
+            self.left_out = 0
+        for _ in range(min(len(self.lines), LINES_PER_MESSAGE)):
+            update.output.append(output_to(self.lines.popleft()))
+
+
+def _with_finish(update: client_pb2.RunUpdate, record: RunRecord) -> Iterator[client_pb2.RunUpdate]:
+    assert record.ended is not None
+    finish = finish_to(*record.ended)
+    if update.ByteSize() + finish.ByteSize() > TREE_BYTES_MAX:
+        yield update
+        update = client_pb2.RunUpdate(run_id=record.run_id)
+    update.finish.CopyFrom(finish)
+    yield update
+
+
+class ClientSession:
+    """The books of one `ClientService.Open` stream."""
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any], *, stall_seconds: float = 60.0) -> None:
+        self._queue: deque[client_pb2.OpenResponse | Feed] = deque()
+        self.feeds: dict[str, Feed] = {}
+        self.outbox: Outbox[client_pb2.OpenResponse] = Outbox(context, self._take, stall_seconds=stall_seconds)
+        self.closed = False
+
+    def say(self, message: client_pb2.OpenResponse) -> None:
+        """Says something, behind everything that was said before."""
+        self._queue.append(message)
+        self.outbox.ring()
+
+    def follow(self, record: RunRecord, *, logs: bool) -> Feed:
+        """From now on the client is told what happens to the run, from its beginning."""
+        feed = self.feeds.get(record.run_id)
+        if feed is not None and feed.record is record:
+            feed.logs = feed.logs or logs
+            feed.results_told = 0  # it asks again, so it may have lost what it had
+            feed.finished = False
+        else:
+            feed = self.feeds[record.run_id] = Feed(record, logs=logs)
+        record.feeds[self] = feed
+        return feed
+
+    def unfollow(self, run_id: str) -> None:
+        """The client wants no more of the run."""
+        feed = self.feeds.pop(run_id, None)
+        if feed is not None:
+            feed.record.feeds.pop(self, None)
+
+    def news(self, feed: Feed) -> None:
+        """There is something new in the feed."""
+        if not feed.queued:
+            feed.queued = True
+            self._queue.append(feed)
+            self.outbox.ring()
+
+    def _take(self) -> Iterator[client_pb2.OpenResponse]:
+        queue = self._queue
+        while queue:
+            item = queue.popleft()
+            if not isinstance(item, Feed):
+                yield item
+                continue
+            item.queued = False
+            for update in item.messages():
+                yield client_pb2.OpenResponse(update=update)
+            if item.finished:
+                self.unfollow(item.record.run_id)
+
+    def close(self) -> None:
+        """The stream is over."""
+        self.closed = True
+        for run_id in list(self.feeds):
+            self.unfollow(run_id)
+        self._queue.clear()
+        self.outbox.cancel()

@@ -1,0 +1,162 @@
+"""One worker's stream: numbers, marks, heartbeats, and the orders that wait to be written."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import grpc.aio
+
+from cascade_dist.v1 import client_pb2, worker_pb2
+from cascade_scheduler.core.commands import Assign, CancelAttempt, ReleaseObject, RetractAttempt
+from cascade_scheduler.functions import FunctionBody
+from cascade_scheduler.outbox import Outbox
+from cascade_scheduler.wire.work import WorkEncoder
+
+__all__ = ["Whose", "WorkerSession"]
+
+ATTEMPTS_REMEMBERED = 20_000
+"""Attempts of runs whose lines are wanted, by which a line finds its task."""
+
+
+class Whose(NamedTuple):
+    """The task that an attempt belongs to."""
+
+    run_id: str
+    node: int
+
+
+class WorkerSession:
+    """The books of one `WorkerService.Connect` stream."""
+
+    def __init__(
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        *,
+        worker: str,
+        name: str,
+        versions: client_pb2.Versions,
+        now: float,
+        find_function: Callable[[bytes], FunctionBody | None],
+        wants_logs: Callable[[str], bool],
+        stall_seconds: float,
+    ) -> None:
+        self.worker = worker
+        self.name = name
+        self.versions = versions
+        self.heard_at = now
+        """When the worker last said something, on the loop's clock."""
+        self.said_at = now
+        self.taken = 0
+        """Number of the worker's last message."""
+        self.acked = 0
+        """The worker's messages up to here are in the store."""
+        self.closing: tuple[grpc.StatusCode, str] | None = None
+        """Why the stream has to end."""
+        self._acked_said = 0
+        self._sequence = 0
+        self._wants_logs = wants_logs
+        self._encoder = WorkEncoder(find_function, wants_logs)
+        self._opening: worker_pb2.ConnectResponse | None = None
+        self._assigns: list[Assign] = []
+        self._retract: list[int] = []
+        self._cancel: list[int] = []
+        self._release: list[int] = []
+        self._ended: list[str] = []
+        self._logs_changed: list[str] = []
+        self._beat = False
+        self._goodbye: worker_pb2.Goodbye | None = None
+        self._whose: OrderedDict[int, Whose] = OrderedDict()
+        self._now = now
+        self.outbox: Outbox[worker_pb2.ConnectResponse] = Outbox(context, self._take, stall_seconds=stall_seconds)
+
+    def welcome(self, welcome: worker_pb2.Welcome) -> None:
+        """Answers Hello; nothing is said before."""
+        self._opening = worker_pb2.ConnectResponse(welcome=welcome)
+        self.outbox.ring()
+
+    def order(self, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject) -> None:
+        """Adds an order; it goes out behind the turn."""
+        if type(command) is Assign:
+            self._assigns.append(command)
+            if self._wants_logs(command.run_id):
+                self._remember(command)
+        elif isinstance(command, RetractAttempt):
+            self._retract.append(command.attempt)
+        elif isinstance(command, CancelAttempt):
+            self._cancel.append(command.attempt)
+        else:
+            self._release.append(command.attempt)
+        self.outbox.ring()
+
+    def _remember(self, command: Assign) -> None:
+        self._whose[command.attempt] = Whose(command.run_id, command.node)
+        if len(self._whose) > ATTEMPTS_REMEMBERED:
+            self._whose.popitem(last=False)
+
+    def whose(self, attempt: int) -> Whose | None:
+        """The task that an attempt belongs to, if it is still known."""
+        return self._whose.get(attempt)
+
+    def run_ended(self, run_id: str) -> None:
+        """The worker may forget the run; said with whatever is said next."""
+        self._ended.append(run_id)
+
+    def logs_changed(self, run_id: str) -> None:
+        """Whether lines of the run are wanted has changed."""
+        self._logs_changed.append(run_id)
+        self.outbox.ring()
+
+    def goodbye(self, reason: str, *, reconnect: bool) -> None:
+        """Says good-bye behind everything else."""
+        self._goodbye = worker_pb2.Goodbye(reason=reason, reconnect=reconnect)
+        self.outbox.ring()
+
+    def beat(self, now: float, period: float) -> None:
+        """Called a few times per period: says what should not wait for an order."""
+        self._now = now
+        if self.acked != self._acked_said or self._ended or now - self.said_at >= period:
+            self._beat = True
+            self.outbox.ring()
+
+    def _take(self) -> Iterator[worker_pb2.ConnectResponse]:
+        if self._sequence == 0 and self._opening is None:
+            return  # everything waits for the Welcome
+        if self._opening is not None:
+            opening, self._opening = self._opening, None
+            yield self._numbered(opening)
+        while self._assigns or self._retract or self._cancel or self._release or self._logs_changed:
+            yield from map(self._numbered, self._orders())
+        if self._ended:
+            yield from map(self._numbered, self._orders())
+        if self._beat:
+            if self.acked != self._acked_said or self._now - self.said_at > 0:
+                yield self._numbered(worker_pb2.ConnectResponse(heartbeat=worker_pb2.SchedulerHeartbeat()))
+            self._beat = False
+        if self._goodbye is not None:
+            goodbye, self._goodbye = self._goodbye, None
+            yield self._numbered(worker_pb2.ConnectResponse(goodbye=goodbye))
+
+    def _orders(self) -> Iterator[worker_pb2.ConnectResponse]:
+        assigns, self._assigns = self._assigns, []
+        retract, self._retract = self._retract, []
+        cancel, self._cancel = self._cancel, []
+        release, self._release = self._release, []
+        ended, self._ended = self._ended, []
+        changed, self._logs_changed = self._logs_changed, []
+        for run_id in changed:
+            work = self._encoder.logs_changed(run_id)
+            if work is not None:
+                yield worker_pb2.ConnectResponse(work=work)
+        for work in self._encoder.encode(
+            assigns, retract=retract, cancel=cancel, release=release, ended=ended
+        ):
+            yield worker_pb2.ConnectResponse(work=work)
+
+    def _numbered(self, message: worker_pb2.ConnectResponse) -> worker_pb2.ConnectResponse:
+        self._sequence += 1
+        message.sequence = self._sequence
+        message.acked_through = self._acked_said = self.acked
+        self.said_at = self._now
+        return message

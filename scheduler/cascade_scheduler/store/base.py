@@ -1,0 +1,168 @@
+"""The protocol of every store, and the records that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias, Union
+
+from cascade_scheduler.core.commands import SaveAttempt, SaveOutcome, SaveResult, SaveSkip
+from cascade_scheduler.core.values import BlobValue, ObjectValue
+
+__all__ = [
+    "Batch",
+    "Record",
+    "RunCreated",
+    "RunDropped",
+    "RunEvents",
+    "RunRenewed",
+    "RunStore",
+    "StoreError",
+    "StoreFenced",
+    "StoreUnavailable",
+    "StoredAttempt",
+    "StoredFunction",
+    "StoredResult",
+    "StoredRun",
+]
+
+
+class StoreError(Exception):
+    """A store that cannot be used as it is; the message names it and the remedy."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached now; trying again may help."""
+
+
+class StoreFenced(StoreError):
+    """Another scheduler has taken the store over, or the store has lost what it had; this one may not go on."""
+
+
+class StoredFunction(NamedTuple):
+    """A function that a run needs, with its body."""
+
+    cid: bytes
+    name: str
+    body: bytes
+    code_hash: bytes
+
+
+class RunCreated(NamedTuple):
+    """A run was taken: all that is needed to begin it again. `chunks` are the graph's raw messages."""
+
+    run_id: str
+    name: str
+    on_failure: str
+    logs: bool
+    submitted: float
+    target_id: str
+    node_count: int
+    params_digest: bytes
+    template_id: bytes
+    chunks: tuple[bytes, ...]
+    end: bytes
+    functions: tuple[StoredFunction, ...]
+
+
+class RunEvents(NamedTuple):
+    """Events of a run in one packed piece, under the first one's id; `dropped` names pieces past the bound."""
+
+    run_id: str
+    first: int
+    payload: bytes
+    dropped: tuple[int, ...] = ()
+
+
+class RunRenewed(NamedTuple):
+    """A run goes on: its time to live begins anew."""
+
+    run_id: str
+
+
+class RunDropped(NamedTuple):
+    """A run was refused after all, or is no longer wanted."""
+
+    run_id: str
+
+
+Record: TypeAlias = Union[
+    RunCreated, RunEvents, RunRenewed, RunDropped, SaveAttempt, SaveResult, SaveSkip, SaveOutcome
+]
+
+
+class Batch(NamedTuple):
+    """Records that land together. Numbered from 1 within an epoch, without gaps."""
+
+    number: int
+    records: Sequence[Record]
+
+
+class StoredResult(NamedTuple):
+    """A result that was accepted."""
+
+    attempt: int
+    value: bytes | ObjectValue | BlobValue
+    truth: bool | None = None
+    length: int | None = None
+
+
+class StoredAttempt(NamedTuple):
+    """A node's last attempt."""
+
+    attempt: int
+    try_: int
+    worker: str
+
+
+@dataclass(slots=True)
+class StoredRun:
+    """A run as a restarted scheduler finds it. `state` is "running" or how it ended."""
+
+    created: RunCreated
+    state: str = "running"
+    error: str = ""
+    results: dict[str, StoredResult] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    attempts: dict[int, StoredAttempt] = field(default_factory=dict)
+    events: Mapping[int, bytes] = field(default_factory=dict)
+
+
+class RunStore(Protocol):
+    """Where runs are remembered. One batch is in flight at a time.
+
+    A batch that was landed once lands again without any effect, so one whose answer was lost can simply be
+    sent again.
+    """
+
+    @property
+    def url(self) -> str:
+        """The store as people may see it: without its password."""
+
+    @property
+    def immediate(self) -> bool:
+        """`commit` never waits, and nothing survives the process."""
+
+    async def open(self) -> int:
+        """Connects, and begins a new epoch; returns it.
+
+        Raises:
+            StoreError: the store is not there, or is not one; names the URL and the remedy.
+        """
+
+    def load(self) -> AsyncIterator[StoredRun]:
+        """Every run that is remembered, one at a time, oldest first."""
+
+    def apply(self, batch: Batch) -> None:
+        """`commit` of an immediate store."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Lands a batch.
+
+        Raises:
+            StoreUnavailable: it may or may not have landed; send it again.
+            StoreFenced: it has not landed and never will.
+        """
+
+    async def close(self) -> None:
+        """Lets go of connections."""

@@ -1,0 +1,166 @@
+"""Brings the turns' records to the store, in order, and says when they are there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from cascade_scheduler.core.commands import SaveResult
+from cascade_scheduler.store.base import Batch, Record, RunCreated, RunEvents, RunStore, StoreFenced, StoreUnavailable
+
+__all__ = ["StoreWriter"]
+
+Then = Callable[[], None]
+
+BATCH_RECORDS_MAX = 20_000
+BATCH_BYTES_MAX = 16 << 20
+RETRY_FIRST = 0.05
+RETRY_MAX = 5.0
+"""Seconds between two tries while the store is away: from, to."""
+RECORD_BYTES = 100
+"""What a record counts as beside its payload."""
+
+logger = logging.getLogger("cascade.scheduler")
+
+
+class StoreWriter:
+    """At most one batch is in flight; what comes meanwhile is the next one, so batches land in order.
+
+    While the store is away, records wait here. Past `backlog_max` bytes `room` is cleared: services then take
+    no reports and no submits until it is set again, so the cluster holds still instead of growing.
+    """
+
+    def __init__(
+        self, store: RunStore, *, on_fenced: Callable[[StoreFenced], None], backlog_max: int = 256 << 20
+    ) -> None:
+        self._store = store
+        self._on_fenced = on_fenced
+        self._backlog_max = backlog_max
+        self._waiting: deque[tuple[Sequence[Record], Sequence[Then]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._number = 0
+        self._backlog = 0
+        self.room = asyncio.Event()
+        self.room.set()
+        self.away = False
+        """The store did not answer the last time."""
+        self.immediate = store.immediate
+        self.batches = 0
+        """Batches that have landed."""
+
+    def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
+        """Takes the records of one turn; calls everything in `then` once they and all before them have landed.
+
+        With an immediate store that is before `put` returns.
+        """
+        if self.immediate:
+            if records:
+                self._number += 1
+                self._store.apply(Batch(self._number, records))
+            for call in then:
+                call()
+            return
+        if not records and not self._waiting and self._task is None:
+            for call in then:
+                call()
+            return
+        self._waiting.append((records, then))
+        self._backlog += sum(map(_size, records))
+        if self._backlog > self._backlog_max:
+            self.room.clear()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._drain(), name="store writer")
+
+    async def flush(self, timeout: float) -> bool:
+        """Waits until everything has landed; False when that took longer than `timeout` seconds."""
+        if self._task is None:
+            return True
+        done, _ = await asyncio.wait((self._task,), timeout=timeout)
+        return bool(done) and not self._waiting
+
+    async def close(self) -> None:
+        """Stops; what has not landed is lost."""
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                records, then, rest = self._next()
+                for batch in records:
+                    if not await self._land(batch):
+                        return
+                for call in then:
+                    call()
+                self._backlog -= rest
+                if self._backlog <= self._backlog_max // 2:
+                    self.room.set()
+        finally:
+            self._task = None
+
+    def _next(self) -> tuple[list[Batch], list[Then], int]:
+        """Takes whole turns up to the bound; one turn above it becomes several batches."""
+        records: list[Record] = []
+        calls: list[Then] = []
+        size = 0
+        while self._waiting and size < BATCH_BYTES_MAX and len(records) < BATCH_RECORDS_MAX:
+            more, then = self._waiting.popleft()
+            records.extend(more)
+            calls.extend(then)
+            size += sum(map(_size, more))
+        return [self._batch(part) for part in _parts(records)], calls, size
+
+    def _batch(self, records: Sequence[Record]) -> Batch:
+        self._number += 1
+        return Batch(self._number, records)
+
+    async def _land(self, batch: Batch) -> bool:
+        delay = RETRY_FIRST
+        while True:
+            try:
+                await self._store.commit(batch)
+            except StoreUnavailable as error:
+                if not self.away:
+                    self.away = True
+                    logger.error("results wait until the store is back: %s", error)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, RETRY_MAX)
+            except StoreFenced as error:
+                self._on_fenced(error)
+                return False
+            else:
+                if self.away:
+                    self.away = False
+                    logger.warning("the store %s is back", self._store.url)
+                self.batches += 1
+                return True
+
+
+def _size(record: Record) -> int:
+    if isinstance(record, SaveResult):
+        return RECORD_BYTES + (len(record.value) if isinstance(record.value, bytes) else 0)
+    if isinstance(record, RunEvents):
+        return RECORD_BYTES + len(record.payload)
+    if isinstance(record, RunCreated):
+        bodies = sum(len(function.body) for function in record.functions)
+        return RECORD_BYTES + sum(map(len, record.chunks)) + bodies
+    return RECORD_BYTES
+
+
+def _parts(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
+    """The records in pieces that one batch may hold; a single record may be larger than the bound."""
+    part: list[Record] = []
+    size = 0
+    for record in records:
+        extra = _size(record)
+        if part and (size + extra > BATCH_BYTES_MAX or len(part) >= BATCH_RECORDS_MAX):
+            yield part
+            part, size = [], 0
+        part.append(record)
+        size += extra
+    if part:
+        yield part

@@ -1,0 +1,225 @@
+"""The turn: drain what waits, ask the core, store, tell.
+
+There is no task and no queue to wake: a service that has read a message posts its event, and the first post
+of a loop iteration schedules one turn behind everything else that is ready in that iteration. So events that
+arrive together make one turn, and an event that arrives alone waits for nothing.
+
+What the core says goes three ways. Orders for workers go out at once. Records go to the store, at most one
+batch in flight. What clients are told, and the acknowledgement of the reports that it follows from, waits for
+the store's acknowledgement of the same turn; with a store in memory that is the same instant.
+
+An exception in the core is a bug, and its state is then worth nothing: half an event may have been handled.
+Going on could give a client a wrong answer, so the scheduler writes down the last events and exits with code
+70. Workers keep what is not acknowledged, and with Redis the next scheduler finds the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cascade_scheduler.core.commands import (
+    Assign,
+    CancelAttempt,
+    Command,
+    EventRecord,
+    ReleaseObject,
+    RetractAttempt,
+    RunEnded,
+    RunRefused,
+    SaveAttempt,
+    SaveOutcome,
+    SaveResult,
+    SaveSkip,
+    TargetValue,
+    WelcomeWorker,
+    WorkerGone,
+)
+from cascade_scheduler.core.events import Event, Tick
+from cascade_scheduler.store.base import Record
+from cascade_scheduler.store.writer import Then
+
+__all__ = ["CoreLike", "Listener", "Turn", "Writer"]
+
+STORY_TURNS = 64
+"""Turns whose events are kept for the story that a bug report needs."""
+
+ALARM_SECONDS_MIN = 0.001
+"""Wake-ups are not closer than this, so that one that is overdue for ever cannot keep the loop busy."""
+
+
+class CoreLike(Protocol):
+    """The state machine."""
+
+    def turn(self, events: Sequence[Event], now: float) -> list[Command]:
+        """Takes events, says what to do."""
+
+    @property
+    def next_wakeup(self) -> float | None:
+        """When a Tick is wanted at the latest."""
+
+
+class Writer(Protocol):
+    """Takes records, calls back when they have landed."""
+
+    def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
+        """Takes the records of one turn."""
+
+
+class Listener(Protocol):
+    """The books of the shell: who is to be told what."""
+
+    def to_worker(self, worker: str, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject) -> None:
+        """An order; it goes out when the turn is over."""
+
+    def welcome(self, command: WelcomeWorker) -> None:
+        """The answer to a Hello."""
+
+    def worker_gone(self, command: WorkerGone) -> None:
+        """The worker is off the books."""
+
+    def record_event(self, command: EventRecord) -> None:
+        """An event of a run."""
+
+    def tell_run(self, command: TargetValue | RunEnded) -> None:
+        """Something for a run's clients; called when it is stored."""
+
+    def run_refused(self, command: RunRefused) -> Sequence[Record]:
+        """The run was not taken; returns what undoes its records."""
+
+    def run_ending(self, command: RunEnded) -> None:
+        """The run has ended in the core; its clients are told later."""
+
+    def event_records(self) -> Sequence[Record]:
+        """The records of the events of this turn."""
+
+
+class Turn:
+    """Runs the core."""
+
+    def __init__(
+        self,
+        core: CoreLike,
+        writer: Writer,
+        listener: Listener,
+        *,
+        clock: Callable[[], float],
+        on_bug: Callable[[BaseException, Sequence[tuple[float, Sequence[Event]]]], None],
+    ) -> None:
+        self._core = core
+        self._writer = writer
+        self._listener = listener
+        self._clock = clock
+        self._on_bug = on_bug
+        self._loop = asyncio.get_running_loop()
+        self._events: list[Event] = []
+        self._records: list[Record] = []
+        self._then: list[Then] = []
+        self._scheduled = False
+        self._stopped = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._story: deque[tuple[float, Sequence[Event]]] = deque(maxlen=STORY_TURNS)
+        self.count = 0
+        """Turns so far."""
+
+    def post(self, event: Event | None, *, then: Then | None = None, records: Sequence[Record] = ()) -> None:
+        """Adds an event to the next turn.
+
+        Args:
+            event: what happened; None when only the other arguments matter.
+            then: called when the turn is over and its records have landed in the store.
+            records: land with the turn's own records, before them.
+        """
+        if event is not None:
+            self._events.append(event)
+        if then is not None:
+            self._then.append(then)
+        if records:
+            self._records.extend(records)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
+
+    def stop(self) -> None:
+        """No further turn is run."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _run(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        events, self._events = self._events, []
+        records, self._records = self._records, []
+        then, self._then = self._then, []
+        now = self._clock()
+        due = self._core.next_wakeup
+        if due is not None and due <= now:
+            events.append(Tick())  # last, so that what waits is read before anybody is declared lost
+        self._story.append((now, events))
+        try:
+            commands = self._core.turn(events, now)
+            self.count += 1
+            self._carry_out(commands, records, then)
+        except Exception as error:
+            self.stop()
+            self._on_bug(error, self._story)
+            return
+        self._arm(now)
+
+    def _carry_out(self, commands: Sequence[Command], records: list[Record], then: list[Then]) -> None:
+        listener = self._listener
+        to_worker, record_event = listener.to_worker, listener.record_event
+        told: list[TargetValue | RunEnded] = []
+        # The commonest first; each command is looked at by type once.
+        for command in commands:
+            kind = type(command)
+            if kind is EventRecord:
+                record_event(command)  # type: ignore[arg-type]  # mypy does not narrow by `type(x) is`
+            elif kind is SaveAttempt or kind is SaveResult or kind is SaveSkip or kind is SaveOutcome:
+                records.append(command)  # type: ignore[arg-type]
+            elif isinstance(command, (Assign, RetractAttempt, CancelAttempt, ReleaseObject)):
+                to_worker(command.worker, command)
+            elif isinstance(command, TargetValue):
+                told.append(command)
+            elif isinstance(command, RunEnded):
+                told.append(command)
+                listener.run_ending(command)
+            elif isinstance(command, RunRefused):
+                records.extend(listener.run_refused(command))
+            elif isinstance(command, WelcomeWorker):
+                listener.welcome(command)
+            elif isinstance(command, WorkerGone):
+                listener.worker_gone(command)
+            else:
+                raise TypeError(f"the core gave a command that nobody carries out: {command!r}")
+        records.extend(listener.event_records())
+        if told:
+            then.append(lambda: self._tell(told))  # behind the posts' own, so that a run is accepted first
+        if records or then:
+            self._writer.put(records, then)
+
+    def _tell(self, told: Sequence[TargetValue | RunEnded]) -> None:
+        tell = self._listener.tell_run
+        for command in told:
+            tell(command)
+
+    def _arm(self, now: float) -> None:
+        """Sets the alarm for the core's next wake-up."""
+        due = self._core.next_wakeup
+        if due is None or (self._timer is not None and self._timer_at <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_later(max(ALARM_SECONDS_MIN, due - now), self._alarm)
+
+    def _alarm(self) -> None:
+        self._timer = None
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run)

@@ -1,0 +1,269 @@
+"""A graph that comes in chunks, put together in the core's columns and checked as it comes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import accumulate
+
+from cascade_dist.v1 import graph_pb2
+from cascade_scheduler.core.graph import FunctionRef, Graph, NodeKind, Retry, Spec
+from cascade_scheduler.core.values import BlobValue
+from cascade_scheduler.wire.values import BadMessage, amounts_from, amounts_to, blob_from, duration_of, seconds_of
+
+__all__ = ["GraphAssembly", "GraphTooLarge", "spec_from", "spec_to"]
+
+NODE_ID_BYTES = 16
+EDGES_MAX = 1 << 32
+_RUNS_CODE = (NodeKind.CALL, NodeKind.MAP)
+_KINDS = frozenset(map(int, NodeKind))
+
+
+class GraphTooLarge(BadMessage):
+    """The graph is above a bound; the message names the bound."""
+
+
+class GraphAssembly:
+    """Columns that grow chunk by chunk.
+
+    Every chunk is checked as it comes, so that a large graph costs no long pause at its end: a chunk is at
+    most 1 MiB, and its check takes a few milliseconds. What `finish` returns passes `core.graph.validate`.
+    """
+
+    def __init__(self, *, nodes_max: int, bytes_max: int) -> None:
+        self._nodes_max = nodes_max
+        self._bytes_max = bytes_max
+        self.bytes = 0
+        """Bytes of all chunks so far."""
+        self.functions: list[FunctionRef] = []
+        self.blobs: list[BlobValue] = []
+        self._specs: list[Spec] = []
+        self._node_spec = array("I")
+        self._node_ids = bytearray()
+        self._node_args: list[bytes] = []
+        self._node_edges = array("I")
+        self._edge_source = array("I")
+        self._edge_kind = bytearray()
+        self._blob_args: dict[int, BlobValue] = {}
+        self._blob_inputs: dict[int, tuple[BlobValue, ...]] = {}
+        self._maps: list[tuple[int, int]] = []
+        self._map_columns: dict[int, int] = {}
+        self._map_nodes: list[int] = []
+
+    @property
+    def nodes(self) -> int:
+        """Nodes so far."""
+        return len(self._node_args)
+
+    def add(self, chunk: graph_pb2.GraphChunk) -> None:
+        """Takes the next chunk.
+
+        Raises:
+            BadMessage: the chunk cannot be part of a graph; names the column and the node.
+            GraphTooLarge: it goes past a bound.
+        """
+        self.bytes += chunk.ByteSize()
+        first = self.nodes
+        count = len(chunk.node_args)
+        if first + count > self._nodes_max:
+            raise GraphTooLarge(
+                f"the graph has more than {self._nodes_max:,} nodes, which is the most that this scheduler takes "
+                f"(graph_nodes_max); split the target into several runs"
+            )
+        if self.bytes > self._bytes_max:
+            raise GraphTooLarge(
+                f"the graph takes more than {self._bytes_max:,} bytes, which is the most that this scheduler "
+                f"takes (graph_bytes_max); pass large arguments as blobs, or split the target into several runs"
+            )
+        self.functions.extend(FunctionRef(f.cid, f.name) for f in chunk.functions)
+        self.blobs.extend(map(blob_from, chunk.blobs))
+        for spec in chunk.specs:
+            self._add_spec(spec)
+        self._node_args.extend(chunk.node_args)
+        self._add_nodes(chunk, first, count)
+        self._add_tables(chunk)
+
+    def _add_spec(self, message: graph_pb2.TaskSpec) -> None:
+        spec = spec_from(message)
+        if spec.kind in _RUNS_CODE and spec.function >= len(self.functions):
+            raise BadMessage(f"{spec.name!r} names function {spec.function}, which was not sent")
+        self._specs.append(spec)
+
+    def _add_nodes(self, chunk: graph_pb2.GraphChunk, first: int, count: int) -> None:
+        if len(chunk.node_spec) != count or len(chunk.node_edges) != count:
+            raise BadMessage("the node columns of a chunk differ in length")
+        if len(chunk.node_ids) != NODE_ID_BYTES * count:
+            raise BadMessage(f"node_ids has {len(chunk.node_ids)} bytes for {count} nodes of {NODE_ID_BYTES} bytes")
+        spec_of = array("I", chunk.node_spec)
+        edges = array("I", chunk.node_edges)
+        sources = array("I", chunk.edge_source)
+        if len(chunk.edge_kind) != len(sources) or sum(edges) != len(sources):
+            raise BadMessage("the edge columns of a chunk differ in length")
+        if count and max(spec_of) >= len(self._specs):
+            raise BadMessage(f"a node names spec {max(spec_of)}, which was not sent")
+        try:
+            kinds = bytes(chunk.edge_kind)
+        except ValueError:
+            raise BadMessage("an edge has an unknown kind") from None
+        if kinds and (min(kinds) < 1 or max(kinds) > 5):
+            raise BadMessage("an edge has an unknown kind")
+        if sources:
+            at = 0
+            for node, degree in enumerate(edges, first):
+                if degree:
+                    if max(sources[at : at + degree]) >= node:
+                        name = self._specs[spec_of[node - first]].name
+                        raise BadMessage(f"node {node} ({name!r}) has an edge from a node that is not before it")
+                    at += degree
+        if any(spec.kind == NodeKind.MAP for spec in self._specs):
+            maps = {n for n, spec in enumerate(self._specs) if spec.kind == NodeKind.MAP}
+            self._map_nodes.extend(node for node, spec in enumerate(spec_of, first) if spec in maps)
+        self._node_spec.extend(spec_of)
+        self._node_edges.extend(edges)
+        self._edge_source.extend(sources)
+        self._edge_kind += kinds
+        self._node_ids += chunk.node_ids
+
+    def _add_tables(self, chunk: graph_pb2.GraphChunk) -> None:
+        for node, blob in self._blob_pairs("blob_args", chunk.blob_args):
+            self._blob_args[node] = blob
+        for node, blob in self._blob_pairs("blob_inputs", chunk.blob_inputs):
+            self._blob_inputs[node] = (*self._blob_inputs.get(node, ()), blob)
+        for node, length in _pairs("map_columns", chunk.map_columns):
+            if node >= self.nodes or self._specs[self._node_spec[node]].kind != NodeKind.MAP:
+                raise BadMessage(f"map_columns names node {node}, which is no map")
+            self._map_columns[node] = length
+        for part in chunk.maps:
+            end = sum(self._maps[-1]) if self._maps else 0
+            if part.first < end:
+                raise BadMessage(f"the children of two maps overlap at node {part.first}")
+            self._maps.append((part.first, part.count))
+
+    def _blob_pairs(self, column: str, numbers: Sequence[int]) -> Iterator[tuple[int, BlobValue]]:
+        for node, blob in _pairs(column, numbers):
+            if node >= self.nodes or blob >= len(self.blobs):
+                raise BadMessage(f"{column} names node {node} and blob {blob}, which were not both sent")
+            yield node, self.blobs[blob]
+
+    def finish(self, end: graph_pb2.GraphEnd) -> Graph:
+        """The whole graph.
+
+        Raises:
+            BadMessage: what the end says does not go with the chunks.
+        """
+        nodes, edges = self.nodes, len(self._edge_source)
+        if not nodes:
+            raise BadMessage("the graph has no nodes")
+        if end.node_count != nodes or end.edge_count != edges:
+            raise BadMessage(
+                f"the end says {end.node_count} nodes and {end.edge_count} edges, but {nodes} and {edges} came"
+            )
+        if end.target >= nodes:
+            raise BadMessage(f"the target is node {end.target}, but there are {nodes} nodes")
+        if self._maps and sum(self._maps[-1]) > nodes:
+            raise BadMessage(f"a map says that its children end at node {sum(self._maps[-1])} of {nodes}")
+        edge_start = array("L", accumulate(self._node_edges, initial=0))
+        for node in self._map_nodes:
+            kinds = self._edge_kind[edge_start[node] : edge_start[node + 1]]
+            if 4 not in kinds and node not in self._map_columns:
+                raise BadMessage(f"map node {node} ({self._specs[self._node_spec[node]].name!r}) maps over nothing")
+        return Graph(
+            specs=self._specs,
+            functions=self.functions,
+            node_spec=self._node_spec,
+            node_ids=bytes(self._node_ids),
+            node_args=self._node_args,
+            edge_start=edge_start,
+            edge_source=self._edge_source,
+            edge_kind=bytes(self._edge_kind),
+            target=end.target,
+            blob_args=self._blob_args,
+            blob_inputs=self._blob_inputs,
+            maps=self._maps,
+            map_columns=self._map_columns,
+        )
+
+    def plan_key(self, end: graph_pb2.GraphEnd) -> bytes:
+        """Names the plan of this graph.
+
+        The template id comes from the client; a digest of what the solver reads is put beside it, so that a
+        client whose template ids lie can spoil no other client's plans.
+        """
+        digest = blake2b(digest_size=16)
+        for column in (self._node_spec, self._node_edges, self._edge_source):
+            digest.update(len(column).to_bytes(8, "little"))
+            digest.update(column)
+        digest.update(self._edge_kind)
+        shapes = [(int(s.kind), s.asynchronous, s.amounts, s.priority) for s in self._specs]
+        digest.update(repr((end.target, shapes)).encode())
+        return end.template_id + digest.digest()
+
+
+def _pairs(column: str, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    if len(numbers) % 2:
+        raise BadMessage(f"{column} holds {len(numbers)} numbers, which are no pairs")
+    flat = iter(numbers)
+    return zip(flat, flat, strict=True)
+
+
+def spec_from(message: graph_pb2.TaskSpec) -> Spec:
+    """What nodes of one kind share.
+
+    Raises:
+        BadMessage: a field is out of its range; names the task and the field.
+    """
+    name = message.name
+    if message.kind not in _KINDS:
+        raise BadMessage(f"{name!r} is a node of unknown kind {message.kind}")
+    retry = None
+    if message.HasField("retry"):
+        r = message.retry
+        if r.max_attempts < 1 or not r.backoff >= 0.0 or not 0.0 <= r.jitter <= 1.0:
+            raise BadMessage(
+                f"{name!r} has a retry policy with max_attempts={r.max_attempts}, backoff={r.backoff}, "
+                f"jitter={r.jitter}; max_attempts is at least 1, backoff at least 0, jitter between 0 and 1"
+            )
+        max_delay = seconds_of(r.max_delay) if r.HasField("max_delay") else None
+        retry = Retry(r.max_attempts, seconds_of(r.delay), r.backoff, r.jitter, max_delay, r.on)
+    try:
+        amounts = amounts_from(message.amounts) if message.amounts else ()
+    except BadMessage as error:
+        raise BadMessage(f"{name!r}: {error}") from None
+    return Spec(
+        NodeKind(message.kind),
+        name,
+        message.function,
+        message.asynchronous,
+        message.mode or 1,
+        message.pure,
+        message.durable,
+        seconds_of(message.timeout) if message.HasField("timeout") else None,
+        retry,
+        amounts,
+        message.priority,
+    )
+
+
+def spec_to(spec: Spec) -> graph_pb2.TaskSpec:
+    """The message for a spec; its function index means nothing."""
+    message = graph_pb2.TaskSpec(
+        kind=int(spec.kind),  # type: ignore[arg-type]  # the core's numbers are those of the wire
+        name=spec.name,
+        asynchronous=spec.asynchronous,
+        mode=spec.mode,  # type: ignore[arg-type]
+        pure=spec.pure,
+        durable=spec.durable,
+        amounts=amounts_to(spec.amounts),
+        priority=spec.priority,
+    )
+    if spec.timeout is not None:
+        message.timeout.CopyFrom(duration_of(spec.timeout))
+    if spec.retry is not None:
+        r = spec.retry
+        retry = message.retry
+        retry.max_attempts, retry.backoff, retry.jitter, retry.on = r.max_attempts, r.backoff, r.jitter, r.on
+        retry.delay.CopyFrom(duration_of(r.delay))
+        if r.max_delay is not None:
+            retry.max_delay.CopyFrom(duration_of(r.max_delay))
+    return message

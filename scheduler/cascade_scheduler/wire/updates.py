@@ -1,0 +1,227 @@
+"""What clients are told: updates, events, runs and workers in short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cascade_dist.v1 import client_pb2, value_pb2
+from cascade_scheduler.core.commands import RunEnded
+from cascade_scheduler.core.values import BlobValue, Value
+from cascade_scheduler.core.views import NodeInfo, Progress, RunInfo, Tree, TreeCompound, TreeList, WorkerInfo
+from cascade_scheduler.eventlog import LogLine, Logged
+from cascade_scheduler.wire.values import (
+    PAYLOAD_BYTES_MAX,
+    amounts_to,
+    duration_of,
+    error_to,
+    fill_value,
+    timestamp_of,
+    value_size,
+)
+
+__all__ = [
+    "event_to",
+    "finish_to",
+    "node_to",
+    "output_to",
+    "progress_to",
+    "result_updates",
+    "run_to",
+    "state_to",
+    "tree_to",
+    "worker_to",
+]
+
+RESULT_BYTES = 16
+"""What a result takes beside its value."""
+TREE_DEPTH_MAX = 64
+"""Deeper trees would be refused by whoever parses the message."""
+
+_STATES = {
+    "pending": client_pb2.RUN_STATE_PENDING,
+    "running": client_pb2.RUN_STATE_RUNNING,
+    "cancelling": client_pb2.RUN_STATE_CANCELLING,
+    "succeeded": client_pb2.RUN_STATE_SUCCEEDED,
+    "failed": client_pb2.RUN_STATE_FAILED,
+    "cancelled": client_pb2.RUN_STATE_CANCELLED,
+}
+
+
+def state_to(state: str) -> client_pb2.RunState:
+    """Where a run stands."""
+    return _STATES[state]
+
+
+def result_updates(run_id: str, results: Sequence[tuple[int, Value]]) -> Iterator[client_pb2.RunUpdate]:
+    """Updates that hold these results in order, each with at most 1 MiB of payload; at least one."""
+    update = client_pb2.RunUpdate(run_id=run_id)
+    add = update.results.add
+    size = 0
+    for node, value in results:
+        if type(value) is bytes:
+            extra = len(value) + RESULT_BYTES
+            if size and size + extra > PAYLOAD_BYTES_MAX:
+                yield update
+                update = client_pb2.RunUpdate(run_id=run_id)
+                add = update.results.add
+                size = 0
+            add(node=node).value.inline = value
+        else:
+            extra = value_size(value) + RESULT_BYTES
+            if size and size + extra > PAYLOAD_BYTES_MAX:
+                yield update
+                update = client_pb2.RunUpdate(run_id=run_id)
+                add = update.results.add
+                size = 0
+            fill_value(add(node=node).value, value)
+        size += extra
+    yield update
+
+
+def progress_to(progress: Progress) -> client_pb2.Progress:
+    """A run's counts."""
+    return client_pb2.Progress(
+        total=progress.total,
+        done=progress.done,
+        running=progress.running,
+        skipped=progress.skipped,
+        failed=progress.failed,
+        retried=progress.retried,
+    )
+
+
+def finish_to(ended: RunEnded, tree: Tree | None, progress: Progress | None) -> client_pb2.RunFinish:
+    """How a run ended."""
+    finish = client_pb2.RunFinish(
+        state=_STATES[ended.state],
+        failed_task=ended.failed_task,
+        skip_reason=ended.skip_reason,
+        skipped_node=ended.skipped_node,
+        skipped_dependency=ended.skipped_dependency,
+        duration=duration_of(ended.duration),
+    )
+    if tree is not None:
+        tree_to(finish.tree, tree)
+    if ended.error is not None:
+        finish.error.CopyFrom(error_to(ended.error))
+    if progress is not None:
+        finish.progress.CopyFrom(progress_to(progress))
+    return finish
+
+
+def tree_to(message: client_pb2.TargetTree, tree: Tree, depth: int = 0) -> None:
+    """Writes the shape of the target's value into a message.
+
+    Raises:
+        ValueError: containers are nested more deeply than a message can hold.
+    """
+    if depth > TREE_DEPTH_MAX:
+        raise ValueError(f"the target's value nests containers more than {TREE_DEPTH_MAX} deep")
+    if isinstance(tree, int):
+        message.node = tree
+        return
+    branch: client_pb2.TargetList | client_pb2.TargetCompound
+    if isinstance(tree, TreeList):
+        branch, children = message.list, tree.items
+        branch.SetInParent()
+        add = message.list.items.add
+    else:
+        branch, children = message.compound, tree.inputs
+        branch.SetInParent()
+        _fill_template(message.compound, tree)
+        add = message.compound.inputs.add
+    if all(type(child) is int for child in children):
+        branch.nodes.extend(children)  # type: ignore[arg-type]  # all are ints, as was just seen
+        return
+    for child in children:
+        tree_to(add(), child, depth + 1)
+
+
+def _fill_template(message: client_pb2.TargetCompound, tree: TreeCompound) -> None:
+    if isinstance(tree.template, BlobValue):
+        message.template_blob.cid, message.template_blob.size_bytes = tree.template
+    else:
+        message.template = tree.template
+
+
+def event_to(event_id: int, logged: Logged, node_id: str) -> client_pb2.Event:
+    """An event of a run."""
+    if isinstance(logged, LogLine):
+        return client_pb2.Event(
+            event_id=event_id,
+            timestamp=timestamp_of(logged.at),
+            kind="LogLine",
+            task=logged.task,
+            node_id=node_id,
+            worker=logged.worker,
+            stream=_stream(logged.stream),
+            text=logged.text,
+        )
+    event = client_pb2.Event(
+        event_id=event_id,
+        timestamp=timestamp_of(logged.at),
+        kind=logged.kind,
+        task=logged.task,
+        node_id=node_id,
+        status=logged.status,
+        reason=logged.reason,
+        error=logged.error,
+        result_preview=logged.preview,
+        worker=logged.worker,
+        attempt=logged.attempt,
+        max_attempts=logged.max_attempts,
+    )
+    if logged.status:
+        event.duration.CopyFrom(duration_of(logged.duration))
+    if logged.delay:
+        event.delay.CopyFrom(duration_of(logged.delay))
+    return event
+
+
+def output_to(line: LogLine) -> client_pb2.TaskOutput:
+    """A line that a task printed."""
+    return client_pb2.TaskOutput(
+        task=line.task, stream=_stream(line.stream), text=line.text, worker=line.worker
+    )
+
+
+def _stream(number: int) -> value_pb2.LogStream:
+    return value_pb2.LOG_STREAM_STDERR if number == 2 else value_pb2.LOG_STREAM_STDOUT
+
+
+def run_to(info: RunInfo, now: float) -> client_pb2.RunInfo:
+    """A run in short."""
+    ended = now if info.ended is None else info.ended
+    return client_pb2.RunInfo(
+        run_id=info.run_id,
+        name=info.name,
+        state=_STATES[info.state],
+        progress=progress_to(info.progress),
+        submitted=timestamp_of(info.submitted),
+        duration=duration_of(ended - info.submitted),
+        error=info.error,
+    )
+
+
+def node_to(info: NodeInfo) -> client_pb2.NodeInfo:
+    """A node in short."""
+    return client_pb2.NodeInfo(
+        node=info.node, task=info.task, state=info.state, worker=info.worker, reason=info.reason
+    )
+
+
+def worker_to(info: WorkerInfo, silent: float, versions: client_pb2.Versions | None) -> client_pb2.WorkerInfo:
+    """A worker in short; `silent` in seconds."""
+    return client_pb2.WorkerInfo(
+        worker_id=info.worker,
+        name=info.name,
+        state=info.state,
+        amounts=amounts_to(info.amounts),
+        free=amounts_to(info.free),
+        running=info.running,
+        queued=info.queued,
+        host=info.host,
+        pid=info.pid,
+        silent=duration_of(silent),
+        versions=versions,
+    )

@@ -1,0 +1,166 @@
+"""What a worker has to do, as messages: what many assignments share goes once a session."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+
+from cascade_dist.v1 import graph_pb2, worker_pb2
+from cascade_scheduler.core.commands import Assign
+from cascade_scheduler.core.graph import Spec
+from cascade_scheduler.functions import FunctionBody
+from cascade_scheduler.wire.graphs import spec_to
+from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, fill_value, value_size
+
+__all__ = ["WorkEncoder", "function_to"]
+
+FUNCTIONS_REMEMBERED = 20_000
+"""Functions that a session is known to have; of more, the least recently used is sent again."""
+
+_ASSIGNMENT_BYTES = 96
+"""What an assignment takes beside its arguments and inputs."""
+
+
+def function_to(function: FunctionBody) -> graph_pb2.Function:
+    """A function with its body."""
+    return graph_pb2.Function(
+        cid=function.cid, body=function.body, name=function.name, code_hash=function.code_hash
+    )
+
+
+class _Run:
+    """What a session has been told of one run."""
+
+    __slots__ = ("bodies", "logs", "number")
+
+    def __init__(self, number: int, logs: bool) -> None:
+        self.number = number
+        self.logs = logs
+        # By the identity of the spec, which is cheaper than its hash; the spec is held, so the id stays its own.
+        self.bodies: dict[int, tuple[int, Spec, bytes]] = {}
+
+
+class WorkEncoder:
+    """Makes the `Work` messages of one worker session.
+
+    Runs and bodies have numbers within the session. They are forgotten on both sides with the run, by
+    `ended_runs`, so what is remembered is bounded by the runs that are going on.
+    """
+
+    def __init__(
+        self, find_function: Callable[[bytes], FunctionBody | None], wants_logs: Callable[[str], bool]
+    ) -> None:
+        self._find_function = find_function
+        self._wants_logs = wants_logs
+        self._runs: dict[str, _Run] = {}
+        self._functions: OrderedDict[bytes, None] = OrderedDict()
+        self._last_run = 0
+        self._last_body = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def encode(
+        self,
+        assigns: Iterable[Assign] = (),
+        *,
+        retract: Iterable[int] = (),
+        cancel: Iterable[int] = (),
+        release: Iterable[int] = (),
+        ended: Iterable[str] = (),
+    ) -> Iterator[worker_pb2.Work]:
+        """Messages of at most 1 MiB of payload each, in order; none when there is nothing to say."""
+        work = worker_pb2.Work()
+        add = work.assignments.add
+        size = 0
+        runs = self._runs
+        for command in assigns:
+            run = runs.get(command.run_id)
+            known = run.bodies.get(id(command.spec)) if run is not None else None
+            extra = len(command.args) + _ASSIGNMENT_BYTES
+            if command.inputs:
+                extra += sum(map(value_size, command.inputs))
+            function = None
+            if run is None or known is None or known[2] != command.function:
+                function = self._unsent(command)
+                extra += len(function.body) if function is not None else 0
+            if size and size + extra > PAYLOAD_BYTES_MAX:
+                yield work
+                work = worker_pb2.Work()
+                add = work.assignments.add
+                size = 0
+            size += extra
+            if function is not None:
+                work.functions.append(function_to(function))
+            if run is None:
+                run = self._name_run(work, command.run_id)
+            if known is None or known[2] != command.function:
+                known = self._name_body(work, run, command)
+            message = add(
+                attempt=command.attempt,
+                body=known[0],
+                args=command.args,
+                ahead=command.ahead,
+                node_id=command.node_id,
+                **{"try": command.try_},
+            )
+            if command.observe:
+                message.observe = command.observe
+            if command.publish:
+                message.publish = True
+            if command.map_index >= 0:
+                message.map_index_plus_one = command.map_index + 1
+            if command.args_blob is not None:
+                message.args_blob.cid, message.args_blob.size_bytes = command.args_blob
+            if command.inputs:
+                add_input = message.inputs.add
+                for value in command.inputs:
+                    if type(value) is bytes:
+                        add_input().inline = value
+                    else:
+                        fill_value(add_input(), value)
+        work.retract.extend(retract)
+        work.cancel.extend(cancel)
+        work.release.extend(release)
+        for run_id in ended:
+            over = runs.pop(run_id, None)
+            if over is not None:
+                work.ended_runs.append(over.number)
+        if work.ByteSize():
+            yield work
+
+    def logs_changed(self, run_id: str) -> worker_pb2.Work | None:
+        """Tells the worker, if it knows the run, that the lines its tasks print are (or are not) wanted now."""
+        run = self._runs.get(run_id)
+        logs = self._wants_logs(run_id)
+        if run is None or run.logs == logs:
+            return None
+        run.logs = logs
+        return worker_pb2.Work(runs=[worker_pb2.RunHandle(run=run.number, run_id=run_id, logs=logs)])
+
+    def _unsent(self, command: Assign) -> FunctionBody | None:
+        """The assignment's function, if this session has not had it."""
+        cid = command.function
+        if cid in self._functions:
+            self._functions.move_to_end(cid)
+            return None
+        function = self._find_function(cid)
+        if function is None:
+            raise LookupError(f"the function of task {command.spec.name!r} is not in the function store")
+        self._functions[cid] = None
+        if len(self._functions) > FUNCTIONS_REMEMBERED:
+            self._functions.popitem(last=False)
+        return function
+
+    def _name_run(self, work: worker_pb2.Work, run_id: str) -> _Run:
+        self._last_run += 1
+        run = self._runs[run_id] = _Run(self._last_run, self._wants_logs(run_id))
+        work.runs.add(run=run.number, run_id=run_id, logs=run.logs)
+        return run
+
+    def _name_body(self, work: worker_pb2.Work, run: _Run, command: Assign) -> tuple[int, Spec, bytes]:
+        self._last_body += 1
+        spec = command.spec
+        known = run.bodies[id(spec)] = (self._last_body, spec, command.function)
+        work.bodies.add(body=self._last_body, spec=spec_to(spec), function=command.function, run=run.number)
+        return known
