@@ -238,7 +238,7 @@ def _failed(books: Books, attempt: Attempt, report: AttemptFailed) -> None:
 def try_again(books: Books, run: Run, node: int, delay: float) -> None:
     """Lets a node wait, holding nothing, before its next try."""
     if delay <= 0.0:
-        nodes.make_ready(books, run, node)
+        lineage.ready_again(books, run, node)
         return
     run.status[node] = DELAYED
     run.waiting_retry += 1
@@ -301,4 +301,4 @@ def wake_delayed(books: Books) -> None:
         _, _, run, node = heappop(delayed)
         if run.state == "running" and run.status[node] == DELAYED:
             run.waiting_retry -= 1
-            nodes.make_ready(books, run, node)
+            lineage.ready_again(books, run, node)

@@ -86,6 +86,7 @@ class Graph:
         "node_args",
         "node_ids",
         "node_spec",
+        "size",
         "specs",
         "target",
     )
@@ -110,6 +111,8 @@ class Graph:
         self.specs = specs
         self.functions = functions
         self.node_spec = node_spec
+        self.size = len(node_spec)
+        """How many nodes there are."""
         self.node_ids = node_ids
         self.node_args = node_args
         self.edge_start = edge_start

@@ -49,7 +49,7 @@ def remake(books: Books, run: Run, node: int) -> None:
             continue
         run.status[node] = WAITING
         run.built.pop(node, None)
-        for consumer in run.consumers(node):
+        for consumer in dict.fromkeys(run.consumers(node)):
             _unanswer(run, node, consumer, todo)
         if run.runs_code(node):
             books.drop(run, node)
@@ -71,7 +71,7 @@ def _unsettled(run: Run, node: int) -> int:
 
 
 def _value_sources(run: Run, node: int) -> Iterator[int]:
-    if node >= len(run.graph):
+    if node >= run.graph.size:
         return iter(())  # a map holds its lists until all its children have finished
     return (s for s, kind in run.graph.sources(node) if kind in (EdgeKind.DATA, EdgeKind.ITEMS))
 
@@ -84,22 +84,19 @@ def _map_waits(run: Run, node: int) -> bool:
 
 def _unanswer(run: Run, node: int, consumer: int, todo: list[int]) -> None:
     """The consumer counted the node as answered, and must not."""
-    if node >= len(run.graph):
+    if node >= run.graph.size:
         run.map_left[consumer] += 1
         if run.status[consumer] == DONE:
             todo.append(consumer)
         return
     status = run.status[consumer]
-    if status == WAITING:
-        run.pending[consumer] += 1
-    elif status == READY:
+    if status in (WAITING, READY, DELAYED):
+        if status == READY:
+            run.ready -= 1
+        elif status == DELAYED:
+            run.waiting_retry -= 1
         run.status[consumer] = WAITING
-        run.ready -= 1
-        run.pending[consumer] = 1
-    elif status == DELAYED:
-        run.status[consumer] = WAITING
-        run.waiting_retry -= 1
-        run.pending[consumer] = 1
+        run.pending[consumer] = _unsettled(run, consumer)
     elif status == DONE and _structural_in_use(run, consumer):
         todo.append(consumer)
     expansion = run.expansions.get(consumer)

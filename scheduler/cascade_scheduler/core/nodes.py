@@ -33,7 +33,7 @@ def make_ready(books: Books, run: Run, node: int) -> None:
 
 def settle(books: Books, run: Run, node: int) -> None:
     """A node is done or skipped: answers the edges that wait for it, and theirs, without recursion."""
-    graph_nodes = len(run.graph)
+    graph_nodes = run.graph.size
     target = run.graph.target
     start_of, all_consumers = run.plan.consumer_start, run.plan.consumers
     pending = run.pending
@@ -55,7 +55,7 @@ def settle(books: Books, run: Run, node: int) -> None:
 
 
 def _child_settled(books: Books, run: Run, node: int, todo: list[int]) -> None:
-    map_node = run.children[node - len(run.graph)][0]
+    map_node = run.children[node - run.graph.size][0]
     run.map_left[map_node] -= 1
     if not run.map_left[map_node]:
         _structural_done(books, run, map_node)
@@ -182,7 +182,7 @@ def let_go(books: Books, run: Run, node: int) -> None:
 def drop_value(books: Books, run: Run, node: int) -> bool:
     """Forgets the value of a node that nobody needs; False for a structural node, whose inputs are to go."""
     books.drop(run, node)
-    if node < len(run.graph) and not run.runs_code(node):
+    if node < run.graph.size and not run.runs_code(node):
         run.built.pop(node, None)
         return run.status[node] == SKIPPED
     return True
@@ -196,5 +196,5 @@ def _let_go_inputs(books: Books, run: Run, node: int) -> None:
 def inputs_used(books: Books, run: Run, node: int) -> None:
     """A node that ran code has its result: it needs its inputs no more."""
     graph = run.graph
-    if node < len(graph) and graph.edge_start[node] != graph.edge_start[node + 1]:
+    if node < graph.size and graph.edge_start[node] != graph.edge_start[node + 1]:
         _let_go_inputs(books, run, node)

@@ -136,7 +136,7 @@ def _place_class(books: Books, cls: AmountClass) -> None:
 
 def _holder(books: Books, run: Run, node: int) -> Worker | None:
     """The worker that holds most of the node's input, when the input is large."""
-    if not books.objects or node >= len(run.graph):
+    if not books.objects or node >= run.graph.size:
         return None
     held: dict[str, int] = {}
     for source in run.graph.inputs(node):

@@ -89,7 +89,7 @@ def solve(graph: Graph) -> Plan:
 
 def solve_steps(graph: Graph) -> Generator[None, None, Plan]:
     """Makes a plan in slices; the generator's return value is the plan."""
-    n = len(graph)
+    n = graph.size
     plan = Plan(n)
     start, source, kinds = graph.edge_start, graph.edge_source, graph.edge_kind
     spec_of, specs = graph.node_spec, graph.specs
@@ -147,7 +147,7 @@ def solve_steps(graph: Graph) -> Generator[None, None, Plan]:
 
 
 def _heights(graph: Graph, plan: Plan) -> Iterator[None]:
-    n = len(graph)
+    n = graph.size
     heights = [0] * n
     start, source = graph.edge_start, graph.edge_source
     calls = [spec.kind == NodeKind.CALL or spec.kind == NodeKind.MAP for spec in graph.specs]

@@ -107,7 +107,7 @@ class Run:
         self.ended = 0.0
         self.sequence = sequence
         self.state = "running"
-        self.status = bytearray(len(graph))
+        self.status = bytearray(graph.size)
         self.pending = plan.indegree.copy()
         """Edges per node that have not been answered."""
         self.uses = plan.uses.copy()
@@ -153,32 +153,32 @@ class Run:
     def spec(self, node: int) -> Spec:
         """The node's spec; a child has its map's."""
         graph = self.graph
-        if node < len(graph):
+        if node < graph.size:
             return graph.specs[graph.node_spec[node]]
-        return graph.spec(self.children[node - len(graph)][0])
+        return graph.spec(self.children[node - graph.size][0])
 
     def origin(self, node: int) -> tuple[int, int]:
         """(node of the graph, child index or -1)."""
-        extra = node - len(self.graph)
+        extra = node - self.graph.size
         if extra < 0:
             return node, -1
         return self.children[extra]
 
     def runs_code(self, node: int) -> bool:
         """The node is dispatched to workers; all others are structural."""
-        return node >= len(self.graph) or self.graph.spec(node).kind == NodeKind.CALL
+        return node >= self.graph.size or self.graph.spec(node).kind == NodeKind.CALL
 
     def consumers(self, node: int) -> Iterator[int]:
         """Nodes that wait for this one, one entry an edge."""
-        if node >= len(self.graph):
-            yield self.children[node - len(self.graph)][0]
+        if node >= self.graph.size:
+            yield self.children[node - self.graph.size][0]
         else:
             plan = self.plan
             yield from plan.consumers[plan.consumer_start[node] : plan.consumer_start[node + 1]]
 
     def inputs(self, node: int) -> list[int]:
         """The nodes whose values this one holds on to; a map holds its children's too."""
-        if node >= len(self.graph):
+        if node >= self.graph.size:
             return []  # its map holds the lists until all children have finished
         sources = self.graph.inputs(node)
         expansion = self.expansions.get(node)
@@ -197,7 +197,7 @@ class Run:
 
     def observe(self, node: int) -> int:
         """Bits of what has to be observed of the value; nothing of a map's child."""
-        return self.plan.observe[node] if node < len(self.graph) else 0
+        return self.plan.observe[node] if node < self.graph.size else 0
 
     def key(self, node: int) -> str:
         """The node's structural id in hex; a child's has its index in brackets."""

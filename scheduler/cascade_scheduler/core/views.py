@@ -190,7 +190,7 @@ def target_tree(run: Run) -> Tree:
         if node in built:
             todo.pop()
             continue
-        kind = run.graph.spec(node).kind if node < len(run.graph) else NodeKind.CALL
+        kind = run.graph.spec(node).kind if node < run.graph.size else NodeKind.CALL
         if kind == NodeKind.CALL:
             built[node] = node
             todo.pop()
@@ -222,6 +222,6 @@ def fetch_value(
 ) -> tuple[bytes | BlobValue | None, Iterator[Value]] | None:
     """A structural value in parts, for a worker that was given its name; None when there is no such value."""
     run = books.runs.get(run_id)
-    if run is None or not 0 <= node < len(run.graph) or run.runs_code(node) or run.status[node] != DONE:
+    if run is None or not 0 <= node < run.graph.size or run.runs_code(node) or run.status[node] != DONE:
         return None
     return inputs.parts(run, node)

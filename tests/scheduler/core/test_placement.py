@@ -52,7 +52,8 @@ def test_a_report_lets_the_next_in_line_start() -> None:
     worker = sim.core.workers["w1"]
     assert len(worker.queue) == 1
     sim.done("t")
-    assert not worker.queue and worker.free["cpu"] == 0
+    assert not worker.queue
+    assert worker.free["cpu"] == 0
 
 
 def test_async_tasks_have_credits_of_their_own() -> None:
@@ -129,7 +130,9 @@ def test_s68_in_a_closed_cluster_an_amount_that_nobody_has_is_refused() -> None:
     sim.worker("w1", cpu=16)
     sim.submit(many(1, amounts=(("cpu", 64_000_000),)).graph())
     [refused] = sim.of(c.RunRefused)
-    assert refused.code == "infeasible" and "cpu=64" in refused.message and "16" in refused.message
+    assert refused.code == "infeasible"
+    assert "cpu=64" in refused.message
+    assert "16" in refused.message
     sim.submit(many(1, amounts=(("gpu", 1_000_000),)).graph(), "r2")
     assert "no worker declares 'gpu'" in sim.of(c.RunRefused)[1].message
 
@@ -140,7 +143,8 @@ def test_a_closed_cluster_waits_for_its_expected_workers_before_it_judges() -> N
     sim.submit(many(1, amounts=(("cpu", 2_000_000),)).graph())
     assert not sim.of(c.RunRefused)
     sim.worker("w2", cpu=1)
-    assert sim.ended.state == "failed" and sim.ended.error is not None
+    assert sim.ended.state == "failed"
+    assert sim.ended.error is not None
     assert sim.ended.error.type == "AmountError"
 
 
@@ -151,7 +155,8 @@ def test_an_open_cluster_waits_says_so_once_and_then_fails() -> None:
     sim.after(30)
     assert [b.reason for b in sim.events("TaskBlocked")] == ["ResourceContention"]
     sim.after(31)
-    assert sim.ended.error is not None and sim.ended.error.type == "AmountError"
+    assert sim.ended.error is not None
+    assert sim.ended.error.type == "AmountError"
 
 
 def test_an_open_cluster_uses_a_worker_that_comes_in_time() -> None:
@@ -187,7 +192,8 @@ def test_a_lost_worker_gives_its_attempts_to_others_and_a_task_that_kills_is_sto
         assert sim.one("killer").worker == f"w{i}"
         sim.lose_worker(f"w{i}")
     assert len(sim.events("TaskLost")) == 3
-    assert sim.ended.error is not None and sim.ended.error.type == "TaskLostError"
+    assert sim.ended.error is not None
+    assert sim.ended.error.type == "TaskLostError"
     assert "3 times" in sim.ended.error.message
 
 
@@ -200,13 +206,20 @@ def test_a_broken_stream_has_a_grace_and_a_reconnect_is_no_special_case() -> Non
     running = list(sim.open)
     sim.now += 1
     hello = e.WorkerConnected(
-        "w1", "w1", (("cpu", 2_000_000),), 10, 4, "w1:1", held=(e.Held(running[0], "running"), e.Held(77, "running"))
+        "w1",
+        "w1",
+        (("cpu", 2_000_000),),
+        10,
+        4,
+        "w1:1",
+        held=(e.Held(running[0], "running"), e.Held(77, "running")),
     )
     for attempt in running[1:]:
         del sim.open[attempt]
     sim.turn(hello)
     [welcome] = [w for w in sim.last if isinstance(w, c.WelcomeWorker)]
-    assert welcome.keep == (running[0],) and welcome.drop == (77,)
+    assert welcome.keep == (running[0],)
+    assert welcome.drop == (77,)
     assert len(sim.open) == 3, "what never arrived is sent again"
     for _ in range(3):
         sim.done("t")
@@ -239,7 +252,8 @@ def test_a_node_goes_where_its_input_is_and_the_object_is_released_after() -> No
     sim.submit(make.graph())
     value = obj(sim, "a")
     sim.done("a", value)
-    assert sim.one("b").worker == value.worker and sim.one("b").inputs == (value,)
+    assert sim.one("b").worker == value.worker
+    assert sim.one("b").inputs == (value,)
     sim.done("b")
     assert sim.of(c.ReleaseObject) == [c.ReleaseObject(value.worker, value.attempt)]
 

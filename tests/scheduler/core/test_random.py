@@ -8,11 +8,12 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cascade_scheduler.core import events as e
 from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind, Retry
 from cascade_scheduler.core.values import ErrorInfo, ObjectValue
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .harness import GraphMaker, Sim
 
@@ -26,9 +27,9 @@ def random_graph(rng: Random) -> Graph:
         inputs = [s for s in earlier if rng.random() < 2.0 / (len(earlier) + 1)]
         options: dict[str, object] = {}
         if earlier and rng.random() < 0.2:
-            options["run_if"] = rng.choice([s for s in earlier])
+            options["run_if"] = rng.choice(list(earlier))
         if earlier and rng.random() < 0.15:
-            options["after"] = [rng.choice([s for s in earlier])]
+            options["after"] = [rng.choice(list(earlier))]
         if rng.random() < 0.3:
             options["retry"] = Retry(3, delay=rng.choice([0.0, 0.5]))
         if rng.random() < 0.2:
@@ -117,7 +118,8 @@ def drive(seed: int, *, chaos: bool) -> None:
         assert sim.ended.state == "succeeded", f"seed {seed}: {sim.ended}"
     finished = [record.node for record in sim.events("TaskExecutionFinished")]
     assert len(finished) == len(set(finished)), f"seed {seed}: a node finished twice"
-    assert not sim.core.attempts and not sim.open
+    assert not sim.core.attempts
+    assert not sim.open
 
 
 def outcome(rng: Random, sim: Sim, run: object, attempt: int, chaos: bool) -> e.Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
 from cascade_scheduler.core import views
@@ -58,7 +59,8 @@ def test_s59_a_fast_chain_does_not_wait_for_a_slow_task() -> None:
     make.gather(slow, next_)
     sim.submit(make.graph())
     sim.done("fast")
-    assert "next" in sim.assigned and "slow" in sim.assigned
+    assert "next" in sim.assigned
+    assert "slow" in sim.assigned
 
 
 @pytest.mark.parametrize(("truth", "state"), [(True, "succeeded"), (False, "failed")])
@@ -118,7 +120,8 @@ def test_a_condition_whose_truth_raises_fails_the_consumer(sim: Sim) -> None:
     make.call("action", run_if=cond)
     sim.submit(make.graph())
     sim.done("cond", observe_error=c.ErrorInfo("ValueError", "ambiguous"))
-    assert sim.ended.state == "failed" and sim.ended.failed_task == "action"
+    assert sim.ended.state == "failed"
+    assert sim.ended.failed_task == "action"
 
 
 def test_s48_two_failures_then_success(sim: Sim) -> None:
@@ -137,7 +140,10 @@ def test_s48_two_failures_then_success(sim: Sim) -> None:
     sim.after(0.2)
     assert sim.one("flaky").try_ == 3
     sim.done("flaky")
-    assert [(r.attempt, r.max_attempts, r.delay) for r in sim.events("TaskRetrying")] == [(1, 3, 1.0), (2, 3, 2.0)]
+    assert [(r.attempt, r.max_attempts, r.delay) for r in sim.events("TaskRetrying")] == [
+        (1, 3, 1.0),
+        (2, 3, 2.0),
+    ]
     assert len(sim.events("TaskExecutionFinished")) == 1
     assert sim.ended.state == "succeeded"
 
@@ -151,7 +157,8 @@ def test_s49_always_failing(sim: Sim) -> None:
     [finished] = sim.events("TaskExecutionFinished")
     assert (finished.status, finished.error) == ("Failed", "ValueError: no")
     assert len(sim.events("TaskRetrying")) == 1
-    assert sim.ended.error is not None and sim.ended.error.message == "no"
+    assert sim.ended.error is not None
+    assert sim.ended.error.message == "no"
 
 
 def test_what_the_policy_does_not_name_is_not_retried(sim: Sim) -> None:
@@ -226,7 +233,8 @@ def test_a_large_gather_is_fetched_by_name(sim: Sim) -> None:
         sim.done(f"t{i}", bytes(30_000))
     assert sim.one("sum").inputs == (DeferredValue("r", 4),)
     found = views.fetch_value(sim.core, "r", 4)
-    assert found is not None and [len(v) for v in found[1]] == [30_000] * 4
+    assert found is not None
+    assert [len(v) for v in found[1]] == [30_000] * 4
 
 
 def test_values_go_when_the_last_consumer_is_done(sim: Sim) -> None:
@@ -281,7 +289,8 @@ def test_a_map_over_a_lazy_list_becomes_children(sim: Sim) -> None:
     sim.done("sum")
     assert sim.ended.state == "succeeded"
     keys = [s.key for s in sim.of(c.SaveResult)]
-    assert keys[2].endswith("[0]") and len(keys) == 6
+    assert keys[2].endswith("[0]")
+    assert len(keys) == 6
 
 
 def test_s55_an_empty_lazy_list_and_lists_of_unequal_length(sim: Sim) -> None:
@@ -301,7 +310,9 @@ def test_s55_an_empty_lazy_list_and_lists_of_unequal_length(sim: Sim) -> None:
     other.done("xs", b"", length=1, items=(b"1",))
     other.done("ys", b"", length=2, items=(b"1", b"2"))
     error = other.ended.error
-    assert error is not None and error.type == "ValueError" and "xs has 1, ys has 2" in error.message
+    assert error is not None
+    assert error.type == "ValueError"
+    assert "xs has 1, ys has 2" in error.message
 
 
 def test_a_failing_child_is_named_with_its_index(sim: Sim) -> None:
