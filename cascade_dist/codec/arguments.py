@@ -13,7 +13,8 @@ import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cascade_dist.codec.graph_pickler import GraphPickler
+from cascade_dist.codec.graph_pickler import ByValuePickler, GraphPickler
+from cascade_dist.codec.opcodes import simple_arguments, simple_list
 from cascade_dist.codec.pickling import PROTOCOL, Dump, culprit, remedy, type_name
 from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed, load, pack, pack_column
 from cascade_dist.errors import ArgumentSerializationError, TaskLoadError
@@ -52,10 +53,12 @@ class ArgumentEncoder:
 
     def __init__(self, inline_max: int = INLINE_BYTES_MAX) -> None:
         self._inline_max = inline_max
-        self._pickler: GraphPickler | None = None
-        self._shared: dict[
-            int, tuple[object, Packed | None]
-        ] = {}  # by id; the object is kept so that ids stay true
+        self._plain: ByValuePickler | None = None
+        self._graph: GraphPickler | None = None
+        # Both by id, of objects that are kept alive: the payload of a shared value, and the ids of the values
+        # of a map that have one.
+        self._payloads: dict[int, tuple[object, Packed | None]] = {}
+        self._keys: dict[int, tuple[object, tuple[int, ...]]] = {}
 
     def encode(self, node: Node) -> bytes | Packed:
         """The payload of a node's arguments; of a gather, the payload of its container.
@@ -66,69 +69,74 @@ class ArgumentEncoder:
         kind = node.spec.kind
         if kind is NodeKind.CALL:
             args, kwargs = node.args, node.kwargs
-            if not (args or kwargs or node.shared):
+            if not (args or kwargs):
                 return b""
-            if (
-                not node.inputs
-                and not node.shared
-                and _all_plain(args)
-                and (not kwargs or _all_plain(kwargs.values()))
-            ):
-                return _dumps((args, dict(kwargs)), PROTOCOL)
-        elif kind is NodeKind.GATHER:
-            return self._dump(node, node.value, ())
-        elif kind is not NodeKind.MAP:
-            return b""
-        return self._dump(node, (node.args, self._keywords(node)), self._blob_keys(node))
+            ordinals = self._ordinals(node)
+            if ordinals:
+                quick = simple_arguments(args, kwargs, ordinals)
+                if quick is not None and len(quick) <= self._inline_max:
+                    return quick
+            elif _all_plain(args) and (not kwargs or _all_plain(kwargs.values())):
+                data = _dumps((args, dict(kwargs)), PROTOCOL)
+                if len(data) <= self._inline_max:
+                    return data
+            return self._dump(node, (args, dict(kwargs)), ordinals)
+        if kind is NodeKind.GATHER:
+            ordinals = self._ordinals(node)
+            if type(node.value) is list:
+                quick = simple_list(node.value, ordinals)
+                if quick is not None and len(quick) <= self._inline_max:
+                    return quick
+            return self._dump(node, node.value, ordinals)
+        if kind is NodeKind.MAP:
+            columns = {name: Column(node.kwargs[name]) for name in node.columns}
+            return self._dump(node, (node.args, {**node.kwargs, **columns}), self._ordinals(node))
+        return b""
 
     def blob_inputs(self, node: Node) -> tuple[Packed, ...]:
         """The payloads of the inputs that follow the node's own: values that many nodes share."""
-        if not (node.shared or node.columns):
-            return ()
-        found = (self._shared_payload(node, name, value) for name, value in _shareable(node))
+        found = (self._payloads[key][1] for key in self._shared_keys(node))
         return tuple(packed for packed in found if packed is not None)
 
-    def _keywords(self, node: Node) -> dict[str, Any]:
-        keywords = {**node.shared, **node.kwargs}
-        for name in node.columns:
-            keywords[name] = Column(keywords[name])
-        return keywords
+    def _ordinals(self, node: Node) -> dict[int, int]:
+        """By the id of an object, the persistent id that stands for it in the node's payload."""
+        inputs = node.inputs
+        ordinals = dict(zip(map(id, inputs), range(len(inputs)), strict=True)) if inputs else {}
+        if node.shared or node.columns:
+            for ordinal, key in enumerate(self._shared_keys(node), len(inputs)):
+                ordinals[key] = ordinal
+        return ordinals
 
-    def _blob_keys(self, node: Node) -> tuple[int, ...]:
-        if not (node.shared or node.columns):
-            return ()
-        return tuple(id(v) for name, v in _shareable(node) if self._shared_payload(node, name, v) is not None)
-
-    def _shared_payload(self, node: Node, name: str, value: Any) -> Packed | None:
-        """The payload of a shared value; None when it goes with the rest: it is small, or holds lazies."""
-        known = self._shared.get(id(value))
+    def _shared_keys(self, node: Node) -> tuple[int, ...]:
+        """The ids of the values that are blob inputs: the shared ones, then the columns of a map."""
+        owner: object = node if node.columns else node.shared
+        known = self._keys.get(id(owner))
         if known is None:
-            known = self._shared[id(value)] = (value, self._pack_shared(node, name, value))
+            values = {**node.shared, **{name: node.kwargs[name] for name in sorted(node.columns)}}
+            keys = tuple(id(value) for name, value in values.items() if self._payload(node, name, value))
+            known = self._keys[id(owner)] = (owner, keys)
+        return known[1]
+
+    def _payload(self, node: Node, name: str, value: Any) -> Packed | None:
+        """The payload of a shared value; None when it goes with the rest: it is small, or holds lazies."""
+        known = self._payloads.get(id(value))
+        if known is None:
+            known = self._payloads[id(value)] = (value, self._pack_shared(node, name, value))
         return known[1]
 
     def _pack_shared(self, node: Node, name: str, value: Any) -> Packed | None:
         if type(value) in _PLAIN:
             return None
-        lazies = {id(lazy): 0 for lazy in node.inputs}
+        lazies = dict.fromkeys(map(id, node.inputs), 0)
         try:
             made = self._run(value, lazies, out_of_band=True)
-            if self._pickler is not None and self._pickler.met:
+            if (lazies and self._met_lazies()) or made.total <= SHARED_INLINE_MAX:
                 return None
-            if made.total <= SHARED_INLINE_MAX:
-                return None
-            if name in node.columns:
-                return pack_column(
-                    value, lambda item, out_of_band: self._run(item, {}, out_of_band=out_of_band)
-                )
-            return pack(made)
+            return pack_column(value, self._run_plain) if name in node.columns else pack(made)
         except Exception as error:
-            raise self._refusal(node, value, error, _argument_name(name)) from error
+            raise self._refusal(node, value, error, _argument_name(name), lazies) from error
 
-    def _dump(self, node: Node, value: object, blob_keys: tuple[int, ...]) -> bytes | Packed:
-        ordinals = {id(lazy): ordinal for ordinal, lazy in enumerate(node.inputs)}
-        ordinals.update(
-            zip(blob_keys, range(len(node.inputs), len(node.inputs) + len(blob_keys)), strict=True)
-        )
+    def _dump(self, node: Node, value: object, ordinals: dict[int, int]) -> bytes | Packed:
         try:
             made = self._run(value, ordinals, out_of_band=True)
             if not made.buffers and made.size <= self._inline_max:
@@ -142,11 +150,26 @@ class ArgumentEncoder:
             raise self._explain(node, value, ordinals, error) from error
 
     def _run(self, value: object, ordinals: dict[int, int], *, out_of_band: bool) -> Dump:
-        pickler = self._pickler or GraphPickler()
-        self._pickler = None  # a pickler in which something raised is not used again
-        made = pickler.run(value, ordinals, out_of_band)
-        self._pickler = pickler
+        # A pickler in which something raised is not used again: it is put back only after its dump.
+        if not ordinals:
+            return self._run_plain(value, out_of_band)
+        pickler = self._graph or GraphPickler()
+        self._graph = None
+        pickler.ordinals = ordinals
+        pickler.met = False
+        made = pickler.run(value, out_of_band=out_of_band)
+        self._graph = pickler
         return made
+
+    def _run_plain(self, value: object, out_of_band: bool) -> Dump:
+        pickler = self._plain or ByValuePickler()
+        self._plain = None
+        made = pickler.run(value, out_of_band=out_of_band)
+        self._plain = pickler
+        return made
+
+    def _met_lazies(self) -> bool:
+        return self._graph is not None and self._graph.met
 
     def _explain(
         self, node: Node, value: Any, ordinals: dict[int, int], error: Exception
@@ -155,7 +178,7 @@ class ArgumentEncoder:
         if isinstance(error, ArgumentSerializationError):
             return error
         if node.spec.kind is NodeKind.GATHER:
-            return self._refusal(node, value, error, "the target")
+            return self._refusal(node, value, error, "the target", ordinals)
         args, kwargs = value
         named = [(str(i), arg) for i, arg in enumerate(args)] + list(kwargs.items())
         for name, arg in named:
@@ -167,11 +190,10 @@ class ArgumentEncoder:
         return self._refusal(node, value, error, "its arguments", ordinals)
 
     def _refusal(
-        self, node: Node, value: object, error: Exception, where: str, ordinals: dict[int, int] | None = None
+        self, node: Node, value: object, error: Exception, where: str, ordinals: dict[int, int]
     ) -> ArgumentSerializationError:
         """The error for one argument, with the place in it where pickling stops."""
-        marks = {id(lazy): 0 for lazy in node.inputs} if ordinals is None else ordinals
-        path, part, found = culprit(value, lambda part: self._run(part, marks, out_of_band=True))
+        path, part, found = culprit(value, lambda part: self._run(part, ordinals, out_of_band=True))
         reason = found or error
         at = f", at {path}" if path else ""
         if isinstance(part, LazyResult):
@@ -182,13 +204,6 @@ class ArgumentEncoder:
 
 def _argument_name(name: str) -> str:
     return f"argument {name}" if name.isdigit() else f"argument {name!r}"
-
-
-def _shareable(node: Node) -> Iterable[tuple[str, object]]:
-    """What could be a blob input: shared values, then the columns of a map, in a fixed order."""
-    yield from node.shared.items()
-    for name in sorted(node.columns):
-        yield name, node.kwargs[name]
 
 
 def _all_plain(values: Iterable[object]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from cascade_dist.codec.cid import cid_of
-from cascade_dist.codec.graph_pickler import GraphPickler
+from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.pickling import PROTOCOL, culprit, remedy, type_name
 from cascade_dist.codec.references import Reference, display_name, import_reference, reference_of, unwrap_task
 from cascade_dist.errors import SerializationError, TaskLoadError
@@ -101,7 +101,7 @@ def _by_reference(reference: Reference, code_hash: bytes) -> EncodedFunction:
 def _by_value(func: Any, code_hash: bytes) -> EncodedFunction:
     name = display_name(func)
     try:
-        body = GraphPickler().run(func, {}, False).pickled()
+        body = ByValuePickler().run(func).pickled()
     except Exception as error:
         raise _refusal(func, name, error) from error
     if len(body) > BODY_BYTES_MAX:
@@ -162,7 +162,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 def _refusal(func: Any, name: str, error: Exception) -> SerializationError:
     def probe(part: object) -> object:
-        return GraphPickler().run(part, {}, False)
+        return ByValuePickler().run(part)
 
     for where, value in _captured(func):
         if value is func:
@@ -179,7 +179,7 @@ def _largest(func: Any) -> str:
     sizes = []
     for where, value in _captured(func):
         try:
-            sizes.append((GraphPickler().run(value, {}, False).size, where))
+            sizes.append((ByValuePickler().run(value).size, where))
         except Exception:
             continue
     return f" (most of it is {max(sizes)[1]})" if sizes else ""

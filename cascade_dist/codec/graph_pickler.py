@@ -9,42 +9,36 @@ import cloudpickle
 
 from cascade_dist.codec.pickling import PROTOCOL, Dump, Sink, buffer_keeper
 
-__all__ = ["GraphPickler"]
+__all__ = ["ByValuePickler", "GraphPickler"]
 
 
-class GraphPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles values with lazy ones in them. Made once for many dumps: each costs less than making it.
+class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles values without lazy ones in them, which refuse. Made once for many dumps.
 
-    A lazy value refuses to be pickled, so one that has no ordinal, because the graph lacks it, raises.
+    Each dump costs less than making a pickler. One in which something raised is not to be used again.
     """
 
     def __init__(self) -> None:
         self._sink = Sink()
         self._buffers: list[memoryview] = []
-        self._ordinals: dict[int, int] = {}
         self._out_of_band = True
         self._keep = buffer_keeper(self._buffers)
-        self.met = False
-        """The last dump met a lazy value."""
         super().__init__(self._sink, PROTOCOL, buffer_callback=self._on_buffer)
         # cloudpickle's own is a ChainMap, slow to look up for every object.
         self.dispatch_table = {**cloudpickle.Pickler._dispatch_table, **copyreg.dispatch_table}
 
-    def run(self, value: object, ordinals: dict[int, int], out_of_band: bool) -> Dump:
-        """Dumps one value. When it raises, the pickler is not to be used again.
+    def run(self, value: object, *, out_of_band: bool = False) -> Dump:
+        """Dumps one value.
 
         Args:
             value: what to pickle.
-            ordinals: by the id of an object, the persistent id that stands for it.
             out_of_band: keep large buffers out of the pickle.
 
         Raises:
-            SerializationError: there is a lazy value in it that has no ordinal.
+            SerializationError: there is a lazy value in it.
             Exception: whatever pickling raises.
         """
-        self._ordinals = ordinals
         self._out_of_band = out_of_band
-        self.met = False
         self._sink.pieces.clear()
         self._buffers.clear()
         self.dump(value)
@@ -55,9 +49,23 @@ class GraphPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _on_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         return self._keep(buffer) if self._out_of_band else True
 
+
+class GraphPickler(ByValuePickler):
+    """Pickles values with lazy ones in them: those that have an ordinal become persistent ids.
+
+    Slower than its base, because it is asked about every object.
+    """
+
+    def __init__(self) -> None:
+        self.ordinals: dict[int, int] = {}
+        """By the id of an object, the persistent id that stands for it."""
+        self.met = False
+        """A lazy value was met since this was last set."""
+        super().__init__()
+
     def persistent_id(self, obj: object) -> int | None:
         """The ordinal of an object that is an input of the node."""
-        ordinal = self._ordinals.get(id(obj))
+        ordinal = self.ordinals.get(id(obj))
         if ordinal is not None:
             self.met = True
         return ordinal

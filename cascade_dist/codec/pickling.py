@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
@@ -16,11 +16,11 @@ from cascade_dist.errors import SerializationError
 __all__ = [
     "PROTOCOL",
     "Dump",
-    "InputUnpickler",
     "Sink",
     "buffer_keeper",
     "culprit",
     "dump",
+    "load_with_inputs",
     "remedy",
     "type_name",
 ]
@@ -184,17 +184,22 @@ def remedy(part: object, error: BaseException | None) -> str:
     return "give what it is made from and make it inside the task, or write `__reduce__` for its type"
 
 
+def load_with_inputs(data: Any, inputs: Sequence[object], buffers: Any = None) -> Any:
+    """Unpickles; persistent ids stand for inputs."""
+    unpickler = InputUnpickler(io.BytesIO(data), buffers=buffers)
+    unpickler.inputs = inputs
+    return unpickler.load()
+
+
 class InputUnpickler(pickle.Unpickler):
     """Resolves persistent ids to the inputs of a node."""
 
-    def __init__(self, data: Any, inputs: Any, buffers: Any = None) -> None:
-        super().__init__(io.BytesIO(data), buffers=buffers)
-        self._inputs = inputs
+    inputs: Sequence[object] = ()
 
     def persistent_load(self, pid: Any) -> Any:
         """The input with this ordinal."""
-        if type(pid) is int and 0 <= pid < len(self._inputs):
-            return self._inputs[pid]
+        if type(pid) is int and 0 <= pid < len(self.inputs):
+            return self.inputs[pid]
         raise pickle.UnpicklingError(
-            f"the payload refers to input {pid!r:.40}, but there are {len(self._inputs)} inputs"
+            f"the payload refers to input {pid!r:.40}, but there are {len(self.inputs)} inputs"
         )

@@ -29,9 +29,10 @@ from typing import Any, cast, overload
 from cascade_dist.codec.pickling import (
     PROTOCOL,
     Dump,
-    InputUnpickler,
+    buffer_keeper,
     culprit,
     dump,
+    load_with_inputs,
     remedy,
     type_name,
 )
@@ -75,6 +76,7 @@ _dumps = pickle.dumps
 _loads = pickle.loads
 _SCALARS = frozenset({type(None), bool, int, float, complex})
 _TEXTS = frozenset({str, bytes})
+_LARGE_TEXTS = frozenset({str, bytes, bytearray})
 
 
 class Packed:
@@ -158,12 +160,42 @@ def dump_inline_or_packed(
         data = _dumps(value, PROTOCOL)
         if len(data) <= inline_max:
             return data
-    elif kind is bytes:
+    elif kind is bytes and len(cast("bytes", value)) > inline_max:
         value = _LargeBytes(cast("bytes", value))
     try:
-        return _finish(value, inline_max, _dump)
+        if _holds_large(value, kind):
+            return _finish(value, inline_max, _dump)
+        return _quick(value, inline_max) or _finish(value, inline_max, _dump)
     except Exception as error:
         raise _unpicklable(value, what, error) from error
+
+
+def _quick(value: object, inline_max: int) -> Inline | Packed | None:
+    """What `_finish` makes, in fewer steps; None when plain pickle cannot."""
+    kept: list[memoryview] = []
+    try:
+        data = _dumps(value, PROTOCOL, buffer_callback=buffer_keeper(kept))
+        if not kept and len(data) <= inline_max:
+            return data
+        made = Dump([data], kept)
+        if made.total > inline_max:
+            return pack(made)
+        data = _dumps(value, PROTOCOL)
+        return data if len(data) <= inline_max else None
+    except Exception:
+        return None
+
+
+def _holds_large(value: Any, kind: type) -> bool:
+    """Whether a container seems to be of large texts, which pickling in one piece would copy."""
+    first: Any
+    if kind is list or kind is tuple:
+        first = value[0] if value else None
+    elif kind is dict:
+        first = next(iter(value.values()), None)
+    else:
+        return False
+    return type(first) in _LARGE_TEXTS and len(first) > INLINE_BYTES_MAX
 
 
 class _LargeBytes:
@@ -241,7 +273,7 @@ def load(payload: Payload, inputs: Sequence[object] = ()) -> Any:
         Exception: whatever unpickling raises, such as ModuleNotFoundError.
     """
     if len(payload) and payload[0] == 0x80:
-        return InputUnpickler(payload, inputs).load() if inputs else _loads(payload)
+        return load_with_inputs(payload, inputs) if inputs else _loads(payload)
     view = memoryview(payload).toreadonly()
     magic, number, size = _head(view)
     if magic == _LIST:
@@ -258,7 +290,7 @@ def load(payload: Payload, inputs: Sequence[object] = ()) -> Any:
         raise SerializationError(f"a payload was cut short: {len(view):,} of {at:,} bytes are there")
     pickled = view[first : first + size]
     if inputs:
-        return InputUnpickler(pickled, inputs, buffers).load()
+        return load_with_inputs(pickled, inputs, buffers)
     return _loads(pickled, buffers=buffers)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from cascade_dist.codec.arguments import ArgumentEncoder
 from cascade_dist.codec.cid import cid_of_pieces
 from cascade_dist.codec.functions import FunctionCache
-from cascade_dist.codec.graph_pickler import GraphPickler
+from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed
 from cascade_dist.errors import SerializationError
 from cascade_dist.graph.model import Node, NodeKind, RetryPolicy, TaskSpec
@@ -271,7 +271,7 @@ def _retry(policy: RetryPolicy, name: str) -> graph_pb2.RetryPolicy:
         message.max_delay.CopyFrom(duration(policy.max_delay))
     if policy.on != (Exception,):
         try:
-            message.on = GraphPickler().run(policy.on, {}, False).pickled()
+            message.on = ByValuePickler().run(policy.on).pickled()
         except Exception as error:
             raise SerializationError(
                 f"task {name!r}: the exception classes that it is retried on cannot be pickled ({error}): "
