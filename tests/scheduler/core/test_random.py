@@ -105,9 +105,8 @@ def drive(seed: int, *, chaos: bool) -> None:
             if not sim.core.workers:
                 add_worker()
         else:
-            reports: list[e.Report] = []
-            for attempt in rng.sample(list(sim.open), min(len(sim.open), rng.randint(1, 3))):
-                reports.append(outcome(rng, sim, run, attempt, chaos and not calm))
+            some = rng.sample(list(sim.open), min(len(sim.open), rng.randint(1, 3)))
+            reports = [outcome(rng, sim, attempt, chaos=chaos and not calm) for attempt in some]
             sim.report(*reports)
     expect = skipped(graph)
     assert {n for n in run.skips if n < len(graph)} == expect, f"seed {seed}"
@@ -122,7 +121,7 @@ def drive(seed: int, *, chaos: bool) -> None:
     assert not sim.open
 
 
-def outcome(rng: Random, sim: Sim, run: object, attempt: int, chaos: bool) -> e.Report:
+def outcome(rng: Random, sim: Sim, attempt: int, *, chaos: bool) -> e.Report:
     assign = sim.open[attempt]
     dice = rng.random()
     if chaos and dice < 0.1:
