@@ -7,14 +7,14 @@ out, so nothing has to be kept but an index and an id for each node.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
+from marshal import dumps
 from typing import Any, Final
 
 from cascade_dist.errors import CycleError, GraphError
 from cascade_dist.graph.code_hash import CodeHasher
-from cascade_dist.graph.encoding import DIGEST_SIZE
+from cascade_dist.graph.encoding import DIGEST_SIZE, SCALARS, VERSION
 from cascade_dist.graph.identity import Identity, Specs
 from cascade_dist.graph.model import EdgeKind, Graph, MapRange, Node, NodeKind, TaskSpec
 from cascade_dist.graph.params import Inputs
@@ -26,6 +26,7 @@ from cascade_dist.language.task import Task, check_lengths, items_of, task
 __all__ = ["Compilation", "build"]
 
 _NO_KWARGS: Final[dict[str, Any]] = {}
+_NO_EDGES: Final = dumps(((), ()), VERSION)
 _OPEN: Final = -1
 _TEMPLATE_BUFFER: Final = 1 << 16
 _CYCLE_NAMES_MAX: Final = 20
@@ -148,17 +149,24 @@ class Compilation:
             for need in frame.needs:
                 seen = index.get(need)
                 if seen is None:
+                    leaf = self._leaf(need)
+                    if leaf is not None:
+                        yield leaf
+                        continue
                     opened = self._open(need)
-                    if opened.found or opened.condition is not None or opened.after:
-                        index[need] = _OPEN
-                        stack.append(opened)
-                        break
-                    yield from self._close(opened)
+                    index[need] = _OPEN
+                    stack.append(opened)
+                    break
                 elif seen == _OPEN:
                     raise _cycle([entry.lazy for entry in stack], need)
             else:
                 stack.pop()
-                yield from self._close(frame)
+                if type(frame.lazy) is LazyResult:
+                    node = self._close_call(frame)
+                    if node is not None:
+                        yield node
+                else:
+                    yield from self._close(frame)
         self.target_index = index[self._root]
         self._inputs.finish()
 
@@ -216,9 +224,12 @@ class Compilation:
     def _open_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> None:
         resolve, scanner = self._inputs.resolve, self._scanner
         columns: dict[str, Any] = {}
+        missing = False
         for name, column in lazy.columns.items():
             if isinstance(column, Param | Env):
-                column = items_of(lazy.task.name, name, resolve(column))
+                lacking = self._inputs.lacks(column)
+                missing |= lacking
+                column = [] if lacking else items_of(lazy.task.name, name, resolve(column))
             scanner.inputs = False
             scanner.scan(column.value if isinstance(column, Unmapped) else column, name, frame.found)
             if scanner.inputs and isinstance(column, Unmapped):
@@ -226,30 +237,46 @@ class Compilation:
             elif scanner.inputs:
                 column = [substituted(item, resolve) for item in column]
             columns[name] = column
+        if missing:  # which is said when the whole graph has been walked
+            columns = {name: [] if isinstance(column, list) else column for name, column in columns.items()}
         check_lengths(lazy.task.name, columns)
         frame.columns = columns
 
     def _open_gather(self, lazy: _Gather, frame: _Frame) -> None:
         self._scanner.inputs = False
         value = lazy.value
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in pairs:
-            if type(item) is LazyResult:
-                frame.found.setdefault(item, str(key))
-            elif type(item) not in ATOMS:
-                self._scanner.scan(item, str(key), frame.found)
+        found, scan = frame.found, self._scanner.scan
         if isinstance(value, dict):
-            for key in value:
-                self._scanner.scan(key, "key", frame.found)
+            for key, item in value.items():
+                scan(key, "key", found)
+                scan(item, key if isinstance(key, str) else repr(key), found)
+        else:
+            for position, item in enumerate(value):
+                if type(item) is LazyResult:
+                    found.setdefault(item, str(position))
+                else:
+                    scan(item, str(position), found)
         frame.args = (substituted(value, self._inputs.resolve) if self._scanner.inputs else value,)
 
     # --- the nodes of a lazy result ---------------------------------------------------------------
 
+    def _leaf(self, lazy: LazyResult[Any]) -> Node | None:
+        """The node of an impure call with nothing but scalars, the short way: most nodes of wide graphs."""
+        args = lazy.args
+        if lazy.chain is not None or lazy.kwargs or type(lazy) is not LazyResult:
+            return None
+        if args and not SCALARS.issuperset(map(type, args)):
+            return None
+        spec = self._specs.of(lazy.task, None)
+        if spec.pure:
+            return None
+        content = blake2b(spec.digest + dumps(args, VERSION), digest_size=DIGEST_SIZE).digest()
+        number = self._index[lazy] = self.node_count
+        node = Node(number, spec, spec.name, args, _NO_KWARGS)
+        return self._finish(node, self._identity.occurrence(content))
+
     def _close(self, frame: _Frame) -> Iterator[Node]:
         lazy = frame.lazy
-        if type(lazy) is LazyResult:
-            node = self._close_call(frame)
-            return iter(()) if node is None else iter((node,))
         if isinstance(lazy, MappedLazyResult):
             if any(isinstance(column, LazyResult) for column in frame.columns.values()):
                 return self._close_lazy_map(lazy, frame)
@@ -286,6 +313,12 @@ class Compilation:
     ) -> None:
         """Gives a node its edges: data first, then condition, then order."""
         index = self._index
+        node.inputs = tuple(found)
+        if condition < 0 and not after:
+            node.sources = tuple([index[need] for need in found])
+            node.kinds = (EdgeKind.DATA,) * len(found)
+            node.edge_args = tuple(found.values())
+            return
         sources = [index[need] for need in found]
         kinds = [EdgeKind.DATA] * len(sources)
         args = list(found.values())
@@ -300,7 +333,6 @@ class Compilation:
         node.sources = tuple(sources)
         node.kinds = tuple(kinds)
         node.edge_args = tuple(args)
-        node.inputs = tuple(found)
 
     def _finish(self, node: Node, identity: bytes) -> Node:
         """Counts a node in, with its id and its part of the template."""
@@ -312,12 +344,10 @@ class Compilation:
         sources = node.sources
         if sources:
             self.edge_count += len(sources)
-            buffer += len(sources).to_bytes(4, "little")
-            buffer += array("I", sources).tobytes()
+            buffer += dumps((sources, node.edge_args), VERSION)
             buffer += bytes(node.kinds)
-            buffer += "\0".join(node.edge_args).encode("utf-8", "surrogatepass")
         else:
-            buffer += b"\0\0\0\0"
+            buffer += _NO_EDGES
         if len(buffer) > _TEMPLATE_BUFFER:
             self._template.update(buffer)
             buffer.clear()
@@ -340,11 +370,8 @@ class Compilation:
             name: (column.value,) if isinstance(column, Unmapped) else column
             for name, column in frame.columns.items()
         }
-        return (
-            self._identity.content(spec, (frame.lazy.task.name,), plain, condition, after),
-            condition,
-            after,
-        )
+        content = self._identity.content(spec, (), plain, condition, after)
+        return self._identity.mapped(content), condition, after
 
     def _close_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> Iterator[Node]:
         """A map over known lists: a gate if it has a condition or predecessors, the children, their list."""

@@ -33,6 +33,8 @@ from cascade_dist.language.task import Task
 __all__ = ["CodeHash", "CodeHasher"]
 
 _ENTRIES_MAX: Final = 10_000
+_REACH_MAX: Final = 100_000
+"""So many functions and classes may one function reach."""
 _REFERENCE: Final = b"\xff"
 _UNDEFINED: Final = b"\xfe"
 _EMPTY_CELL: Final = b"\xfd"
@@ -178,6 +180,8 @@ class CodeHasher:
                 for reference in description.references:
                     number = numbers.get(id(reference))
                     if number is None:
+                        if len(queue) >= _REACH_MAX:
+                            return CodeHash(hasher.digest(), f"{_called(root)} reaches too much code")
                         number = numbers[id(reference)] = len(queue)
                         queue.append(reference)
                     places.append(number)
@@ -315,8 +319,13 @@ class _Reader(Encoder):
             if name in _IGNORED:
                 continue
             self.out += dumps(name, VERSION)
+            mark, references, reason = len(self.out), len(self.references), self.reason
             for part in _parts_of_member(value):
                 self._value(part, f"{kind.__name__}.{name}")
+            if self.reason != reason and name.startswith("__") and name.endswith("__"):
+                # What a library hung onto the class was made from what the author wrote, which counts.
+                del self.out[mark:], self.references[references:]
+                self.reason = reason
 
 
 def _parts_of_member(value: Any) -> tuple[Any, ...]:

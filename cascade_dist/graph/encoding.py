@@ -1,8 +1,8 @@
 """Canonical encoding of values: equal bytes exactly for values of equal types and contents.
 
-Never by ``repr``, never by pickle: those differ from process to process. Plain scalars, and lists and tuples of
-them, are encoded by `marshal` in its version 2, which has no references and no interning, so that it depends on
-the value alone; what else there is gets a tag of its own, above all that marshal uses.
+Never by ``repr``, never by pickle: those differ from process to process. Plain scalars, and lists and tuples
+of them, are encoded by `marshal` in its version 2, which has no references and no interning, so that it
+depends on the value alone; what else there is gets a tag of its own, above all that marshal uses.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ REDUCED_MODULES: Final = frozenset(
 _TAG: Final = {
     name: bytes([0x80 + number])
     for number, name in enumerate(
-        "list tuple dict set frozenset dataclass enum object array buffer bytes bytearray reference lazy unknown "
-        "range slice partial method builtin pattern input missing".split()
+        "list tuple dict set frozenset dataclass enum object array buffer bytes bytearray reference "
+        "unknown range slice partial method builtin pattern input missing".split()
     )
 }
 
@@ -210,7 +210,6 @@ def _write_reference(encoder: Encoder, value: Any, out: bytearray) -> None:
 
 
 def _write_lazy(encoder: Encoder, value: Any, out: bytearray) -> None:
-    out += _TAG["lazy"]
     encoder.lazy(value, out)
 
 
@@ -264,7 +263,8 @@ def _write_reduced(encoder: Encoder, value: Any, out: bytearray) -> None:
     if not isinstance(reduced, tuple):
         encoder.unknown(value, out)
         return
-    maker, args, state, items, pairs = (*reduced[:5], *(None,) * (5 - len(reduced[:5])))
+    padded: list[Any] = [*reduced, None, None, None]
+    maker, args, state, items, pairs = padded[:5]
     out += _TAG["object"]
     if maker in (copyreg.__newobj__, copyreg.__newobj_ex__) or isinstance(maker, type):  # type: ignore[attr-defined]
         encoder.reference(type(value), out)
@@ -290,6 +290,7 @@ _WRITERS: dict[type, Writer] = {
     list: _write_sequence("list"),
     tuple: _write_sequence("tuple"),
     dict: _write_dict,
+    types.MappingProxyType: _write_dict,
     set: _write_set("set"),
     frozenset: _write_set("frozenset"),
     bytearray: _write_bytearray,

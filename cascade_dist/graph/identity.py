@@ -1,8 +1,8 @@
 """Structural ids: who a node is, in every process that runs the same program, whatever the hash seed.
 
-An id covers code, policies, literals by content, the ids of what a node needs, its condition and predecessors.
-An impure node's id also covers how many nodes before it in the walk were otherwise equal to it; equal pure
-nodes have one id, and are one node.
+An id covers code, policies, literals by content, and the ids of what a node needs, of its condition and of
+its predecessors. An impure node's id also covers how many nodes before it in the walk were otherwise equal to
+it; equal pure nodes have one id, and are one node.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from cascade_dist.language.task import Task
 __all__ = ["ArgumentEncoder", "Identity", "Specs"]
 
 _PARTS: Final = {
-    name: bytes([0x01 + number]) for number, name in enumerate("if after child gate again".split())
+    name: bytes([0x01 + number]) for number, name in enumerate("if after child gate again map".split())
 }
+_LAZY: Final = b"\xff"
 _UNPLACED: Final = b"\0" * DIGEST_SIZE
 
 
@@ -47,6 +48,7 @@ class ArgumentEncoder(Encoder):
     def lazy(self, value: LazyResult[Any], out: bytearray) -> None:
         # One inside an object that is not looked into has no node; sending its arguments will say so.
         at = self._index.get(value, -1) * DIGEST_SIZE
+        out += _LAZY
         out += self._ids[at : at + DIGEST_SIZE] if at >= 0 else _UNPLACED
 
     def unknown(self, value: Any, out: bytearray) -> None:
@@ -112,18 +114,20 @@ class Identity:
                 out += dumps(args, VERSION)
             else:
                 out += dumps(len(args), VERSION)
-                for position, value in enumerate(args):
-                    where = position
-                    self._write_argument(value, out)
-            for name, value in kwargs.items():
-                where = name
-                out += dumps(name, VERSION)
+                for where, value in enumerate(args):  # noqa: B007 - read when one raises
+                    kind = type(value)
+                    if kind is LazyResult:
+                        encoder.lazy(value, out)
+                    else:
+                        self._write_argument(value, out)
+            for where, value in kwargs.items():
+                out += dumps(where, VERSION)
                 self._write_argument(value, out)
         except Unencodable as error:
             raise GraphError(
-                f"argument {_argument(spec, where)} of the pure task {spec.name!r} is or holds {error}, so equal "
-                "calls cannot be told from different ones: pass plain values, arrays or dataclasses, or take "
-                "pure off"
+                f"argument {_argument(spec, where)} of the pure task {spec.name!r} is or holds {error}, "
+                "so equal calls cannot be told from different ones: pass plain values, arrays or "
+                "dataclasses, or take pure off"
             ) from None
 
     def _write_argument(self, value: Any, out: bytearray) -> None:
@@ -143,6 +147,10 @@ class Identity:
         if not count:
             return content
         return blake2b(content + _PARTS["again"] + dumps(count, VERSION), digest_size=DIGEST_SIZE).digest()
+
+    def mapped(self, content: bytes) -> bytes:
+        """The content of a map, which is no call with the same arguments."""
+        return digest_of(content, _PARTS["map"])
 
     def child(self, whole: bytes, position: int) -> bytes:
         """The id of a map's child."""
@@ -166,6 +174,7 @@ class Specs:
         self._hasher = hasher
         self._plain: dict[tuple[Task[Any], NodeKind], TaskSpec] = {}
         self._chained: dict[Any, TaskSpec] = {}
+        self._by_digest: dict[tuple[Task[Any], bytes], TaskSpec] = {}
         self._structural: dict[tuple[NodeKind, str], TaskSpec] = {}
 
     def of(self, task: Task[Any], chain: Chain | None, kind: NodeKind = NodeKind.CALL) -> TaskSpec:
@@ -176,9 +185,8 @@ class Specs:
         """
         spec = self._plain.get((task, kind))
         if spec is None:
-            spec = self._plain[task, kind] = self._make(
-                task, kind, task.retry, task.timeout, task.resources, 0
-            )
+            spec = self._make(task, kind, task.retry, task.timeout, task.resources, 0)
+            self._plain[task, kind] = self._by_digest[task, spec.digest] = spec
         if chain is None or (
             chain.retry is None and chain.timeout is UNSET and chain.amounts is None and not chain.priority
         ):
@@ -190,7 +198,8 @@ class Specs:
         found = self._chained.get(key)
         if found is None:
             found = self._make(task, kind, retry, timeout, amounts, chain.priority)
-            found = self._chained[key] = spec if found == spec else found
+            # What says the same in other words (cpu=1) is the same spec.
+            found = self._chained[key] = self._by_digest.setdefault((task, found.digest), found)
         return found
 
     def structural(self, kind: NodeKind, name: str) -> TaskSpec:

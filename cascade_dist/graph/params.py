@@ -30,6 +30,12 @@ class Inputs:
         self._known: dict[str, None] = {}
         self._missing: dict[str, None] = {}
 
+    def lacks(self, wanted: Param | Env) -> bool:
+        """Whether an input has neither value nor default, which `finish` will say."""
+        self.resolve(wanted)
+        given = os.environ if isinstance(wanted, Env) else self._params
+        return wanted.required and wanted.name not in given
+
     def resolve(self, wanted: Param | Env) -> Any:
         """The value; None in place of one that is missing, which `finish` will say.
 

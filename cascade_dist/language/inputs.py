@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from cascade_dist.language.policies import is_text
+
 __all__ = ["REQUIRED", "Env", "Param"]
 
 
@@ -46,7 +48,7 @@ class Param:
         type: Callable[[Any], Any] | None = None,
         description: str = "",
     ) -> None:
-        if not isinstance(name, str) or not name:
+        if not is_text(name) or not name:
             raise TypeError(f"a Param is named {name!r}: a name is a str that is not empty")
         if type is not None and not callable(type):
             raise TypeError(f"Param {name!r} has type {type!r}: give something callable, such as int")
@@ -106,7 +108,7 @@ class Env:
     __slots__ = ("default", "name")
 
     def __init__(self, name: str, default: Any = REQUIRED) -> None:
-        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+        if not is_text(name) or not name or "=" in name or "\0" in name:
             raise TypeError(f"an Env is named {name!r}: give the name of an environment variable")
         self.name = name
         self.default = default

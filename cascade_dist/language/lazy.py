@@ -134,7 +134,8 @@ class LazyResult(Generic[R_co]):
 
         Goes over the task's own ``resources`` by name; the last call wins as a whole.
         """
-        for name, amount in amounts.items():
+        given: dict[str, object] = {**amounts}
+        for name, amount in given.items():
             if isinstance(amount, LazyResult | Param | Env):
                 raise ValueError(
                     f"amount {name!r} is a lazy value, which amounts cannot be yet: give a number"
@@ -204,8 +205,8 @@ class LazyResult(Generic[R_co]):
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise SerializationError(
             f"the lazy result of {self.task.name!r} would have to travel to a worker by itself, as from a "
-            "closure, a global or an object of a class of your own: pass it as an argument instead, bare or at "
-            "any depth of lists, tuples, dicts, sets, dataclasses and named tuples"
+            "closure, a global or an object of a class of your own: pass it as an argument instead, bare or "
+            "at any depth of lists, tuples, dicts, sets, dataclasses and named tuples"
         )
 
 

@@ -52,6 +52,11 @@ class RetryPolicy:
     on: tuple[type[BaseException], ...] = (Exception,)
 
 
+def is_text(value: object) -> bool:
+    """Whether a name is a str; callers may pass anything, whatever the annotations say."""
+    return isinstance(value, str)
+
+
 def _number(what: str, value: object, low: float, high: float, remedy: str) -> float:
     """A finite number between two bounds.
 
@@ -142,7 +147,7 @@ def checked_amounts(amounts: Mapping[str, Any]) -> dict[str, int]:
     """
     counted = {}
     for name, amount in amounts.items():
-        if not isinstance(name, str) or not name:
+        if not name or not is_text(name):
             raise ValueError(f"an amount is named {name!r}: a name is a str, such as 'cpu' or 'memory_gb'")
         remedy = f"give a number, 0 or more, such as {name}=1"
         try:

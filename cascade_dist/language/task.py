@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import FunctionType, MethodType
@@ -17,6 +18,7 @@ from cascade_dist.language.policies import (
     checked_amounts,
     checked_retry,
     checked_timeout,
+    is_text,
 )
 
 __all__ = ["Task", "check_lengths", "items_of", "task"]
@@ -25,6 +27,11 @@ R = TypeVar("R")
 
 OPTIONS: Final = ("name", "pure", "mode", "resources", "timeout", "retry", "durable")
 """The options of `task`."""
+
+ITEMS_MAX: Final = 10_000_000
+"""So many items may a list have that is mapped over: endless iterators have to stop somewhere."""
+
+_KEYWORDS_MAX: Final = 64
 
 
 class Task(Generic[R]):
@@ -56,7 +63,7 @@ class Task(Generic[R]):
     ) -> None:
         self.func = func
         self.name = _name_of(func) if name is None else name
-        if not isinstance(self.name, str) or not self.name:
+        if not is_text(self.name) or not self.name:
             raise TypeError(f"a task's name is {name!r}: give a str that is not empty")
         _check_callable(func, self.name)
         self.asynchronous = _is_coroutine_function(func)
@@ -71,6 +78,7 @@ class Task(Generic[R]):
         self.retry = None if retry is None else checked_retry(retry)
         self.durable = _flag("durable", durable)
         self._least, self._most = _positional_bounds(func)
+        self._keywords: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         self._adopt(func)
 
     def _adopt(self, func: Callable[..., Any]) -> None:
@@ -96,9 +104,22 @@ class Task(Generic[R]):
         Raises:
             TypeError: the function does not take these arguments.
         """
-        if kwargs or not self._least <= len(args) <= self._most:
+        if kwargs:
+            if not self._fits(len(args), kwargs):
+                self.bind(args, kwargs)
+        elif not self._least <= len(args) <= self._most:
             self.bind(args, kwargs)
         return LazyResult(self, args, kwargs)
+
+    def _fits(self, given: int, kwargs: Mapping[str, Any]) -> bool:
+        """Whether keywords after so many positional arguments are surely right."""
+        wanted = self._keywords.get(given)
+        if wanted is None:
+            wanted = _keywords_after(self.func, given)
+            if len(self._keywords) < _KEYWORDS_MAX:
+                self._keywords[given] = wanted
+        required, allowed = wanted
+        return required <= kwargs.keys() <= allowed
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments | None:
         """The arguments by parameter; None where the signature is not known.
@@ -139,10 +160,10 @@ class Task(Generic[R]):
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """By name where it can be imported by that name, so that it costs a few bytes; else whole."""
-        module, qualname = getattr(self, "__module__", None), getattr(self, "__qualname__", None)
-        importable = module and qualname and module not in ("__main__", "__mp_main__")
-        if importable and not _by_value(module) and _resolve(module, qualname) is self:
-            return str(qualname)
+        module, qualname = str(self.__module__), str(getattr(self, "__qualname__", ""))
+        importable = module not in ("__main__", "__mp_main__") and not _by_value(module)
+        if importable and qualname and _resolve(module, qualname) is self:
+            return qualname
         return _restore, (self.func, self.options())
 
     def options(self) -> dict[str, Any]:
@@ -231,6 +252,19 @@ def _positional_bounds(func: Callable[..., Any]) -> tuple[int, int]:
     return code.co_argcount - len(func.__defaults__ or ()), most
 
 
+def _keywords_after(func: Callable[..., Any], given: int) -> tuple[frozenset[str], frozenset[str]]:
+    """Keywords that a call with so many positional arguments needs and may have; if unsure, none that fit."""
+    never = frozenset({""}), frozenset[str]()
+    least, most = _positional_bounds(func)
+    if least > most or not isinstance(func, FunctionType):
+        return never
+    code = func.__code__
+    if code.co_posonlyargcount or code.co_kwonlyargcount or given > code.co_argcount:
+        return never
+    names = code.co_varnames[: code.co_argcount]
+    return frozenset(names[given:least]), frozenset(names[given:])
+
+
 def items_of(task: str, name: str, column: Any) -> Any:
     """What one parameter of a map is mapped over: a list, or something that becomes one later.
 
@@ -251,9 +285,12 @@ def items_of(task: str, name: str, column: Any) -> Any:
             "for one value for all: cs.unmapped(…)"
         )
     try:
-        return list(column)
+        items = list(itertools.islice(column, ITEMS_MAX + 1))
     except TypeError as error:
         raise TypeError(f"{where}: {error}; for one value for all: cs.unmapped(…)") from error
+    if len(items) > ITEMS_MAX:
+        raise ValueError(f"{where} has more than {ITEMS_MAX:,} items: map over slices, in several runs")
+    return items
 
 
 def check_lengths(task: str, columns: Mapping[str, Any]) -> None:
