@@ -83,6 +83,7 @@ class Compilation:
         target: a lazy result, a map, or a list, tuple or dict with lazy results at any depth.
         params: values of the `Param`\\ s in it, by name.
         strict_params: whether an unknown name in `params` is an error; otherwise it is a warning.
+        require_params: whether required params have to be given; otherwise None stands for them.
 
     Attributes:
         target_index: node index of the target, once `nodes` is exhausted.
@@ -94,10 +95,15 @@ class Compilation:
     """
 
     def __init__(
-        self, target: Any, params: Mapping[str, Any] | None = None, *, strict_params: bool = False
+        self,
+        target: Any,
+        params: Mapping[str, Any] | None = None,
+        *,
+        strict_params: bool = False,
+        require_params: bool = True,
     ) -> None:
         self._root = _root_of(target)
-        self._inputs = Inputs(params or {}, strict=strict_params)
+        self._inputs = Inputs(params or {}, strict=strict_params, require=require_params)
         self._scanner = Scanner()
         self._index: dict[LazyResult[Any], int] = {}
         self._hasher = CodeHasher()
@@ -287,7 +293,7 @@ class Compilation:
         lazy, index = frame.lazy, self._index
         spec = self._specs.of(lazy.task, lazy.chain)
         condition = -1 if frame.condition is None else index[frame.condition]
-        after = [index[need] for need in frame.after] if frame.after else ()
+        after = list(dict.fromkeys([index[need] for need in frame.after])) if frame.after else ()
         args, kwargs = frame.args, frame.kwargs
         if spec.pure and kwargs:
             bound = lazy.task.bind(args, kwargs)  # f(1) and f(x=1) are one call
@@ -326,7 +332,7 @@ class Compilation:
             sources.append(condition)
             kinds.append(EdgeKind.CONDITION)
             args.append("")
-        for source in dict.fromkeys(after):
+        for source in after:
             sources.append(source)
             kinds.append(EdgeKind.SEQUENCE)
             args.append("")
@@ -365,7 +371,7 @@ class Compilation:
         """What a map is, and the indices of its condition and predecessors."""
         index = self._index
         condition = -1 if frame.condition is None else index[frame.condition]
-        after = [index[need] for need in frame.after]
+        after = list(dict.fromkeys([index[need] for need in frame.after]))
         plain = {
             name: (column.value,) if isinstance(column, Unmapped) else column
             for name, column in frame.columns.items()
@@ -501,9 +507,15 @@ def _cycle(path: list[LazyResult[Any]], again: LazyResult[Any]) -> CycleError:
     )
 
 
-def build(target: Any, params: Mapping[str, Any] | None = None, *, strict_params: bool = False) -> Graph:
+def build(
+    target: Any,
+    params: Mapping[str, Any] | None = None,
+    *,
+    strict_params: bool = False,
+    require_params: bool = True,
+) -> Graph:
     """The whole graph of a target in memory, for tools; see `Compilation` for arguments and errors."""
-    compilation = Compilation(target, params, strict_params=strict_params)
+    compilation = Compilation(target, params, strict_params=strict_params, require_params=require_params)
     nodes = list(compilation.nodes())
     maps = [
         MapRange(node.index, node.map_count)

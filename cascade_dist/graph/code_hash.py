@@ -41,8 +41,7 @@ _EMPTY_CELL: Final = b"\xfd"
 _BUILTIN: Final = b"\xfc"
 _IGNORED: Final = frozenset(
     "__module__ __qualname__ __dict__ __weakref__ __doc__ __firstlineno__ __static_attributes__ "
-    "__annotations__ __annotate__ __annotate_func__ __annotations_cache__ __orig_bases__ __parameters__ "
-    "__abstractmethods__ _abc_impl __classcell__ __signature__ __match_args__ __hash__".split()
+    "__annotate__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl".split()
 )
 """What a class carries beside what its author wrote."""
 
@@ -281,6 +280,8 @@ class _Reader(Encoder):
                 self.out += _EMPTY_CELL
             else:
                 self._value(content, repr(free), "in the closure of", name)
+        if function.__dict__:
+            self._value(function.__dict__, "an attribute of", name)
         namespace = function.__globals__
         for chain in entry.chains:
             self._read_chain(chain, namespace, name)

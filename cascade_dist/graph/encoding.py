@@ -204,6 +204,11 @@ def _write_array(encoder: Encoder, value: Any, out: bytearray) -> None:
         _write_buffer("buffer", memoryview(value.tobytes()), out)
 
 
+def _write_dtype(encoder: Encoder, value: Any, out: bytearray) -> None:
+    out += _TAG["array"]
+    out += dumps((value.str, str(value)), VERSION)
+
+
 def _write_reference(encoder: Encoder, value: Any, out: bytearray) -> None:
     out += _TAG["reference"]
     encoder.reference(value, out)
@@ -322,7 +327,10 @@ def _writer_for(kind: type) -> Writer:
         return _write_dataclass
     if kind.__module__ == "numpy":
         names = {base.__name__ for base in kind.__mro__ if base.__module__ == "numpy"}
+        # A subclass of arrays (a masked one) holds more than its buffer.
         return _write_array if kind.__name__ == "ndarray" or "generic" in names else _write_unknown
+    if any(base.__module__ == "numpy" and base.__name__ == "dtype" for base in kind.__mro__):
+        return _write_dtype
     if kind.__module__ == "re" and kind.__name__ == "Pattern":
         return _write_pattern
     plain = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__

@@ -20,13 +20,15 @@ class Inputs:
     Args:
         params: values given to the run, by name.
         strict: whether a name that no `Param` has is an error.
+        require: whether it is an error when a required one is missing.
     """
 
-    def __init__(self, params: Mapping[str, Any], *, strict: bool) -> None:
+    def __init__(self, params: Mapping[str, Any], *, strict: bool = False, require: bool = True) -> None:
         if not isinstance(params, Mapping):
             raise TypeError(f"params is {params!r}: give a dict of values by name")
         self._params = dict(params)
         self._strict = strict
+        self._require = require
         self._known: dict[str, None] = {}
         self._missing: dict[str, None] = {}
 
@@ -64,7 +66,7 @@ class Inputs:
             ParamMissingError: inputs without a value and default; names all of them.
             GraphError: unknown params, when strict.
         """
-        if self._missing:
+        if self._missing and self._require:
             raise ParamMissingError(
                 f"no value and no default for {', '.join(self._missing)}: give params by "
                 "run(…, params={…}), set environment variables, or give a default"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,12 +24,12 @@ _KINDS = {
 _SHAPES = {NodeKind.CALL: "box", NodeKind.MAP: "box3d"}
 _EDGES = {
     EdgeKind.DATA: "",
-    EdgeKind.ITEMS: 'style="bold"',
-    EdgeKind.CONDITION: 'style="dashed", color="gray"',
-    EdgeKind.GATE: 'style="dashed", color="gray"',
-    EdgeKind.SEQUENCE: 'style="dotted", color="purple"',
+    EdgeKind.ITEMS: "penwidth=2",
+    EdgeKind.CONDITION: "style=dashed, color=gray",
+    EdgeKind.GATE: "style=dashed, color=gray",
+    EdgeKind.SEQUENCE: "style=dotted, color=gray",
 }
-_WORDS = {EdgeKind.CONDITION: "if", EdgeKind.SEQUENCE: "after", EdgeKind.GATE: "gate", EdgeKind.ITEMS: "each"}
+_WORDS = {EdgeKind.CONDITION: "run_if", EdgeKind.SEQUENCE: "after", EdgeKind.GATE: "gate"}
 
 
 def visualize(target: Any, *, format: str = "dot", params: Mapping[str, Any] | None = None) -> str:
@@ -37,7 +38,7 @@ def visualize(target: Any, *, format: str = "dot", params: Mapping[str, Any] | N
     Args:
         target: what `cs.run` would take.
         format: "dot" or "mermaid".
-        params: values of the target's params; those that are required and missing are drawn without a value.
+        params: values of the target's params; none has to be given for a picture.
 
     Raises:
         GraphError: no graph can be made of the target.
@@ -47,7 +48,7 @@ def visualize(target: Any, *, format: str = "dot", params: Mapping[str, Any] | N
     drawer = drawers.get(format)
     if drawer is None:
         raise ValueError(f"format is {format!r}: it is one of {', '.join(map(repr, drawers))}")
-    return "\n".join(drawer(build(target, params))) + "\n"
+    return "\n".join(drawer(build(target, params, require_params=False)))
 
 
 def _hidden(graph: Graph) -> dict[int, int]:
@@ -64,7 +65,7 @@ def _hidden(graph: Graph) -> dict[int, int]:
 def _drawn(graph: Graph) -> tuple[dict[int, str], dict[tuple[int, int, EdgeKind], str]]:
     """Labels by node, and labels by edge, without what is left out."""
     hidden = _hidden(graph)
-    left_out = {stand_in: list(hidden.values()).count(stand_in) for stand_in in set(hidden.values())}
+    left_out = Counter(hidden.values())
     nodes = {}
     edges: dict[tuple[int, int, EdgeKind], str] = {}
     for node in graph.nodes:
@@ -85,16 +86,15 @@ def _drawn(graph: Graph) -> tuple[dict[int, str], dict[tuple[int, int, EdgeKind]
 
 def _dot(graph: Graph) -> Iterator[str]:
     nodes, edges = _drawn(graph)
-    yield "digraph cascade {"
-    yield "    rankdir=TB;"
+    yield "digraph CascadeWorkflow {"
+    yield '    rankdir="TB";'
     for index, label in nodes.items():
         shape = _SHAPES.get(graph.nodes[index].spec.kind, "ellipse")
         bold = ", penwidth=2" if index == graph.target else ""
         yield f'    n{index} [label="{_dot_text(label)}", shape={shape}{bold}];'
     for (source, target, kind), label in edges.items():
-        attributes = ", ".join(
-            part for part in (f'label="{_dot_text(label)}"' if label else "", _EDGES[kind]) if part
-        )
+        parts = (_EDGES[kind], f'label="{_dot_text(label)}"' if label else "")
+        attributes = ", ".join(part for part in parts if part)
         yield f"    n{source} -> n{target}" + (f" [{attributes}];" if attributes else ";")
     yield "}"
 
@@ -113,9 +113,7 @@ def _mermaid(graph: Graph) -> Iterator[str]:
     for number, ((source, target, kind), label) in enumerate(edges.items()):
         arrow = "-->" if kind in (EdgeKind.DATA, EdgeKind.ITEMS) else "-.->"
         yield f"    n{source} {arrow}" + (f'|"{_mermaid_text(label)}"| ' if label else " ") + f"n{target}"
-        if kind is EdgeKind.SEQUENCE:
-            styles.append(f"    linkStyle {number} stroke:purple")
-        elif kind in (EdgeKind.CONDITION, EdgeKind.GATE):
+        if kind not in (EdgeKind.DATA, EdgeKind.ITEMS):
             styles.append(f"    linkStyle {number} stroke:gray")
     yield from styles
 
