@@ -30,7 +30,7 @@ class AttemptInfo(NamedTuple):
 
 
 # A record is (run id, node id, try, task name, map index or -1, worker id, number of the attempt): that is
-# what executors keep, because making an AttemptInfo for every attempt would cost more than most tasks ask for.
+# what executors keep, because making an AttemptInfo for every attempt would cost more than most tasks do.
 _Record = tuple[str, str, int, str, int, str, int]
 
 _of_coroutine: ContextVar[_Record | None] = ContextVar("cascade_attempt", default=None)

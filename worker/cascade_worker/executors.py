@@ -189,6 +189,8 @@ class ExecutorPool:
         self._object_dirs = object_dirs
         self._functions_dir = functions_dir
         self._spill_dir = spill_dir
+        # The rooms' parents: what the fork server removes when the worker was killed.
+        self._roots = list(dict.fromkeys(os.path.dirname(path) for path in (*object_dirs, spill_dir)))
         self._executors: dict[int, _Executor] = {}
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -202,9 +204,11 @@ class ExecutorPool:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         code = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-            "from cascade_worker.forkserver import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+            "from cascade_worker.forkserver import main; "
+            "main(int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
         )
         arguments = [json.dumps(_executor_path()), str(theirs.fileno()), str(os.getpid())]
+        arguments.append(json.dumps(self._roots))
         environment = dict(os.environ)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment.setdefault(name, "1")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -151,8 +153,14 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def main(fd: int, worker: int) -> None:
-    """Serves over an inherited descriptor, for the worker with this pid."""
+def main(fd: int, worker: int, roots: list[str]) -> None:
+    """Serves over an inherited descriptor, for the worker with this pid; cleans up behind it.
+
+    Args:
+        fd: one end of a SOCK_SEQPACKET pair.
+        worker: pid of the parent.
+        roots: the worker's directories, removed when it has died without doing so.
+    """
     with contextlib.suppress(OSError):
         os.setsid()
     die_with_parent(worker, signal.SIGTERM)
@@ -164,6 +172,16 @@ def main(fd: int, worker: int) -> None:
     gc.disable()
     gc.freeze()
     ForkServer(socket.socket(fileno=fd)).run()
+    for root in roots:
+        _remove_if_dead(root)
+
+
+def _remove_if_dead(root: str) -> None:
+    """Removes a worker's directory when nobody holds its lock: the next start may be far away."""
+    with contextlib.suppress(OSError):
+        lock = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _preload() -> None:

@@ -170,9 +170,9 @@ class ObjectStore:
                 if not users:
                     del self._pins[key]
                     freed = True
-                    if key in self._released:
-                        self._released.discard(key)  # type: ignore[arg-type]
-                        self._remove_made(key)  # type: ignore[arg-type]
+                    if isinstance(key, int) and key in self._released:
+                        self._released.discard(key)
+                        self._remove_made(key)
         if freed:
             self._evict()
 

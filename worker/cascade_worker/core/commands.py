@@ -9,6 +9,7 @@ __all__ = [
     "CloseExecutor",
     "Command",
     "Discard",
+    "EndSession",
     "Ending",
     "EndingKind",
     "Exit",
@@ -126,6 +127,12 @@ class SendReports(NamedTuple):
     draining: bool
 
 
+class EndSession(NamedTuple):
+    """The scheduler said what cannot be: begin a new session, in which both say what they know."""
+
+    reason: str
+
+
 class Exit(NamedTuple):
     """The worker has drained; end it."""
 
@@ -142,5 +149,6 @@ Command: TypeAlias = Union[
     Forget,
     Discard,
     SendReports,
+    EndSession,
     Exit,
 ]

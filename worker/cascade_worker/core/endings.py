@@ -34,7 +34,15 @@ CANCELLED = Ending(EndingKind.CANCELLED)
 
 
 class ProtocolError(Exception):
-    """The other side said something that makes no sense; the text says what."""
+    """The other side said something that makes no sense; the text says what.
+
+    Attributes:
+        executor: the executor that said it; None: the scheduler did.
+    """
+
+    def __init__(self, text: str, executor: int | None = None) -> None:
+        super().__init__(text)
+        self.executor = executor
 
 
 def finish(state: State, attempt: Attempt, ending: Ending) -> None:
@@ -83,7 +91,8 @@ def on_results(
                 )
         else:
             if not pipe or pipe[0].id != result.attempt:
-                raise ProtocolError(f"executor {executor.id} ended attempt {result.attempt} out of turn")
+                text = f"executor {executor.id} ended attempt {result.attempt} out of turn"
+                raise ProtocolError(text, executor.id)
             attempt = pipe.popleft()
         attempt.body.profile.observe(result.duration_ns * 1e-9)
         _conclude(state, attempt, result, out)

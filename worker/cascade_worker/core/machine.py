@@ -11,6 +11,7 @@ from cascade_worker.core.commands import (
     Command,
     Ending,
     EndingKind,
+    EndSession,
     Exit,
     FetchInputs,
     Forget,
@@ -72,14 +73,18 @@ class Core:
     def turn(self, now: float, happened: Iterable[events.Event]) -> list[Command]:
         """Takes events and returns what to do, in order. `now` is monotonic, in seconds.
 
-        Raises:
-            ProtocolError: an event contradicts what is known. The session, or the executor, that it came
-                from has to be ended; the state is sound.
+        What contradicts the books ends the session, or the executor, that it came from.
         """
         out: list[Command] = []
         state = self.state
         for event in happened:
-            self._handlers[type(event)](now, event, out)
+            try:
+                self._handlers[type(event)](now, event, out)
+            except ProtocolError as error:
+                if error.executor is None:
+                    out.append(EndSession(str(error)))
+                else:
+                    out.append(KillExecutor(error.executor))
         place(state, now, out)
         if state.forgotten:
             out.append(Forget(tuple(state.forgotten)))

@@ -7,7 +7,9 @@ item says what a frame is.
 from __future__ import annotations
 
 import marshal
+import os
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -24,7 +26,10 @@ __all__ = [
     "TASK",
     "BodyInfo",
     "ExecutorConfig",
+    "body_key",
+    "body_of",
     "dumps",
+    "load_parts",
     "loads",
 ]
 
@@ -66,6 +71,9 @@ LIST = 3
 """(LIST, [inputs])."""
 COMPOUND = 4
 """(COMPOUND, template, [inputs])."""
+PARTS = 5
+"""(PARTS, path, template or None): a list or compound whose inputs are in a file, in marshalled lists.
+Whoever reads it removes it."""
 
 dumps = marshal.dumps
 loads = marshal.loads
@@ -93,6 +101,17 @@ class ExecutorConfig(NamedTuple):
     object_dirs: tuple[str, ...]
     """Where large results go: the first with room."""
     functions_dir: str
+
+
+def load_parts(path: str) -> Iterator[Any]:
+    """The inputs in a file of parts; removes it."""
+    with open(path, "rb") as file:
+        os.unlink(path)
+        while True:
+            try:
+                yield from marshal.load(file)
+            except EOFError:
+                return
 
 
 def body_key(info: BodyInfo) -> bytes:

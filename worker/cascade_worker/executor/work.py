@@ -12,7 +12,7 @@ import os
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cascade_dist.codec.arguments import load_arguments
@@ -386,7 +386,7 @@ class _Frame:
 
     __slots__ = ("made", "template", "values")
 
-    def __init__(self, template: bytes | None, values: Sequence[Any]) -> None:
+    def __init__(self, template: bytes | None, values: Iterable[Any]) -> None:
         self.template = template
         self.values: Iterator[Any] = iter(values)
         self.made: list[Any] = []
@@ -406,6 +406,8 @@ def _resolve(value: Any) -> Any:
             stack.append(_Frame(None, value[1]))
         elif kind == frames.COMPOUND:
             stack.append(_Frame(value[1], value[2]))
+        elif kind == frames.PARTS:
+            stack.append(_Frame(value[2], frames.load_parts(value[1])))
         else:
             made = _leaf(value, kind)
             if not stack:

@@ -1,0 +1,495 @@
+"""The worker: its core, and everything that the core's commands set in motion."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from cascade_dist.codec.exceptions import encode_exception
+from cascade_dist.errors import CascadeError, TaskLoadError
+from cascade_dist.v1 import worker_pb2
+from cascade_dist.wire import Address, TokenAuth, local_versions
+from cascade_dist.wire.convert import seconds, to_amounts
+from cascade_worker.core import Core, Limits, commands, events
+from cascade_worker.executors import ExecutorPool
+from cascade_worker.messages import (
+    FunctionStore,
+    LogText,
+    LostInputs,
+    PublishedValue,
+    Session,
+    failed_frame,
+    held_attempts,
+    reports_message,
+    result_of,
+    task_frame,
+)
+from cascade_worker.object_service import start_object_server
+from cascade_worker.objects import Directories, ObjectStore
+from cascade_worker.session import SchedulerLink
+from cascade_worker.transfers import ObjectsLostError, Transfers
+
+__all__ = ["Worker", "WorkerConfig"]
+
+log = logging.getLogger("cascade.worker")
+
+_LOG_LINES_MAX = 20_000
+_LOG_BYTES_PER_MESSAGE = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What a worker is started with. Times in seconds.
+
+    Attributes:
+        addresses: of schedulers, tried in turn.
+        amounts: what it offers, in micros, cpu among it.
+        name: for people.
+        executors_max: most sync executors at once.
+        object_dir: where large results go first.
+        local_dir: where everything else goes, and large results for which there is no room.
+        host: address that its object service listens on.
+        auth: the cluster's token.
+        cancel_grace: from telling user code to stop until it is killed; None: as the scheduler says.
+        drain_timeout: how long running tasks may take to end after SIGTERM.
+        death_timeout: exit when there was no scheduler for so long; None: never.
+        client_credentials: for TLS to the scheduler and to other workers.
+        server_credentials: for TLS of the object service.
+        limits: bounds of the core; slots and executors_max are filled in.
+    """
+
+    addresses: tuple[Address, ...]
+    amounts: dict[str, int]
+    name: str
+    executors_max: int
+    object_dir: Path
+    local_dir: Path
+    host: str = "127.0.0.1"
+    auth: TokenAuth = field(default_factory=lambda: TokenAuth(None))
+    cancel_grace: float | None = None
+    drain_timeout: float = 60.0
+    death_timeout: float | None = None
+    client_credentials: grpc.ChannelCredentials | None = None
+    server_credentials: grpc.ServerCredentials | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def slots(self) -> int:
+        """Whole cpus."""
+        return max(1, self.amounts.get("cpu", 0) // 1_000_000)
+
+
+class Worker:
+    """One worker. `run` is its life."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
+        self.core = Core(config.amounts, _limits(config))
+        self._directories = [Directories(config.object_dir, self.worker_id)]
+        if config.local_dir != config.object_dir:
+            self._directories.append(Directories(config.local_dir, self.worker_id))
+        self.store = ObjectStore(self._directories)
+        rooms = self._directories[0]
+        self._functions = FunctionStore(rooms.room("functions"))
+        self._spill_dir = str(rooms.room("frames"))
+        self.pool = ExecutorPool(
+            self, self.worker_id, self.store.object_dirs, str(rooms.room("functions")), self._spill_dir
+        )
+        self._link = SchedulerLink(
+            self, config.addresses, config.auth, config.client_credentials, config.death_timeout
+        )
+        self._transfers = Transfers(
+            self.store, config.auth, config.client_credentials, self._link.channel, self._spill_dir
+        )
+        self._session = Session(0)
+        self._frames: dict[int, bytes] = {}
+        """What makes an executor run an attempt, as long as that may still be needed."""
+        self._waiting: dict[int, tuple[worker_pb2.Assignment, bytes, bytes]] = {}
+        """Attempts whose inputs are being fetched: assignment, body and function."""
+        self._jobs: dict[int, asyncio.Task[None]] = {}
+        """Fetches and publishes under way, by attempt."""
+        self._logs: deque[LogText] = deque()
+        self._logs_dropped = 0
+        self._happened: list[events.Event] = []
+        self._turning = False
+        self._message: worker_pb2.ConnectRequest | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._object_address = ""
+        self._exited: asyncio.Event | None = None
+        self._announced = False
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            commands.SendTasks: self._send_tasks,
+            commands.FetchInputs: self._fetch_inputs,
+            commands.StartExecutor: lambda c: self.pool.start(c.executor, c.asynchronous),
+            commands.StopAttempt: lambda c: self.pool.stop(c.executor, c.attempt, c.asynchronous),
+            commands.KillExecutor: lambda c: self.pool.kill(c.executor),
+            commands.CloseExecutor: lambda c: self.pool.close_executor(c.executor),
+            commands.Reclaim: self._reclaim,
+            commands.Publish: self._publish,
+            commands.Forget: self._forget,
+            commands.Discard: lambda c: self.store.discard(c.attempt),
+            commands.SendReports: self._send_reports,
+            commands.EndSession: self._end_session,
+            commands.Exit: self._exit,
+        }
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Works until it is drained or told to end.
+
+        Raises:
+            FatalError: it cannot work; the text says why.
+        """
+        self._exited = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self.pool.start_server()  # before gRPC has threads
+        server, port = await start_object_server(
+            self.store, self._config.host, self._config.auth, self._config.server_credentials
+        )
+        self._object_address = f"{_reachable(self._config)}:{port}"
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._on_signal, signum)
+        link = asyncio.create_task(self._link.run())
+        exited = asyncio.create_task(self._exited.wait())
+        try:
+            await asyncio.wait((link, exited), return_when=asyncio.FIRST_COMPLETED)
+            if link.done():
+                link.result()
+        finally:
+            for task in (link, exited, *self._jobs.values()):
+                task.cancel()
+            await asyncio.gather(link, exited, return_exceptions=True)
+            await server.stop(None)
+            await self._transfers.close()
+            if self._timer is not None:
+                self._timer.cancel()
+            self.pool.close()
+            self.store.close()
+
+    def _on_signal(self, signum: int) -> None:
+        assert self._exited is not None
+        if signum == signal.SIGINT or self.core.state.draining:
+            log.info("ending at once")
+            self._exited.set()
+        else:
+            log.info("draining: what runs may take up to %g s", self._config.drain_timeout)
+            self.feed(events.DrainRequested(self._config.drain_timeout))
+
+    def end(self) -> None:
+        """Ends the worker at once."""
+        if self._exited is not None:
+            self._exited.set()
+
+    def _exit(self, command: commands.Exit) -> None:
+        assert self._exited is not None
+        log.info("drained")
+        self._exited.set()
+
+    def _end_session(self, command: commands.EndSession) -> None:
+        log.error("ending the session: %s", command.reason)
+        self._link.end_session(command.reason)
+
+    # --- the core -----------------------------------------------------------------------------------
+
+    def feed(self, *happened: events.Event) -> None:
+        """Tells the core what happened and does what it says.
+
+        What happens while commands are carried out waits until they all are, so that they stay in order.
+        """
+        self._happened.extend(happened)
+        if self._turning:
+            return
+        self._turning = True
+        handlers = self._handlers
+        try:
+            while self._happened:
+                batch, self._happened = self._happened, []
+                for command in self.core.turn(time.monotonic(), batch):
+                    handlers[type(command)](command)
+        finally:
+            self._turning = False
+        if self.core.has_reports:
+            self._link.poke()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self.core.wakeup
+        if due is None or (self._timer is not None and self._timer_at <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        delay = max(0.0, due - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(events.Ticked())
+
+    @property
+    def streaming(self) -> bool:
+        """Whether more reports are about to come."""
+        return self.core.streaming
+
+    # --- the scheduler ------------------------------------------------------------------------------
+
+    def hello(self) -> worker_pb2.Hello:
+        """Who this is and what it holds."""
+        limits = self.core.state.limits
+        return worker_pb2.Hello(
+            worker_id=self.worker_id,
+            name=self._config.name,
+            versions=local_versions(),
+            amounts=to_amounts(self._config.amounts.items()),
+            async_credits=limits.async_max,
+            ahead_credits=_ahead_credits(self._config.slots),
+            object_address=self._object_address,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            held=held_attempts(self.core.held()),
+            objects=self.store.held(),
+            draining=self.core.state.draining,
+        )
+
+    def connected(self, welcome: worker_pb2.Welcome, response: worker_pb2.ConnectResponse) -> None:
+        """A session has begun."""
+        self._session = Session(welcome.inline_bytes_max)
+        for attempt in welcome.release:
+            self.store.release(attempt)
+        grace = self._config.cancel_grace
+        if grace is None and welcome.HasField("cancel_grace"):
+            grace = seconds(welcome.cancel_grace)
+        self.feed(
+            events.Connected(
+                response.sequence, tuple(welcome.keep), tuple(welcome.drop), tuple(welcome.known), grace
+            )
+        )
+        held = self.core.state.attempts
+        for leftover in [attempt for attempt in self._frames if attempt not in held]:
+            del self._frames[leftover]
+        if not self._announced:
+            self._announced = True
+            slots = self._config.slots
+            print(
+                f"cascade-worker {self._config.name} connected to {self._link.address} slots={slots}",
+                flush=True,
+            )
+        else:
+            log.info("connected to %s again", self._link.address)
+
+    def disconnected(self) -> None:
+        """The session is over; what runs goes on."""
+        self.feed(events.Disconnected())
+
+    def received(self, response: worker_pb2.ConnectResponse) -> None:
+        """A message of the scheduler."""
+        if response.WhichOneof("body") != "work":
+            self.feed(events.MarkMoved(response.sequence, response.acked_through))
+            return
+        work = response.work
+        session = self._session
+        if work.runs:
+            session.take_runs(work.runs)
+        if work.functions:
+            self._functions.add(work.functions, set(session.functions.values()))
+        bodies = tuple(session.take_body(body) for body in work.bodies)
+        self.feed(
+            events.WorkReceived(
+                response.sequence,
+                response.acked_through,
+                bodies,
+                tuple(map(self._assigned, work.assignments)),
+                tuple(work.retract),
+                tuple(work.cancel),
+                tuple(work.ended_runs),
+            )
+        )
+        for attempt in work.release:
+            self.store.release(attempt)
+        if work.ended_runs:
+            session.forget_runs(work.ended_runs)
+
+    def _assigned(self, assignment: worker_pb2.Assignment) -> events.Assigned:
+        """Makes the frame of an assignment; when something for it is not here, remembers what."""
+        attempt, number = assignment.attempt, assignment.body
+        key = self._session.body_keys.get(number)
+        if key is None:
+            return events.Assigned(attempt, number, assignment.ahead, False)  # the core knows what to do
+        function = self._session.functions[number]
+        ready = function in self._functions and self._make_frame(assignment, key)
+        if not ready:
+            self._waiting[attempt] = (assignment, key, function)
+        return events.Assigned(attempt, number, assignment.ahead, ready)
+
+    def _make_frame(self, assignment: worker_pb2.Assignment, key: bytes) -> bool:
+        """Makes the frame, if all inputs are here."""
+        inputs: list[Any] | None = None
+        args: Any = assignment.args
+        if assignment.inputs:
+            inputs = []
+            for value in assignment.inputs:
+                made = self._transfers.local(value, assignment.attempt)
+                if made is None:
+                    return False
+                inputs.append(made)
+        if assignment.HasField("args_blob"):
+            found = self._transfers.local_blob(assignment.args_blob, assignment.attempt)
+            if found is None:
+                return False
+            args = found[1:]
+        self._frames[assignment.attempt] = task_frame(assignment, key, args, inputs)
+        return True
+
+    def next_message(self, force: bool) -> worker_pb2.ConnectRequest | None:
+        """What to say now."""
+        self._message = None
+        self.feed(events.Flushed(force or bool(self._logs)))
+        return self._message
+
+    def _send_reports(self, command: commands.SendReports) -> None:
+        self._message = reports_message(command, self._take_logs(), self._object_address)
+
+    def _take_logs(self) -> list[LogText]:
+        taken: list[LogText] = []
+        room = _LOG_BYTES_PER_MESSAGE
+        while self._logs and room > 0:
+            line = self._logs.popleft()
+            room -= len(line.text) + 16
+            taken.append(line)
+        if self._logs_dropped and not self._logs:
+            text = f"[{self._logs_dropped:,} lines dropped: the scheduler did not take them in time]"
+            taken.append(LogText(0, 2, text))
+            self._logs_dropped = 0
+        return taken
+
+    # --- inputs and values --------------------------------------------------------------------------
+
+    def _fetch_inputs(self, command: commands.FetchInputs) -> None:
+        self._start_job(command.attempt, self._fetch(command.attempt))
+
+    def _start_job(self, attempt: int, job: Any) -> None:
+        task = asyncio.get_running_loop().create_task(job)
+        self._jobs[attempt] = task
+        task.add_done_callback(lambda done: self._job_done(attempt, done))
+
+    def _job_done(self, attempt: int, task: asyncio.Task[None]) -> None:
+        if self._jobs.get(attempt) is task:
+            del self._jobs[attempt]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("attempt %d: %r", attempt, error, exc_info=error)
+
+    async def _fetch(self, attempt: int) -> None:
+        """Gets what an attempt needs."""
+        assignment, key, function = self._waiting[attempt]
+        try:
+            if function not in self._functions:
+                found = await self._transfers.functions([function])
+                self._functions.add(found, {function})
+                if function not in self._functions:
+                    raise TaskLoadError("the scheduler sent no body for a function it was asked for")
+            args, inputs = await self._transfers.inputs(assignment)
+        except ObjectsLostError as error:
+            self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), error.attempts)))
+        except (CascadeError, OSError) as error:
+            self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), ())))
+        else:
+            self._frames[attempt] = task_frame(assignment, key, args, inputs)
+            self._waiting.pop(attempt, None)
+            self.feed(events.InputsReady(attempt))
+
+    def _publish(self, command: commands.Publish) -> None:
+        self._start_job(command.attempt, self._store_blob(command.attempt, command.payload))
+
+    async def _store_blob(self, attempt: int, frame: Any) -> None:
+        try:
+            cid, size = await self._transfers.publish(attempt)
+        except (CascadeError, OSError) as error:
+            self.store.discard(attempt)
+            self.feed(events.PublishFailed(attempt, failed_frame(attempt, error)))
+        else:
+            self.feed(events.Published(attempt, PublishedValue(frame, cid, size)))
+
+    def _forget(self, command: commands.Forget) -> None:
+        for attempt in command.attempts:
+            self._frames.pop(attempt, None)
+            if self._waiting:
+                self._waiting.pop(attempt, None)
+            if self._jobs and (job := self._jobs.get(attempt)) is not None:
+                job.cancel()
+        self.store.unpin(command.attempts)
+
+    # --- executors ----------------------------------------------------------------------------------
+
+    def _send_tasks(self, command: commands.SendTasks) -> None:
+        send, made = self.pool.send, self._frames
+        for attempt in command.attempts:
+            send(command.executor, attempt, made[attempt])
+
+    def _reclaim(self, command: commands.Reclaim) -> None:
+        back = self.pool.reclaim(command.executor)
+        self.feed(events.ExecutorReclaimed(command.executor, tuple(back)))
+
+    def executor_started(self, executor: int) -> None:
+        """An executor is there."""
+        self.feed(events.ExecutorStarted(executor))
+
+    def executor_answered(self, executor: int, frames: list[tuple[Any, ...]]) -> None:
+        """Attempts have ended."""
+        results = [result_of(frame) for frame in frames]
+        for result, frame in zip(results, frames, strict=True):
+            if result.ok and frame[3] is None:
+                self.store.add_made(result.attempt, frame[4])
+        self.feed(events.ExecutorReported(executor, results))
+
+    def executor_printed(self, attempt: int, stream: int, text: str) -> None:
+        """A task printed a line."""
+        if len(self._logs) >= _LOG_LINES_MAX:
+            self._logs_dropped += 1
+            return
+        self._logs.append(LogText(attempt, stream, text))
+        self._link.poke()
+
+    def executor_died(self, executor: int, reason: str, unread: list[int]) -> None:
+        """An executor has ended."""
+        log.debug("executor %d: %s", executor, reason)
+        self.feed(events.ExecutorDied(executor, reason, tuple(unread)))
+
+
+def _limits(config: WorkerConfig) -> Limits:
+    return replace(config.limits, slots=config.slots, executors_max=config.executors_max)
+
+
+def _ahead_credits(slots: int) -> int:
+    """How many sync tasks to hold ahead: so many that tiny ones do not run out within a round trip."""
+    return max(64, 32 * slots)
+
+
+def _reachable(config: WorkerConfig) -> str:
+    """The address under which others reach the object service."""
+    host = config.host
+    if host not in ("0.0.0.0", "::"):
+        return f"[{host}]" if ":" in host else host
+    family = socket.AF_INET6 if host == "::" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        first = config.addresses[0]
+        try:
+            probe.connect((first.host, first.port))  # sends nothing; the kernel picks the way
+            found = str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+    return f"[{found}]" if ":" in found else found

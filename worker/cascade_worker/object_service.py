@@ -1,0 +1,69 @@
+"""Serves this worker's results to its peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cascade_dist.v1 import worker_pb2, worker_pb2_grpc
+from cascade_dist.wire import PAYLOAD_BYTES_MAX, TokenAuth, server_options
+from cascade_worker.objects import ObjectStore
+
+__all__ = ["ObjectServicer", "start_object_server"]
+
+
+class ObjectServicer(worker_pb2_grpc.ObjectServiceServicer):
+    """FetchObject."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def FetchObject(  # noqa: N802 - the wire's name
+        self,
+        request: worker_pb2.FetchObjectRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[worker_pb2.FetchObjectResponse]:
+        """One object, in pieces of at most 1 MiB."""
+        found = self._store.find(request.attempt)
+        try:
+            if found is None:
+                raise FileNotFoundError
+            fd = os.open(found[0], os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"object {request.attempt:x} is not here")
+        try:  # released while it is read, it lives on until the descriptor is closed
+            size = os.fstat(fd).st_size
+            at = request.offset_bytes
+            first = True
+            while first or at < size:
+                data = os.pread(fd, PAYLOAD_BYTES_MAX, at)
+                yield worker_pb2.FetchObjectResponse(size_bytes=size if first else 0, data=data)
+                first = False
+                if not data:
+                    break
+                at += len(data)
+        finally:
+            os.close(fd)
+
+
+async def start_object_server(
+    store: ObjectStore, host: str, auth: TokenAuth, credentials: grpc.ServerCredentials | None
+) -> tuple[grpc.aio.Server, int]:
+    """Starts serving on a free port; returns server and port.
+
+    Raises:
+        RuntimeError: the host is none of this machine's.
+    """
+    server = grpc.aio.server(options=server_options(), interceptors=auth.server_interceptors)
+    worker_pb2_grpc.add_ObjectServiceServicer_to_server(ObjectServicer(store), server)
+    address = f"[{host}]:0" if ":" in host else f"{host}:0"
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
+    await server.start()
+    return server, port

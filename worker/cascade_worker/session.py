@@ -1,0 +1,270 @@
+"""The worker's stream to the scheduler: connect, say hello, read and write, and again after it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from cascade_dist.v1 import worker_pb2, worker_pb2_grpc
+from cascade_dist.wire import Address, TokenAuth, check_versions, open_channel
+from cascade_dist.wire.convert import seconds
+
+__all__ = ["FatalError", "SchedulerLink", "SessionPeer"]
+
+log = logging.getLogger("cascade.worker")
+
+_WELCOME_TIMEOUT = 10.0
+_BACKOFF_FIRST = 0.1
+_BACKOFF_MAX = 5.0
+_GATHER = 0.001
+"""While tiny tasks stream through, reports are gathered for so many seconds between two writes."""
+
+_FATAL = {
+    grpc.StatusCode.UNAUTHENTICATED: "the scheduler at {address} refuses the token: {details}",
+    grpc.StatusCode.PERMISSION_DENIED: "the scheduler at {address} refuses this worker: {details}",
+    grpc.StatusCode.FAILED_PRECONDITION: "the scheduler at {address} refuses this worker: {details}",
+    grpc.StatusCode.UNIMPLEMENTED: "what answers at {address} is no Cascade scheduler ({details}): "
+    "give the address of a cascade-scheduler",
+}
+
+Call = Any
+"""grpc.aio's call, whose types do not know what `read` returns."""
+
+
+class FatalError(Exception):
+    """The worker cannot work; the text says why and what to do."""
+
+
+class SessionPeer(Protocol):
+    """Who decides what is said, and takes what comes."""
+
+    @property
+    def streaming(self) -> bool:
+        """More reports are about to come."""
+
+    def hello(self) -> worker_pb2.Hello:
+        """The first message."""
+
+    def connected(self, welcome: worker_pb2.Welcome, response: worker_pb2.ConnectResponse) -> None:
+        """The scheduler has answered."""
+
+    def received(self, response: worker_pb2.ConnectResponse) -> None:
+        """A further message came."""
+
+    def next_message(self, force: bool) -> worker_pb2.ConnectRequest | None:
+        """What to say now, if anything; with `force` at least a heartbeat."""
+
+    def disconnected(self) -> None:
+        """The session is over."""
+
+
+class SchedulerLink:
+    """One session after the other.
+
+    Args:
+        peer: who speaks.
+        addresses: tried in turn.
+        auth: the token.
+        credentials: for TLS.
+        death_timeout: seconds without a scheduler after which the worker gives up; None: never.
+    """
+
+    def __init__(
+        self,
+        peer: SessionPeer,
+        addresses: tuple[Address, ...],
+        auth: TokenAuth,
+        credentials: grpc.ChannelCredentials | None,
+        death_timeout: float | None,
+    ) -> None:
+        self._peer = peer
+        self._addresses = addresses
+        self._auth = auth
+        self._credentials = credentials
+        self._death_timeout = death_timeout
+        self._channel: grpc.aio.Channel | None = None
+        self._online = asyncio.Event()
+        self._wanted = asyncio.Event()
+        """There is, or may be, something to say."""
+        self._heartbeat_due = False
+        self._call: Call | None = None
+        self._broken = ""
+        """Why this side ended the session."""
+        self._last_read = 0.0
+        self._last_write = 0.0
+        self.address = ""
+        """Of the scheduler that answered last."""
+
+    def poke(self) -> None:
+        """There is something to say. All that happens until the writer's turn comes goes into one message."""
+        self._wanted.set()
+
+    def end_session(self, reason: str) -> None:
+        """Ends the session; the next one begins with everything that is held."""
+        if self._call is not None:
+            self._broken = reason
+            self._call.cancel()
+
+    async def channel(self) -> grpc.aio.Channel:
+        """The channel to the scheduler; waits while there is none, but not longer than a minute.
+
+        Raises:
+            TimeoutError: there still is none.
+        """
+        await asyncio.wait_for(self._online.wait(), 60)
+        assert self._channel is not None
+        return self._channel
+
+    async def run(self) -> None:
+        """Keeps a session going until it is cancelled.
+
+        Raises:
+            FatalError: trying again cannot help, or the scheduler was away for too long.
+        """
+        failures = 0
+        last_seen = time.monotonic()
+        while True:
+            address = self._addresses[failures % len(self._addresses)]
+            reason = "the stream was closed"
+            connected = False
+            try:
+                connected = await self._session(address)
+            except grpc.aio.AioRpcError as error:
+                self._refuse_if_fatal(error, address)
+                reason = f"{error.code().name}: {error.details()}"
+                connected = self._online.is_set()
+            except TimeoutError:
+                reason = f"no answer within {_WELCOME_TIMEOUT:g} s"
+            except asyncio.CancelledError:
+                if not self._broken:
+                    raise
+                reason, self._broken = self._broken, ""
+                connected = self._online.is_set()
+            finally:
+                await self._close()
+            now = time.monotonic()
+            if connected:
+                failures, last_seen = 0, now
+                log.warning("lost the scheduler at %s (%s); connecting again", address, reason)
+            elif failures == 0 or failures % 10 == 0:
+                log.warning("no scheduler at %s (%s); trying again", address, reason)
+            failures += 1
+            away = now - last_seen
+            if self._death_timeout is not None and away >= self._death_timeout:
+                raise FatalError(
+                    f"no scheduler at {address} for {away:.0f} s ({reason}): start it, or give a longer "
+                    "--death-timeout"
+                )
+            # Jitter keeps a thousand workers from coming back in the same instant.
+            await asyncio.sleep(
+                random.uniform(0.5, 1) * min(_BACKOFF_FIRST * 2 ** (failures - 1), _BACKOFF_MAX)
+            )
+
+    def _refuse_if_fatal(self, error: grpc.aio.AioRpcError, address: Address) -> None:
+        text = _FATAL.get(error.code())
+        if text is not None:
+            raise FatalError(text.format(address=address, details=error.details())) from error
+
+    async def _close(self) -> None:
+        if self._online.is_set():
+            self._online.clear()
+            self._peer.disconnected()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def _session(self, address: Address) -> bool:
+        """One session, from Hello to its end. Returns whether there was one."""
+        channel = self._channel = open_channel(address, self._credentials)
+        stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        call: Call = stub.Connect(metadata=self._auth.metadata)
+        try:
+            async with asyncio.timeout(_WELCOME_TIMEOUT):
+                await call.write(worker_pb2.ConnectRequest(sequence=1, hello=self._peer.hello()))
+                response = await call.read()
+        except asyncio.InvalidStateError:  # the call ended under the write; reading says how
+            response = await call.read()
+        if response is grpc.aio.EOF:
+            return False
+        if response.WhichOneof("body") == "goodbye":
+            self._said_goodbye(response.goodbye, address)
+            return False
+        if response.WhichOneof("body") != "welcome":
+            raise FatalError(f"what answers at {address} does not speak this protocol: it said no welcome")
+        welcome = response.welcome
+        error, warnings = check_versions(welcome.versions, "the scheduler")
+        if error:
+            raise FatalError(error)
+        for warning in [*warnings, *welcome.warnings]:
+            log.warning("%s", warning)
+        self.address = str(address)
+        self._peer.connected(welcome, response)
+        self._online.set()
+        self._last_read = self._last_write = time.monotonic()
+        await self._talk(call, welcome, address)
+        return True
+
+    def _said_goodbye(self, goodbye: worker_pb2.Goodbye, address: Address) -> None:
+        log.info("the scheduler at %s says good-bye: %s", address, goodbye.reason)
+        if not goodbye.reconnect:
+            raise FatalError(f"the scheduler at {address} sent this worker away: {goodbye.reason}")
+
+    async def _talk(self, call: Call, welcome: worker_pb2.Welcome, address: Address) -> None:
+        period = max(0.05, seconds(welcome.heartbeat_period) or 1.0)
+        silence = seconds(welcome.heartbeat_timeout) or 10 * period
+        self._wanted.set()
+        self._call = call
+        writer = asyncio.create_task(self._write(call))
+        watch = asyncio.create_task(self._watch(period, silence))
+        try:
+            while True:
+                response = await call.read()
+                if response is grpc.aio.EOF:
+                    return
+                self._last_read = time.monotonic()
+                if response.WhichOneof("body") == "goodbye":
+                    self._said_goodbye(response.goodbye, address)
+                    return
+                self._peer.received(response)
+        finally:
+            self._call = None
+            for task in (writer, watch):
+                task.cancel()
+            await asyncio.gather(writer, watch, return_exceptions=True)
+            call.cancel()
+
+    async def _write(self, call: Call) -> None:
+        """Writes one message after the other; what happens during a write is the next message."""
+        wanted, peer = self._wanted, self._peer
+        while True:
+            await wanted.wait()
+            wanted.clear()
+            pause = self._last_write + _GATHER - time.monotonic()
+            if pause > 0 and peer.streaming:
+                await asyncio.sleep(pause)
+            force, self._heartbeat_due = self._heartbeat_due, False
+            while (message := peer.next_message(force)) is not None:
+                force = False
+                try:
+                    await call.write(message)
+                except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                    return  # the reader says why the call ended
+                self._last_write = time.monotonic()
+
+    async def _watch(self, period: float, silence: float) -> None:
+        """Sends heartbeats, and ends a call that has gone silent."""
+        while True:
+            await asyncio.sleep(min(period, silence / 4))
+            now = time.monotonic()
+            if now - self._last_read > silence:
+                self.end_session(f"it was silent for {silence:g} s")
+                return
+            if now - self._last_write >= period * 0.9:
+                self._heartbeat_due = True
+                self._wanted.set()

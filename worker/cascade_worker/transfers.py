@@ -1,0 +1,423 @@
+"""Moving bytes: inputs from other workers and the scheduler, results to the blob store.
+
+Everything is streamed into files in pieces of at most 1 MiB; the worker never holds a large value. What
+several attempts need at once is fetched once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
+
+import grpc
+import grpc.aio
+
+from cascade_dist.codec.cid import CidHasher, cid_to_text
+from cascade_dist.errors import CascadeError
+from cascade_dist.v1 import (
+    client_pb2,
+    client_pb2_grpc,
+    graph_pb2,
+    value_pb2,
+    worker_pb2,
+    worker_pb2_grpc,
+)
+from cascade_dist.wire import TokenAuth, open_channel
+from cascade_worker.executor import frames
+from cascade_worker.objects import ObjectStore
+
+__all__ = ["FetchError", "ObjectsLostError", "Transfers"]
+
+log = logging.getLogger("cascade.worker")
+
+_PIECE_BYTES = 1 << 20
+_SILENCE = 30.0
+"""Seconds without a piece after which a transfer has failed."""
+_TRIES = 4
+_PAUSE = 0.25
+"""Seconds before the second try of a transfer; doubled for each further one."""
+_CONCURRENT_MAX = 16
+_CHANNELS_MAX = 64
+
+T = TypeVar("T")
+
+
+class FetchError(CascadeError):
+    """Something could not be moved; names it and the reason."""
+
+
+class ObjectsLostError(FetchError):
+    """Objects that no holder has."""
+
+    def __init__(self, attempts: tuple[int, ...], text: str) -> None:
+        super().__init__(text)
+        self.attempts = attempts
+
+
+class File(NamedTuple):
+    """Where something lies now."""
+
+    path: str
+    size: int
+
+
+class Transfers:
+    """Fetches and publishes for one worker.
+
+    Args:
+        store: where files go.
+        auth: the cluster's token.
+        credentials: for channels to other workers.
+        scheduler: gives the scheduler's channel, waiting while there is none.
+        spill_dir: where long lists are put.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        auth: TokenAuth,
+        credentials: grpc.ChannelCredentials | None,
+        scheduler: Callable[[], Awaitable[grpc.aio.Channel]],
+        spill_dir: str,
+    ) -> None:
+        self._store = store
+        self._metadata = auth.metadata
+        self._credentials = credentials
+        self._scheduler = scheduler
+        self._spill_dir = spill_dir
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._flights: dict[int | bytes, asyncio.Task[File]] = {}
+        self._room = asyncio.Semaphore(_CONCURRENT_MAX)
+        self._spilled = 0
+
+    # --- inputs -------------------------------------------------------------------------------------
+
+    def local(self, value: value_pb2.Value, attempt: int) -> Any:
+        """A value as executors take it, when all of it is here; None otherwise. Pins it for the attempt."""
+        form = value.WhichOneof("form")
+        if form == "inline":
+            return value.inline
+        if form in ("object", "blob"):
+            return self._local_file(value.object.attempt if form == "object" else value.blob.cid, attempt)
+        if form == "item":
+            found = self._local_file(value.item.list.attempt, attempt)
+            return None if found is None else (frames.ITEM, found[1], found[2], value.item.index)
+        if form == "list":
+            return self._local_all(value.list.items, attempt)
+        if form == "compound":
+            made = self._local_all(value.compound.inputs, attempt)
+            return None if made is None else (frames.COMPOUND, value.compound.template, made[1])
+        return None
+
+    def local_blob(self, reference: value_pb2.BlobRef, attempt: int) -> Any:
+        """A blob as executors take it, when it is here; None otherwise. Pins it for the attempt."""
+        return self._local_file(reference.cid, attempt)
+
+    def _local_file(self, key: int | bytes, attempt: int) -> Any:
+        self._store.pin(key, attempt)
+        found = self._store.find(key)
+        return None if found is None else (frames.FILE, *found)
+
+    def _local_all(self, values: Any, attempt: int) -> Any:
+        made = []
+        for value in values:
+            one = self.local(value, attempt)
+            if one is None:
+                return None
+            made.append(one)
+        return (frames.LIST, made)
+
+    async def inputs(self, assignment: worker_pb2.Assignment) -> tuple[Any, list[Any]]:
+        """Arguments and inputs of an assignment as executors take them, after everything was fetched.
+
+        Raises:
+            ObjectsLostError: names all inputs that no holder has.
+            FetchError: something else cannot be had.
+        """
+        attempt = assignment.attempt
+        wanted = [self._value(value, attempt) for value in assignment.inputs]
+        args: Any = assignment.args
+        if assignment.HasField("args_blob"):
+            wanted.insert(0, self._blob(assignment.args_blob, attempt))
+        made = await _all(wanted)
+        if assignment.HasField("args_blob"):
+            args = made.pop(0)[1:]
+        return args, made
+
+    async def _value(self, value: value_pb2.Value, attempt: int) -> Any:
+        form = value.WhichOneof("form")
+        if form == "inline":
+            return value.inline
+        if form == "object":
+            return await self._object(value.object, attempt)
+        if form == "blob":
+            return await self._blob(value.blob, attempt)
+        if form == "item":
+            _, path, size = await self._object(value.item.list, attempt)
+            return (frames.ITEM, path, size, value.item.index)
+        if form == "list":
+            return (frames.LIST, await _all([self._value(item, attempt) for item in value.list.items]))
+        if form == "compound":
+            inputs = await _all([self._value(item, attempt) for item in value.compound.inputs])
+            return (frames.COMPOUND, value.compound.template, inputs)
+        if form == "deferred":
+            return await self._deferred(value.deferred, attempt)
+        raise FetchError(
+            f"an input has the form {form!r}, which this worker does not know: install one version"
+        )
+
+    async def _object(self, reference: value_pb2.ObjectRef, attempt: int) -> Any:
+        key = reference.attempt
+        self._store.pin(key, attempt)
+        found = self._store.find(key) or await self._once(key, lambda: self._fetch_object(reference))
+        return (frames.FILE, *found)
+
+    async def _blob(self, reference: value_pb2.BlobRef, attempt: int) -> Any:
+        key = reference.cid
+        self._store.pin(key, attempt)
+        found = self._store.find(key) or await self._once(key, lambda: self._fetch_blob(reference))
+        return (frames.FILE, *found)
+
+    async def _once(self, key: int | bytes, fetch: Callable[[], Coroutine[Any, Any, File]]) -> File:
+        """Joins the transfer that is under way, or starts one; it goes on when one who waits is cancelled."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = asyncio.create_task(fetch())
+            self._flights[key] = flight
+            flight.add_done_callback(lambda done: self._landed(key, done))
+        return await asyncio.shield(flight)
+
+    def _landed(self, key: int | bytes, flight: asyncio.Task[File]) -> None:
+        self._flights.pop(key, None)
+        if not flight.cancelled() and flight.exception() is None:
+            self._store.add_cached(key, *flight.result())
+
+    # --- objects ------------------------------------------------------------------------------------
+
+    async def _fetch_object(self, reference: value_pb2.ObjectRef) -> File:
+        path = self._store.path_for(reference.attempt)
+        reasons: list[str] = []
+        async with self._room:
+            for holder in reference.holders:
+                for number in range(_TRIES):
+                    if number:
+                        await asyncio.sleep(_PAUSE * 2 ** (number - 1))
+                    try:
+                        size = await self._object_from(holder, reference, path)
+                        return File(path, size)
+                    except grpc.aio.AioRpcError as error:
+                        reason = f"{holder}: {error.code().name} {error.details()}"
+                        gone = error.code() == grpc.StatusCode.NOT_FOUND
+                    except TimeoutError:
+                        reason, gone = f"{holder}: nothing came for {_SILENCE:g} s", False
+                    log.debug("object %x: %s", reference.attempt, reason)
+                    if gone:
+                        break
+                reasons.append(reason)
+        text = "; ".join(reasons) or "it has no holder"
+        raise ObjectsLostError((reference.attempt,), f"object {reference.attempt:x} cannot be had: {text}")
+
+    async def _object_from(self, holder: str, reference: value_pb2.ObjectRef, path: str) -> int:
+        stub = worker_pb2_grpc.ObjectServiceStub(self._channel(holder))
+        call = stub.FetchObject(
+            worker_pb2.FetchObjectRequest(attempt=reference.attempt), metadata=self._metadata
+        )
+        return await _receive(call, path, reference.size_bytes, None, f"object {reference.attempt:x}")
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        channel = self._channels.pop(address, None)
+        if channel is None:
+            channel = open_channel(address, self._credentials)
+        self._channels[address] = channel
+        if len(self._channels) > _CHANNELS_MAX:
+            oldest = self._channels.pop(next(iter(self._channels)))
+            asyncio.get_running_loop().create_task(oldest.close(_SILENCE))
+        return channel
+
+    # --- the scheduler ------------------------------------------------------------------------------
+
+    async def _fetch_blob(self, reference: value_pb2.BlobRef) -> File:
+        path = self._store.path_for(reference.cid)
+        what = f"blob {cid_to_text(reference.cid)}"
+
+        async def fetch(channel: grpc.aio.Channel) -> File:
+            call = client_pb2_grpc.BlobServiceStub(channel).GetBlob(
+                client_pb2.GetBlobRequest(cid=reference.cid), metadata=self._metadata
+            )
+            return File(path, await _receive(call, path, reference.size_bytes, reference.cid, what))
+
+        async with self._room:
+            return await self._from_scheduler(what, fetch)
+
+    async def _from_scheduler(self, what: str, ask: Callable[[grpc.aio.Channel], Awaitable[T]]) -> T:
+        """Asks the scheduler, again after a lost connection, but not for ever."""
+        for number in range(_TRIES):
+            if number:
+                await asyncio.sleep(_PAUSE * 2 ** (number - 1))
+            try:
+                return await ask(await self._scheduler())
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name} {error.details()}"
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    break
+            except TimeoutError:
+                reason = f"nothing was heard for {_SILENCE:g} s"
+        raise FetchError(f"{what} cannot be had from the scheduler: {reason}")
+
+    async def _deferred(self, reference: value_pb2.DeferredValue, attempt: int) -> Any:
+        """Streams a long list into a file, part by part."""
+        what = f"the value of node {reference.node} of run {reference.run_id}"
+        self._spilled += 1
+        path = os.path.join(self._spill_dir, f"{attempt:016x}-{self._spilled}")
+
+        async def fetch(channel: grpc.aio.Channel) -> Any:
+            template: bytes | None = None
+            call = worker_pb2_grpc.WorkerServiceStub(channel).FetchValue(
+                worker_pb2.FetchValueRequest(value=reference), metadata=self._metadata
+            )
+            with open(path, "wb") as file:  # noqa: ASYNC230 - shared memory, or the page cache
+                async for part in _pieces(call):
+                    if part.compound:
+                        template = part.template
+                    items = await _all([self._value(item, attempt) for item in part.items])
+                    file.write(frames.dumps(items))
+            return (frames.PARTS, path, template)
+
+        try:
+            return await self._from_scheduler(what, fetch)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+
+    async def functions(self, cids: list[bytes]) -> list[graph_pb2.Function]:
+        """Function bodies that the scheduler believed to be here.
+
+        Raises:
+            FetchError: it does not know them either.
+        """
+
+        async def fetch(channel: grpc.aio.Channel) -> list[graph_pb2.Function]:
+            answer = await worker_pb2_grpc.WorkerServiceStub(channel).FetchFunctions(
+                worker_pb2.FetchFunctionsRequest(cids=cids), metadata=self._metadata, timeout=_SILENCE
+            )
+            return list(answer.functions)
+
+        return await self._from_scheduler("a function", fetch)
+
+    # --- publishing ---------------------------------------------------------------------------------
+
+    async def publish(self, attempt: int) -> tuple[bytes, int]:
+        """Puts a result into the blob store. Returns its CID and size.
+
+        Raises:
+            FetchError: it cannot be stored.
+        """
+        found = self._store.find(attempt)
+        if found is None:
+            raise FetchError(f"object {attempt:x} is not here any more")
+        path, size = found
+        cid = await asyncio.to_thread(_cid_of_file, path)
+
+        async def put(channel: grpc.aio.Channel) -> None:
+            call = client_pb2_grpc.BlobServiceStub(channel).PutBlob(
+                _put_requests(path, cid, size), metadata=self._metadata
+            )
+            await call
+
+        async with self._room:
+            await self._from_scheduler(f"storing blob {cid_to_text(cid)} of {size:,} bytes:", put)
+        self._store.publish(attempt, cid)
+        return cid, size
+
+    async def close(self) -> None:
+        """Closes all channels."""
+        for flight in list(self._flights.values()):
+            flight.cancel()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+
+async def _all(wanted: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Awaits all; of several lost objects names every one."""
+    if len(wanted) == 1:
+        return [await wanted[0]]
+    made = await asyncio.gather(*wanted, return_exceptions=True)
+    lost = [error for error in made if isinstance(error, ObjectsLostError)]
+    for error in made:
+        if isinstance(error, BaseException) and not isinstance(error, ObjectsLostError):
+            raise error
+    if lost:
+        attempts = tuple(dict.fromkeys(attempt for error in lost for attempt in error.attempts))
+        raise ObjectsLostError(attempts, "; ".join(str(error) for error in lost[:5]))
+    return made
+
+
+async def _pieces(call: Any) -> AsyncGenerator[Any, None]:
+    """The messages of a stream, none later than the bound after the one before."""
+    try:
+        while True:
+            message = await asyncio.wait_for(call.read(), _SILENCE)
+            if message is grpc.aio.EOF:
+                return
+            yield message
+    finally:
+        call.cancel()
+
+
+async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str) -> int:
+    """Writes a stream of pieces into a file, which gets its name when all is there and right."""
+    part = f"{path}.part"
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    hasher = CidHasher() if cid is not None else None
+    try:
+        if size:
+            os.posix_fallocate(fd, 0, size)
+        at = 0
+        async with contextlib.aclosing(_pieces(call)) as pieces:
+            async for piece in pieces:
+                at += len(piece.data)
+                if at > size:
+                    break
+                os.pwrite(fd, piece.data, at - len(piece.data))
+                if hasher is not None:
+                    hasher.update(piece.data)
+        if at != size:
+            raise FetchError(f"{what} should have {size:,} bytes, {at:,} came")
+        if hasher is not None and hasher.digest() != cid:
+            raise FetchError(f"{what}: the bytes that came have another content id")
+        os.rename(part, path)
+        return size
+    except OSError as error:
+        raise FetchError(f"{what} of {size:,} bytes cannot be kept in {part}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+
+
+def _cid_of_file(path: str) -> bytes:
+    hasher = CidHasher()
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            for at in range(0, len(view), _PIECE_BYTES):
+                with view[at : at + _PIECE_BYTES] as piece:
+                    hasher.update(piece)
+        finally:
+            view.release()
+    return hasher.digest()
+
+
+async def _put_requests(path: str, cid: bytes, size: int) -> AsyncIterator[client_pb2.PutBlobRequest]:
+    blob: value_pb2.BlobRef | None = value_pb2.BlobRef(cid=cid, size_bytes=size)
+    with open(path, "rb", buffering=0) as file:  # noqa: ASYNC230 - shared memory, or the page cache
+        while data := file.read(_PIECE_BYTES):
+            yield client_pb2.PutBlobRequest(blob=blob, data=data)
+            blob = None
