@@ -34,11 +34,6 @@ def digest(x: Any) -> str:
     return hashlib.sha256(memoryview(x)).hexdigest()
 
 
-def scheduler_of(client_children: list[psutil.Process]) -> psutil.Process:
-    [found] = [p for p in client_children if "cascade_scheduler" in " ".join(p.cmdline())]
-    return found
-
-
 def test_a_200_mb_result_and_a_200_mb_argument_never_stand_in_the_scheduler() -> None:
     with cs.connect(None, workers=2, slots=1) as cluster:
         assert cluster.run(size(b"warm")) == 4
@@ -139,7 +134,6 @@ def test_only_executors_load_what_users_send(tmp_path: Path) -> None:
         assert loaded, "executors loaded their arguments"
         for pid in loaded:
             assert "cascade_scheduler" not in commands.get(pid, ""), "the scheduler loaded a user's pickle"
-            assert pid != os.getpid() or True
         mains = {
             pid for pid, line in commands.items() if "cascade_worker" in line and "forkserver" not in line
         }
