@@ -87,13 +87,11 @@ class CidHasher:
         levels = [list(level) for level in self._levels]
         if self._filled or not self.size:
             self._add(levels, 0, last)
-        for height in range(len(levels)):
-            links = levels[height]
-            if len(links) == 1 and height == len(levels) - 1:
-                return links[0][0]
-            if links:
-                self._add(levels, height + 1, _node(links))
-        return levels[-1][0][0]
+        height = 0
+        while height < len(levels) - 1 or len(levels[height]) > 1:  # adding may open levels
+            self._add(levels, height + 1, _node(levels[height]))
+            height += 1
+        return levels[height][0][0]
 
     def _close_chunk(self) -> None:
         link = (_RAW + self._hash.digest(), self._filled, self._filled)
