@@ -35,7 +35,10 @@ from cascade_dist.errors import (
     TaskTimeoutError,
     VersionMismatchError,
 )
-from cascade_dist.language import Env, LazyResult, MappedLazyResult, Param, RetryPolicy, Task, task, unmapped
+from cascade_dist.language.inputs import Env, Param
+from cascade_dist.language.lazy import LazyResult, MappedLazyResult, unmapped
+from cascade_dist.language.policies import RetryPolicy
+from cascade_dist.language.task import Task, task
 
 if TYPE_CHECKING:
     from cascade_dist.client import Cluster, Run, aio, connect, run
