@@ -1,0 +1,36 @@
+"""The client: connecting to a cluster, running targets on it, following runs."""
+
+from __future__ import annotations
+
+from cascade_dist.client import aio, events
+from cascade_dist.client.aio import AsyncCluster, AsyncRun
+from cascade_dist.client.api import connect, run
+from cascade_dist.client.cluster import Cluster
+from cascade_dist.client.handles import Run
+from cascade_dist.client.records import (
+    ClusterStatus,
+    NodeInfo,
+    Progress,
+    RunDetails,
+    RunInfo,
+    RunStatus,
+    WorkerInfo,
+)
+
+__all__ = [
+    "AsyncCluster",
+    "AsyncRun",
+    "Cluster",
+    "ClusterStatus",
+    "NodeInfo",
+    "Progress",
+    "Run",
+    "RunDetails",
+    "RunInfo",
+    "RunStatus",
+    "WorkerInfo",
+    "aio",
+    "connect",
+    "events",
+    "run",
+]

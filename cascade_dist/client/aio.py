@@ -1,0 +1,243 @@
+"""The client for asyncio programs: the same names, to be awaited.
+
+The work is done by the same session on the same background thread, so nothing that a caller does in its own
+loop holds up results, and nothing here holds up the caller's loop: what compiles and pickles graphs runs in a
+thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from cascade_dist.client import api
+from cascade_dist.client.cluster import Cluster, say
+from cascade_dist.client.events import Event
+from cascade_dist.client.handles import Run
+from cascade_dist.client.records import (
+    ClusterStatus,
+    Progress,
+    RunDetails,
+    RunInfo,
+    RunStatus,
+    WorkerInfo,
+)
+
+__all__ = ["AsyncCluster", "AsyncRun", "connect", "run"]
+
+T = TypeVar("T")
+
+
+class AsyncRun(Generic[T]):
+    """A run: awaiting it gives its value, or raises what `Run.result` raises.
+
+    Cancelling a task that awaits it cancels the run, as with every awaitable; ``asyncio.shield`` keeps it.
+    """
+
+    def __init__(self, run: Run[T], session: Any) -> None:
+        self.run = run
+        """The handle for threads."""
+        self._session = session
+
+    @property
+    def id(self) -> str:
+        """As `Run.id`."""
+        return self.run.id
+
+    @property
+    def name(self) -> str:
+        """As `Run.name`."""
+        return self.run.name
+
+    @property
+    def status(self) -> RunStatus:
+        """As `Run.status`."""
+        return self.run.status
+
+    @property
+    def progress(self) -> Progress:
+        """As `Run.progress`."""
+        return self.run.progress
+
+    def __await__(self) -> Generator[Any, None, T]:
+        self._session.check_process()
+        return asyncio.wrap_future(self.run).__await__()
+
+    async def result(self, timeout: float | None = None) -> T:
+        """The value of the run's target; the run goes on when `timeout` seconds are over."""
+        self._session.check_process()
+        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self.run)), timeout)
+
+    def done(self) -> bool:
+        """Whether the run has ended."""
+        return self.run.done()
+
+    def cancelled(self) -> bool:
+        """Whether it ended as cancelled."""
+        return self.run.cancelled()
+
+    def cancel(self) -> bool:
+        """As `Run.cancel`: returns at once."""
+        return self.run.cancel()
+
+    async def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[Event]:
+        """As `Run.events`."""
+        session = self._session
+        session.check_process()
+        batches = session.watch(self.run.id, after, follow)
+
+        async def following() -> list[Event] | None:
+            return await anext(batches, None)
+
+        async def stop() -> None:
+            await batches.aclose()
+
+        try:
+            while (batch := await asyncio.wrap_future(session.background.start(following()))) is not None:
+                for event in batch:
+                    yield event
+        finally:
+            if not session.closed:
+                await asyncio.wrap_future(session.background.start(stop()))
+
+    def graph(self) -> Any:
+        """As `Run.graph`."""
+        return self.run.graph()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.run)[1:]}"
+
+    def _repr_html_(self) -> str:
+        return self.run._repr_html_()
+
+
+class AsyncCluster:
+    """A cluster; made by `connect`. Arguments and errors of all methods are those of `Cluster`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        """The handle for threads."""
+
+    async def submit(self, target: Any, **options: Any) -> AsyncRun[Any]:
+        """As `Cluster.submit`."""
+        run = await _in_thread(self.cluster.submit, target, **options)
+        return AsyncRun(run, self.cluster._session)
+
+    async def run(self, target: Any, *, timeout: float | None = None, **options: Any) -> Any:
+        """As `Cluster.run`; a task that is cancelled here cancels its run."""
+        run = await self.submit(target, **options)
+        try:
+            return await run.result(timeout)
+        except TimeoutError:
+            run.cancel()
+            raise
+        except asyncio.CancelledError:
+            if run.cancel():
+                say(f"interrupted; cancelled run {run.id}")
+            raise
+
+    async def attach(self, run_id: str, **options: Any) -> AsyncRun[Any]:
+        """As `Cluster.attach`."""
+        return AsyncRun(await _in_thread(self.cluster.attach, run_id, **options), self.cluster._session)
+
+    async def status(self) -> ClusterStatus:
+        """As `Cluster.status`."""
+        return await _in_thread(self.cluster.status)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """As `Cluster.workers`."""
+        return await _in_thread(self.cluster.workers)
+
+    async def runs(self, limit: int = 100) -> list[RunInfo]:
+        """As `Cluster.runs`."""
+        return await _in_thread(self.cluster.runs, limit)
+
+    async def describe(self, run_id: str, *, nodes: int = 0) -> RunDetails:
+        """As `Cluster.describe`."""
+        return await _in_thread(self.cluster.describe, run_id, nodes=nodes)
+
+    async def cancel(self, run_id: str) -> RunStatus:
+        """As `Cluster.cancel`."""
+        return await _in_thread(self.cluster.cancel, run_id)
+
+    async def close(self) -> None:
+        """As `Cluster.close`."""
+        await _in_thread(self.cluster.close)
+
+    @property
+    def address(self) -> str:
+        """As `Cluster.address`."""
+        return self.cluster.address
+
+    @property
+    def closed(self) -> bool:
+        """As `Cluster.closed`."""
+        return self.cluster.closed
+
+    async def __aenter__(self) -> AsyncCluster:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<async {repr(self.cluster)[1:]}"
+
+    def _repr_html_(self) -> str:
+        return self.cluster._repr_html_()
+
+
+class _Connecting:
+    """What `connect` gives: to be awaited, or used with ``async with``."""
+
+    def __init__(self, address: str | None, options: Mapping[str, Any]) -> None:
+        self._address = address
+        self._options = options
+        self._made: AsyncCluster | None = None
+
+    async def _connect(self) -> AsyncCluster:
+        connecting = asyncio.ensure_future(_in_thread(api.connect, self._address, **self._options))
+        try:
+            return AsyncCluster(await asyncio.shield(connecting))
+        except asyncio.CancelledError:
+            # The thread goes on to its end; what it makes belongs to nobody.
+            connecting.add_done_callback(_close_orphan)
+            raise
+
+    def __await__(self) -> Generator[Any, None, AsyncCluster]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> AsyncCluster:
+        self._made = await self._connect()
+        return self._made
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._made is not None:
+            await self._made.close()
+
+
+def _close_orphan(connecting: asyncio.Future[Cluster]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        cluster = connecting.result()
+        asyncio.get_running_loop().run_in_executor(None, cluster.close)
+
+
+async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    return await asyncio.to_thread(call, *args, **kwargs)
+
+
+def connect(address: str | None = None, **options: Any) -> _Connecting:
+    """As `cascade_dist.connect`: ``async with connect(…) as cluster``, or ``cluster = await connect(…)``."""
+    return _Connecting(address, options)
+
+
+async def run(target: Any, *, cluster: AsyncCluster | None = None, **options: Any) -> Any:
+    """As `cascade_dist.run`."""
+    chosen = cluster or AsyncCluster(await _in_thread(api._default_cluster))
+    return await chosen.run(target, **options)

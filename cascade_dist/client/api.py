@@ -1,0 +1,224 @@
+"""`connect` and `run`: how users come by a cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cascade_dist.client.cluster import Cluster
+from cascade_dist.client.local import START_SECONDS, LocalCluster
+from cascade_dist.client.session import Endpoint
+from cascade_dist.config import Settings, load_settings
+from cascade_dist.errors import CascadeError
+from cascade_dist.wire import TokenAuth, client_credentials, parse_addresses, read_token
+
+__all__ = ["connect", "run"]
+
+LOCAL = "local"
+"""The address that always means a private cluster."""
+
+_lock = threading.Lock()
+_default: Cluster | None = None
+
+
+def connect(
+    address: str | None = None,
+    *,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    tls_ca: str | os.PathLike[str] | None = None,
+    tls_cert: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    slots: int | str | None = None,
+    logs: bool = True,
+    progress: bool | None = None,
+    connect_timeout: float | str | None = None,
+    reconnect_timeout: float | str | None = None,
+) -> Cluster:
+    """Connects to a cluster, or starts a private one.
+
+    What is not given comes from the environment (``CASCADE_ADDRESS``, ``CASCADE_TOKEN_FILE``, …), then from
+    the configuration files, then from defaults.
+
+    Args:
+        address: ``host:port`` of the scheduler, several with commas between (the first that answers is
+            taken). ``"local"``, or None where no address is configured: a private cluster on this machine,
+            which ends with the handle, and with this process at the latest.
+        token: the cluster's token.
+        token_file: a file that holds it.
+        tls_ca: PEM file with the authorities to trust; turns TLS on.
+        tls_cert: PEM file with the client's certificate, for mutual TLS.
+        tls_key: PEM file with its private key.
+        workers: of a private cluster; 2.
+        slots: of each worker of a private cluster, or ``"auto"``; 1.
+        logs: print what tasks print.
+        progress: show progress of runs; None: on a terminal.
+        connect_timeout: seconds, or a text such as ``"5s"``.
+        reconnect_timeout: how long a lost scheduler is looked for; 60 seconds.
+
+    Raises:
+        ConnectionFailedError: no scheduler there; says what is, if anything.
+        AuthenticationError: wrong or missing token.
+        VersionMismatchError: the scheduler's versions do not go with ours.
+        ConfigError: a setting cannot be read.
+    """
+    settings = load_settings(
+        "client",
+        {
+            "address": None if address == LOCAL else address,
+            "token": token,
+            "token_file": token_file,
+            "tls_ca": tls_ca,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "workers": workers,
+            "slots": slots,
+            "connect_timeout": connect_timeout,
+            "reconnect_timeout": reconnect_timeout,
+        },
+    )
+    if address == LOCAL or settings["address"] is None:
+        given = {"token": token, "token_file": token_file, "tls_ca": tls_ca, "tls_cert": tls_cert}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise TypeError(
+                f"{wrong[0]}= is for a cluster with an address, and none is given: a private cluster makes "
+                "its own token. Pass the address, or set CASCADE_ADDRESS"
+            )
+        return _start_private(settings, logs, progress)
+    if workers is not None or slots is not None:
+        raise TypeError(
+            f"workers= and slots= are for private clusters, but the address {settings['address']!r} "
+            f"({settings.origin('address')}) names one that runs; leave them out, or pass address='local'"
+        )
+    return _connect_to(settings, logs, progress)
+
+
+def _connect_to(settings: Settings, logs: bool, progress: bool | None) -> Cluster:
+    addresses = parse_addresses(settings["address"])
+    credentials = client_credentials(
+        settings["tls_ca"],
+        settings["tls_cert"],
+        settings["tls_key"],
+        tls=any(address.tls for address in addresses),
+    )
+    endpoint = Endpoint(addresses, TokenAuth(_token(settings)).metadata, credentials)
+    return Cluster(
+        endpoint,
+        connect_timeout=settings["connect_timeout"],
+        reconnect_timeout=settings["reconnect_timeout"],
+        logs=logs,
+        progress=progress,
+    )
+
+
+def _token(settings: Settings) -> str | None:
+    """The token; of the two ways to give one, that of the stronger origin."""
+    order = ["argument", "CASCADE_TOKEN", "CASCADE_TOKEN_FILE"]
+
+    def rank(name: str) -> int:
+        origin = settings.origin(name)
+        return order.index(origin) if origin in order else len(order)
+
+    token, token_file = settings["token"], settings["token_file"]
+    if rank("token") < rank("token_file"):
+        token_file = None
+    elif rank("token_file") < rank("token"):
+        token = None
+    return read_token(token, token_file, {})
+
+
+def _start_private(settings: Settings, logs: bool, progress: bool | None) -> Cluster:
+    local = LocalCluster(workers=settings["workers"], slots=settings["slots"])
+    local.start()
+    try:
+        token = read_token(None, local.token_file, {})
+        endpoint = Endpoint(
+            parse_addresses(local.address), TokenAuth(token).metadata, is_gone=local.scheduler_failure
+        )
+        cluster = Cluster(
+            endpoint,
+            connect_timeout=settings["connect_timeout"],
+            reconnect_timeout=settings["reconnect_timeout"],
+            logs=logs,
+            progress=progress,
+            local=local,
+        )
+    except BaseException:
+        local.stop()
+        raise
+    try:
+        _wait_for_workers(cluster, local)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+def _wait_for_workers(cluster: Cluster, local: LocalCluster) -> None:
+    """Waits until all workers are there: a closed cluster judges amounts by those it has."""
+    deadline = time.monotonic() + START_SECONDS
+    while (there := cluster.status().workers) < local.workers:
+        failure = local.failure()
+        if failure is None and time.monotonic() > deadline:
+            failure = f"{there} of {local.workers} workers were there after {START_SECONDS:g} s"
+        if failure is not None:
+            raise CascadeError(f"the private cluster did not start: {failure}")
+        time.sleep(0.01)
+
+
+def run(
+    target: Any,
+    *,
+    params: Mapping[str, Any] | None = None,
+    cluster: Cluster | None = None,
+    run_id: str | None = None,
+    name: str | None = None,
+    on_failure: str = "cancel",
+    strict_params: bool = False,
+    progress: bool | None = None,
+    logs: bool | None = None,
+    timeout: float | None = None,
+) -> Any:
+    """Runs a target and gives its value: `Cluster.run` on a cluster that need not be there yet.
+
+    Without `cluster`, the one of ``CASCADE_ADDRESS`` is used, else a private one, which is started at the
+    first call, shared by all later ones and ended with the process.
+
+    Raises:
+        Exception: what a task raised, with its remote traceback as cause; else as `connect`, `Cluster.run`.
+    """
+    chosen = cluster if cluster is not None else _default_cluster()
+    return chosen.run(
+        target,
+        params=params,
+        run_id=run_id,
+        name=name,
+        on_failure=on_failure,
+        strict_params=strict_params,
+        progress=progress,
+        logs=logs,
+        timeout=timeout,
+    )
+
+
+def _default_cluster() -> Cluster:
+    global _default
+    with _lock:
+        if _default is None or not _default.usable:
+            if _default is not None:
+                _default.close()
+            _default = connect()
+        return _default
+
+
+def _forget_after_fork() -> None:
+    global _default, _lock
+    _lock = threading.Lock()
+    _default = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,312 @@
+"""The handle of a cluster."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cascade_dist.client import background as background_loop
+from cascade_dist.client import display
+from cascade_dist.client.handles import Run
+from cascade_dist.client.records import (
+    ClusterStatus,
+    RunDetails,
+    RunInfo,
+    RunStatus,
+    WorkerInfo,
+    decode_run_details,
+    decode_run_info,
+    decode_status,
+    decode_worker,
+    html_table,
+    status_of,
+)
+from cascade_dist.client.session import Endpoint, Session
+from cascade_dist.client.submitting import SubmitOptions, check_run_id, submit
+from cascade_dist.client.tracker import Tracker
+from cascade_dist.v1 import client_pb2 as pb
+
+if TYPE_CHECKING:
+    from cascade_dist.client.local import LocalCluster
+
+__all__ = ["Cluster"]
+
+_open: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+class Cluster:
+    """A cluster, as a client sees it; made by `connect`. A context manager that closes itself.
+
+    All methods may be called from any thread. A handle does not survive a fork.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        connect_timeout: float,
+        reconnect_timeout: float,
+        logs: bool = True,
+        progress: bool | None = None,
+        local: LocalCluster | None = None,
+    ) -> None:
+        self._logs = logs
+        self._progress = progress
+        self._local = local
+        self._pid = os.getpid()
+        loop = background_loop.acquire()
+        self._session = Session(
+            endpoint, loop, connect_timeout=connect_timeout, reconnect_timeout=reconnect_timeout
+        )
+        self._finalizer = weakref.finalize(self, _on_collected, self._session, local, self._pid)
+        self._finalizer.atexit = False  # _close_all does it, in the main thread
+        try:
+            self._session.connect()
+        except BaseException:
+            self._end()
+            raise
+        _open.add(self)
+
+    # --- running --------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        target: Any,
+        *,
+        params: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        name: str | None = None,
+        on_failure: str = "cancel",
+        strict_params: bool = False,
+        progress: bool | None = None,
+        logs: bool | None = None,
+        detach: bool = False,
+    ) -> Run[Any]:
+        """Starts a run; returns as soon as the graph is on its way (a large one: when it is taken).
+
+        Args:
+            target: a lazy result, a map, or a list, tuple or dict with lazy results in it.
+            params: values of the target's `Param`\\ s, by name.
+            run_id: chosen by the caller; submitting the same target again under it joins the run.
+            name: for people.
+            on_failure: ``"cancel"`` stops everything when a task fails, ``"finish"`` finishes first what does
+                not need it.
+            strict_params: unknown params are an error, not a warning.
+            progress: show a bar on stderr; None: when it is a terminal.
+            logs: print what tasks print; None: as `connect` was told.
+            detach: the run goes on when this client ends.
+
+        Raises:
+            GraphError: there is no graph to be made of the target.
+            SerializationError: an argument or a function cannot be pickled.
+            RunRefusedError: the scheduler did not take it (small graphs: raised by `Run.result`).
+            ConnectionFailedError: the scheduler is lost.
+        """
+        options = SubmitOptions(
+            params=params,
+            run_id=run_id,
+            name=name,
+            on_failure=on_failure,
+            strict_params=strict_params,
+            progress=display.wanted(self._progress if progress is None else progress),
+            logs=self._logs if logs is None else logs,
+            detach=detach,
+        )
+        run = submit(self._session, target, options)
+        if not run.done():
+            run._keeper = self
+        return run
+
+    def run(
+        self,
+        target: Any,
+        *,
+        params: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        name: str | None = None,
+        on_failure: str = "cancel",
+        strict_params: bool = False,
+        progress: bool | None = None,
+        logs: bool | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Submits a target and waits for its value; arguments and errors as `submit` and `Run.result`.
+
+        A run that takes longer than `timeout` seconds, or is interrupted by Ctrl-C, is cancelled.
+        """
+        run = self.submit(
+            target,
+            params=params,
+            run_id=run_id,
+            name=name,
+            on_failure=on_failure,
+            strict_params=strict_params,
+            progress=progress,
+            logs=logs,
+        )
+        try:
+            return run.result(timeout)
+        except TimeoutError:
+            run.cancel()  # one that has ended raised it itself, and is left alone
+            raise
+        except KeyboardInterrupt:
+            if run.cancel():
+                say(f"interrupted; cancelled run {run.id}")
+            raise
+
+    def attach(self, run_id: str, *, logs: bool | None = None, progress: bool | None = None) -> Run[Any]:
+        """The handle of a run that the scheduler knows, whoever submitted it.
+
+        The run goes on when this client ends; its target cannot be had from `Run.graph`.
+
+        Raises:
+            RunNotFoundError: the scheduler knows no such run.
+        """
+        session = self._session
+        session.check_process()
+        live = session.live(check_run_id(run_id))
+        if live is not None:
+            return live.run
+        run: Run[Any] = Run(session, run_id, "", owned=False)
+        tracker = Tracker(session, run, logs=self._logs if logs is None else logs)
+        tracker.show_progress = display.wanted(self._progress if progress is None else progress)
+        run._keeper = self
+        session.attach(tracker)
+        if run.done() and not tracker.accepted:
+            run.result()  # raises what was refused
+        return run
+
+    # --- asking -----------------------------------------------------------------------------------------
+
+    def status(self) -> ClusterStatus:
+        """The cluster in numbers."""
+        return decode_status(self._session.ask("GetStatus", pb.GetStatusRequest()))
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that are connected, or were a moment ago."""
+        answer = self._session.ask("ListWorkers", pb.ListWorkersRequest())
+        return [decode_worker(worker) for worker in answer.workers]
+
+    def runs(self, limit: int = 100) -> list[RunInfo]:
+        """The runs that the scheduler knows, newest first."""
+        answer = self._session.ask("ListRuns", pb.ListRunsRequest(limit=limit))
+        return [decode_run_info(run) for run in answer.runs]
+
+    def describe(self, run_id: str, *, nodes: int = 0) -> RunDetails:
+        """One run, and at most `nodes` of its nodes that are not finished.
+
+        Raises:
+            RunNotFoundError: the scheduler knows no such run.
+        """
+        request = pb.GetRunRequest(run_id=check_run_id(run_id), nodes_max=nodes)
+        return decode_run_details(self._session.ask("GetRun", request))
+
+    def cancel(self, run_id: str) -> RunStatus:
+        """Stops a run's work; returns when the scheduler has taken note, with where the run stands.
+
+        Raises:
+            RunNotFoundError: the scheduler knows no such run.
+        """
+        answer = self._session.ask("CancelRun", pb.CancelRunRequest(run_id=check_run_id(run_id)))
+        return status_of(answer.state)
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler is."""
+        return self._session.address
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle can no longer be used."""
+        return self._session.closed
+
+    @property
+    def usable(self) -> bool:
+        """Whether the handle is open and its scheduler there, or being looked for."""
+        return not self.closed and self._pid == os.getpid() and self._session.up
+
+    def close(self) -> None:
+        """Cancels what this handle started and is not detached, and ends it; a private cluster ends too."""
+        self._close("closed")
+
+    def _close(self, why: str) -> None:
+        if self._session.closed or self._pid != os.getpid():
+            return
+        live = [run for run in self._session.live_runs() if run._owned]
+        if live:
+            ids = ", ".join(run.id for run in live[:3]) + (", …" if len(live) > 3 else "")
+            say(f"{why}; cancelled {len(live)} unfinished run{'s'[: len(live) > 1]} ({ids})")
+        self._end()
+
+    def _end(self) -> None:
+        if self._finalizer.detach() is not None:
+            _close_parts(self._session, self._local)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close("interrupted" if kind is not None and issubclass(kind, KeyboardInterrupt) else "closed")
+
+    def __repr__(self) -> str:
+        kind = "private cluster" if self._local is not None else "cluster"
+        state = "closed" if self.closed else f"{len(self._session.live_runs())} runs under way"
+        return f"<{kind} at {self.address}, {state}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            [
+                ("address", self.address),
+                ("kind", "private" if self._local is not None else "shared"),
+                ("state", "closed" if self.closed else "open"),
+                ("runs under way", len(self._session.live_runs())),
+            ]
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a cluster handle cannot be pickled; call cs.connect(address) where it is needed")
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    try:
+        print(f"cascade: {text}", file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):
+        pass  # nobody reads any more
+
+
+def _close_parts(session: Session, local: LocalCluster | None) -> None:
+    session.close()
+    background_loop.release(session.background)
+    if local is not None:
+        local.stop()
+
+
+def _on_collected(session: Session, local: LocalCluster | None, pid: int) -> None:
+    """Closes what a handle held that nobody closed.
+
+    The collector runs in any thread, also in the one that would have to do the work, and wherever that thread
+    just stands; so another does it.
+    """
+    if pid != os.getpid():
+        return
+    try:
+        threading.Thread(target=_close_parts, args=(session, local), name="cascade-closer").start()
+    except RuntimeError:
+        pass  # the interpreter ends, and with it the life line of a private cluster
+
+
+@atexit.register
+def _close_all() -> None:
+    for cluster in list(_open):
+        cluster._close("exiting")

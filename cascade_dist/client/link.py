@@ -1,0 +1,178 @@
+"""One connection to a scheduler: a channel, and on it the session stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cascade_dist.client.diagnosis import connect_error, no_answer
+from cascade_dist.errors import ConnectionFailedError, VersionMismatchError
+from cascade_dist.v1 import client_pb2 as pb
+from cascade_dist.v1 import client_pb2_grpc
+from cascade_dist.wire import Address, check_versions, local_versions, open_channel
+
+__all__ = ["Link", "Metadata", "frame_submit"]
+
+Metadata = tuple[tuple[str, str], ...]
+
+_OPEN = "/cascade_dist.v1.ClientService/Open"
+_SUBMIT_TAG = bytes([pb.OpenRequest.SUBMIT_FIELD_NUMBER << 3 | 2])
+
+
+def frame_submit(submit: pb.Submit) -> bytes:
+    """A submit as a serialized OpenRequest, without copying it into one first."""
+    body = submit.SerializeToString()
+    size, head = len(body), bytearray(_SUBMIT_TAG)
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + body
+
+
+class Link:
+    """A connection that stands. Everything here runs on the background loop."""
+
+    def __init__(
+        self, address: Address, channel: grpc.aio.Channel, call: Any, welcome: pb.ClientWelcome
+    ) -> None:
+        self.address = address
+        self.inline_max: int = welcome.inline_bytes_max
+        self.nodes_max: int = welcome.graph_nodes_max
+        self.client: Any = client_pb2_grpc.ClientServiceStub(channel)
+        self.blobs: Any = client_pb2_grpc.BlobServiceStub(channel)
+        self.known: set[bytes] = set()
+        """CIDs of functions whose bodies went over this connection."""
+        self.alive = True
+        self._channel = channel
+        self._call = call
+        self._outbox: deque[tuple[bytes, Callable[[], object] | None]] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()
+        self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    @classmethod
+    async def open(
+        cls,
+        address: Address,
+        credentials: grpc.ChannelCredentials | None,
+        metadata: Metadata,
+        timeout: float,
+    ) -> tuple[Link, list[str]]:
+        """Connects and shakes hands; gives the link and what people should know.
+
+        Raises:
+            ConnectionFailedError: nothing listens there, or another service, or it does not answer in time.
+            AuthenticationError: the token is missing or wrong.
+            VersionMismatchError: the two sides cannot work together.
+        """
+        channel = open_channel(address, credentials)
+        try:
+            call: Any = channel.stream_stream(_OPEN, response_deserializer=pb.OpenResponse.FromString)(
+                metadata=grpc.aio.Metadata(*metadata)
+            )
+            welcome = await _shake_hands(address, call, timeout)
+            error, warnings = check_versions(welcome.versions, f"the scheduler at {address}")
+            if error:
+                raise VersionMismatchError(error)
+            return cls(address, channel, call, welcome), list(dict.fromkeys([*welcome.warnings, *warnings]))
+        except BaseException:
+            await channel.close()
+            raise
+
+    def send(self, message: bytes, written: Callable[[], object] | None = None) -> None:
+        """Puts a serialized OpenRequest on the stream; `written` is called when it is, or never will be."""
+        if not self.alive:
+            if written:
+                written()
+            return
+        self._outbox.append((message, written))
+        self._idle.clear()
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _write(self) -> None:
+        outbox, call = self._outbox, self._call
+        loop = asyncio.get_running_loop()
+        while True:
+            while outbox:
+                message, written = outbox[0]
+                await call.write(message)
+                outbox.popleft()
+                if written:
+                    written()
+            self._idle.set()
+            self._wake = loop.create_future()
+            await self._wake
+
+    async def read(self, handle: Callable[[pb.OpenResponse], None]) -> str:
+        """Hands over what comes until the stream ends; gives the reason for people."""
+        read = self._call.read
+        try:
+            while True:
+                message = await read()
+                if message is grpc.aio.EOF:
+                    break
+                handle(message)
+            code, details = await self._call.code(), await self._call.details()
+            return details or ("the scheduler ended the session" if code is grpc.StatusCode.OK else code.name)
+        except grpc.aio.AioRpcError as error:
+            return error.details() or error.code().name
+
+    async def flush(self, timeout: float) -> None:
+        """Waits until everything is written, within a bound in seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+
+    async def half_close(self) -> None:
+        """Ends our side of the stream in order: the scheduler sees a client that goes."""
+        try:
+            await self._call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+            pass
+
+    async def close(self) -> None:
+        """Drops the connection; what was not written never will be."""
+        self.alive = False
+        self._writer.cancel()
+        self._call.cancel()
+        outbox, self._outbox = self._outbox, deque()
+        for _, written in outbox:
+            if written:
+                written()
+        self._idle.set()
+        # A writer that failed did so because the stream had ended, which the reader has told.
+        await asyncio.gather(self._writer, return_exceptions=True)
+        await self._channel.close()
+
+
+async def _shake_hands(address: Address, call: Any, timeout: float) -> pb.ClientWelcome:
+    hello = pb.OpenRequest(hello=pb.ClientHello(versions=local_versions()))
+    try:
+        async with asyncio.timeout(timeout):
+            await call.write(hello.SerializeToString())
+            message = await call.read()
+            if message is grpc.aio.EOF:
+                details = await call.details()
+                raise ConnectionFailedError(
+                    f"the scheduler at {address} ended the session at once ({details or 'no reason given'}); "
+                    "look into its log"
+                )
+    except grpc.aio.AioRpcError as error:
+        raise connect_error(str(address), error) from None
+    except TimeoutError:
+        call.cancel()
+        raise no_answer(str(address), timeout) from None
+    if message.WhichOneof("body") != "welcome":
+        call.cancel()
+        raise ConnectionFailedError(f"what listens at {address} speaks another protocol than this client")
+    welcome: pb.ClientWelcome = message.welcome
+    return welcome

@@ -1,0 +1,463 @@
+"""A session: one stream to a scheduler for all runs of a cluster handle, opened again when it is lost.
+
+Methods say on which thread they run; what says nothing runs on the background loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from cascade_dist.client import blobs
+from cascade_dist.client.background import BackgroundLoop
+from cascade_dist.client.diagnosis import rpc_error
+from cascade_dist.client.events import Event
+from cascade_dist.client.handles import Run, check_process
+from cascade_dist.client.link import Link, Metadata, frame_submit
+from cascade_dist.client.records import RunStatus
+from cascade_dist.client.tracker import Tracker
+from cascade_dist.client.watching import watch
+from cascade_dist.codec.values import Packed
+from cascade_dist.errors import CascadeError, ClusterClosedError, ConnectionFailedError
+from cascade_dist.v1 import client_pb2 as pb
+from cascade_dist.v1 import value_pb2
+from cascade_dist.wire import Address
+from cascade_dist.wire.graphs import BODY_INLINE_MAX, Upload
+
+__all__ = ["Endpoint", "Session"]
+
+log = logging.getLogger("cascade.client")
+
+T = TypeVar("T")
+
+BACKOFF_FIRST = 0.05
+BACKOFF_MAX = 3.0
+CANCEL_SECONDS = 30.0
+CLOSE_SECONDS = 1.0
+CALL_SECONDS = 30.0
+FETCHES_MAX = 4
+"""Blobs fetched at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a scheduler is and how to talk with it.
+
+    Attributes:
+        addresses: tried in order.
+        metadata: goes with every call.
+        credentials: for TLS.
+        is_gone: says why there is no use in looking for the scheduler any more, or None.
+    """
+
+    addresses: Sequence[Address]
+    metadata: Metadata = ()
+    credentials: grpc.ChannelCredentials | None = None
+    is_gone: Callable[[], str | None] = lambda: None
+
+
+class Session:
+    """All runs of one cluster handle, over one connection at a time."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        background: BackgroundLoop,
+        *,
+        connect_timeout: float,
+        reconnect_timeout: float,
+    ) -> None:
+        self.background = background
+        self.connect_timeout = connect_timeout
+        self.reconnect_timeout = reconnect_timeout
+        self.link: Link | None = None
+        self.closed = False
+        self.address = str(endpoint.addresses[0])
+        self._endpoint = endpoint
+        self._pid = os.getpid()
+        self._trackers: dict[str, Tracker] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changed = asyncio.Event()
+        """Set and replaced whenever the link comes or goes."""
+        self._fetches = asyncio.Semaphore(FETCHES_MAX)
+        self._told: set[str] = set()
+
+    # --- connecting -------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connects, from any other thread; also again after the session was lost.
+
+        Raises:
+            CascadeError: as `Link.open`; of several addresses, what the first one said.
+        """
+        self.check_process()
+        self.background.call(self._connect())
+
+    async def _connect(self) -> None:
+        if self.closed:
+            raise ClusterClosedError(CLOSED)
+        if self.up:
+            await self._wait_link()
+            return
+        link = await self._open_link()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(link))
+        self._link_is(link)
+
+    async def _open_link(self) -> Link:
+        failures: list[CascadeError] = []
+        for address in self._endpoint.addresses:
+            try:
+                link, notes = await Link.open(
+                    address, self._endpoint.credentials, self._endpoint.metadata, self.connect_timeout
+                )
+            except CascadeError as error:
+                failures.append(error)
+                continue
+            self.address = str(address)
+            for note in notes:
+                if note not in self._told:
+                    self._told.add(note)
+                    log.warning("%s", note)
+            return link
+        for other in failures[1:]:
+            failures[0].add_note(str(other))
+        raise failures[0]
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a connection, or one is being looked for. Any thread."""
+        return self._keeper is not None and not self._keeper.done()
+
+    def _link_is(self, link: Link | None) -> None:
+        self.link = link
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _keep(self, link: Link) -> None:
+        """Reads the stream, and opens another when it is lost, until closed or given up."""
+        while True:
+            self._announce(link)
+            reason = await link.read(self._on_message)
+            self._link_is(None)
+            await link.close()
+            if self.closed:
+                return
+            self._release_submitters()
+            log.info("lost the session with the scheduler at %s: %s", self.address, reason)
+            found = await self._find_again(reason)
+            if found is None:
+                return
+            link = found
+            self._link_is(link)
+
+    async def _find_again(self, reason: str) -> Link | None:
+        """Connects again within the bound, or tells every run that it is lost."""
+        deadline = time.monotonic() + self.reconnect_timeout
+        delay = BACKOFF_FIRST
+        while True:
+            gone = self._endpoint.is_gone()
+            if gone is None:
+                try:
+                    return await self._open_link()
+                except ConnectionFailedError as error:
+                    last: CascadeError = error
+                except CascadeError as error:
+                    gone = str(error)
+            if gone is None and time.monotonic() + delay < deadline:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, BACKOFF_MAX)
+                continue
+            why = gone or f"it did not come back within {self.reconnect_timeout:g} s ({last})"
+            for tracker in list(self._trackers.values()):
+                tracker.lose(
+                    f"the scheduler at {self.address} went away ({reason}) while run {tracker.run.id!r} was "
+                    f"under way: {why}"
+                )
+            self._link_is(None)
+            return None
+
+    def _announce(self, link: Link) -> None:
+        """Tells a new connection of the runs that are under way."""
+        for tracker in list(self._trackers.values()):
+            run_id = tracker.run.id
+            if not tracker.begun:
+                continue
+            if tracker.accepted:
+                attach = pb.Attach(run_id=run_id, logs=tracker.logs, own=tracker.run._owned)
+                link.send(pb.OpenRequest(attach=attach).SerializeToString())
+            elif tracker.message is not None:
+                link.send(tracker.message)
+            else:
+                continue
+            if tracker.cancelling:
+                link.send(pb.OpenRequest(cancel=pb.Cancel(run_id=run_id)).SerializeToString())
+
+    def _release_submitters(self) -> None:
+        """Tells who sends a graph in parts that it has to begin again."""
+        for tracker in list(self._trackers.values()):
+            if tracker.message is None and not tracker.accepted:
+                tracker.settle_taken(LinkLostError())
+
+    async def _wait_link(self) -> Link:
+        """The link, once it stands; bounded by the keeper, which gives up in the end."""
+        while self.link is None:
+            if self.closed:
+                raise ClusterClosedError(CLOSED)
+            if not self.up:
+                raise ConnectionFailedError(f"the scheduler at {self.address} is lost; connect again")
+            await self._changed.wait()
+        return self.link
+
+    def wait_link(self) -> Link:
+        """The link, from any other thread; connects again when the session was given up."""
+        link = self.link
+        if link is not None:
+            return link
+        self.connect()
+        return self.background.call(self._wait_link())
+
+    def check_process(self) -> None:
+        """Refuses to go on in a forked child or when closed. Any thread."""
+        check_process(self._pid, "this cluster handle")
+        if self.closed:
+            raise ClusterClosedError(CLOSED)
+
+    # --- runs ---------------------------------------------------------------------------------------
+
+    def _on_message(self, message: pb.OpenResponse) -> None:
+        body = message.WhichOneof("body")
+        if body is None or body == "welcome":
+            return
+        content = getattr(message, body)
+        tracker = self._trackers.get(content.run_id)
+        if tracker is None:
+            return
+        if body == "update":
+            tracker.on_update(content)
+        elif body == "accepted":
+            tracker.on_accepted(content)
+        elif body == "refused":
+            tracker.on_refused(content)
+        elif body == "functions_needed":
+            self.spawn(self._send_functions(tracker, set(content.cids)))
+
+    async def _send_functions(self, tracker: Tracker, cids: set[bytes]) -> None:
+        functions, link = tracker.functions, self.link
+        if functions is None or link is None:
+            return
+        submit = pb.Submit(run_id=tracker.run.id)
+        for cid in cids:
+            body = functions.body(cid)
+            if body is None:
+                continue
+            if len(body) > BODY_INLINE_MAX:
+                await self._put_blob(Upload(cid, len(body), Packed.of(body)))
+                body = b""
+            submit.functions.add(cid=cid, body=body)
+        link.send(frame_submit(submit))
+
+    def live(self, run_id: str) -> Tracker | None:
+        """The tracker of a run that is under way. Any thread."""
+        return self._trackers.get(run_id)
+
+    def live_runs(self) -> list[Run[Any]]:
+        """The runs that are under way. Any thread."""
+        return [tracker.run for tracker in list(self._trackers.values())]
+
+    def begin(self, tracker: Tracker) -> None:
+        """Starts to follow a run, and sends its submit if it is in one part. Any thread."""
+        self._trackers[tracker.run.id] = tracker
+        self.background.post(self._begin, tracker)
+
+    def _begin(self, tracker: Tracker) -> None:
+        tracker.begun = True
+        if self.closed:
+            tracker.lose(CLOSED)
+        elif self.link is not None and tracker.message is not None:
+            self.link.send(tracker.message)
+        # Else the message goes out when there is a connection again.
+
+    def attach(self, tracker: Tracker) -> None:
+        """Joins a run that the scheduler knows; returns when it has answered. Any other thread."""
+        request = pb.Attach(run_id=tracker.run.id, logs=tracker.logs)
+        tracker.message = pb.OpenRequest(attach=request).SerializeToString()
+        taken = tracker.reset_taken()
+        if not self.up:
+            self.connect()
+        self.begin(tracker)
+        try:
+            taken.result()
+        except BaseException:
+            self.abandon(tracker)
+            raise
+
+    def abandon(self, tracker: Tracker) -> None:
+        """Stops a run whose submit failed or was interrupted half way. Any thread."""
+        self.cancel(tracker.run)
+        self.background.post(tracker.cancel_is_over)
+
+    def forget(self, tracker: Tracker) -> None:
+        """The run has ended."""
+        if self._trackers.get(tracker.run.id) is tracker:
+            del self._trackers[tracker.run.id]
+
+    def cancel(self, run: Run[Any]) -> None:
+        """Stops a run. Any thread."""
+        run._status = RunStatus.CANCELLING
+        self.background.post(self._cancel, run)
+
+    def _cancel(self, run: Run[Any]) -> None:
+        tracker = self._trackers.get(run.id)
+        if tracker is None or tracker.cancelling:
+            return
+        tracker.cancelling = True
+        if self.link is not None:
+            self.link.send(pb.OpenRequest(cancel=pb.Cancel(run_id=run.id)).SerializeToString())
+        asyncio.get_running_loop().call_later(CANCEL_SECONDS, tracker.cancel_is_over)
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def ask(self, method: str, request: Any, *, timeout: float = CALL_SECONDS) -> Any:
+        """One call of ClientService, from any other thread.
+
+        Raises:
+            RunNotFoundError: the scheduler does not know the run.
+            ConnectionFailedError: it does not answer.
+        """
+        return self.background.call(self.ask_async(method, request, timeout=timeout))
+
+    async def ask_async(self, method: str, request: Any, *, timeout: float = CALL_SECONDS) -> Any:
+        """One call of ClientService."""
+        self.check_process()
+        if not self.up:
+            await self._connect()
+        link = await self._wait_link()
+        try:
+            return await getattr(link.client, method)(
+                request, metadata=self._endpoint.metadata, timeout=timeout
+            )
+        except grpc.aio.AioRpcError as error:
+            raise rpc_error(self.address, error) from None
+
+    def watch(self, run_id: str, after: int, follow: bool) -> AsyncIterator[list[Event]]:
+        """The events of a run, in batches."""
+
+        async def stream(request: pb.WatchRequest) -> AsyncIterator[pb.WatchResponse]:
+            link = await self._wait_link()
+            call = link.client.Watch(request, metadata=self._endpoint.metadata)
+            try:
+                async for response in call:
+                    yield response
+            finally:
+                call.cancel()
+
+        return watch(stream, run_id, after, follow, self.address)
+
+    def events(self, run_id: str, after: int, follow: bool) -> Iterator[Event]:
+        """The events of a run, from any other thread."""
+        batches = self.watch(run_id, after, follow)
+
+        async def following() -> list[Event] | None:
+            return await anext(batches, None)
+
+        async def stop() -> None:
+            await batches.aclose()  # type: ignore[attr-defined]
+
+        try:
+            while (batch := self.background.call(following())) is not None:
+                yield from batch
+        finally:
+            if not self.closed:
+                self.background.call(stop(), CALL_SECONDS)
+
+    # --- blobs ----------------------------------------------------------------------------------------
+
+    async def fetch_blob(self, ref: value_pb2.BlobRef) -> memoryview:
+        """A blob's bytes, checked; few at a time."""
+        async with self._fetches:
+            return await self._patiently(
+                lambda link: blobs.fetch(link.blobs, ref, self._endpoint.metadata, self.in_thread)
+            )
+
+    def put_blob(self, upload: Upload) -> None:
+        """Stores a blob unless it is there. Any other thread."""
+        self.background.call(self._put_blob(upload))
+
+    async def _put_blob(self, upload: Upload) -> None:
+        await self._patiently(lambda link: blobs.put(link.blobs, upload, self._endpoint.metadata))
+
+    async def _patiently(self, act: Callable[[Link], Coroutine[Any, Any, T]]) -> T:
+        """Does something that can be done again when the connection is lost meanwhile."""
+        for attempt in range(blobs.ATTEMPTS_MAX):
+            link = await self._wait_link()
+            try:
+                return await act(link)
+            except grpc.aio.AioRpcError as error:
+                if attempt + 1 == blobs.ATTEMPTS_MAX or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise blobs.blob_error(self.address, error) from None
+            await asyncio.sleep(BACKOFF_FIRST * 2**attempt)
+        raise AssertionError
+
+    async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        """Runs something slow beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(None, call, *args)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Starts a coroutine that ends with the session."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the end --------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stops the runs that this session started and ends it. Any other thread; once more does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            self.background.call(self._close(), CLOSE_SECONDS * 5)
+        except TimeoutError:
+            log.warning("the session with the scheduler at %s did not close in time", self.address)
+
+    async def _close(self) -> None:
+        link = self.link
+        if link is not None:
+            for tracker in list(self._trackers.values()):
+                if tracker.run._owned and not tracker.cancelling:
+                    link.send(pb.OpenRequest(cancel=pb.Cancel(run_id=tracker.run.id)).SerializeToString())
+            await link.flush(CLOSE_SECONDS)
+            await link.half_close()
+            if self._keeper is not None:
+                # Dropping the connection before the scheduler has read to its end could cost what was sent.
+                await asyncio.wait([self._keeper], timeout=CLOSE_SECONDS)
+        for tracker in list(self._trackers.values()):
+            if tracker.run._owned:
+                tracker.stop()
+            else:
+                tracker.lose(f"{CLOSED}; run {tracker.run.id!r} goes on: attach to it by its id")
+        for task in [*self._tasks, *([self._keeper] if self._keeper else [])]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._keeper is not None:
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if link is not None:
+            await link.close()
+        self._link_is(None)
+
+
+CLOSED = "the cluster handle is closed"
+
+
+class LinkLostError(Exception):
+    """The connection was lost while a graph was being sent; the submit starts again."""
