@@ -7,6 +7,8 @@ is too large for a part is a blob, to be stored before the part that names it is
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from operator import is_
 from typing import NamedTuple, Protocol
 
 from cascade_dist.codec.arguments import ArgumentEncoder
@@ -27,7 +29,7 @@ PART_BYTES = 448 << 10
 BODY_INLINE_MAX = 512 << 10
 """Function bodies above this many bytes are blobs: the function goes without body, under its blob's CID."""
 
-EDGES_PART_MAX = 1 << 21
+EDGES_PART_MAX = 200_000
 """A part has at most this many edges; those of one node beyond it go on in further parts."""
 
 _EDGE_BYTES = 4
@@ -121,12 +123,17 @@ class _Encoder:
         """Everything in order."""
         specs, encode, columns = self._specs, self._arguments.encode, self._columns
         for node in compilation.nodes():
-            spec = specs.get(id(node.spec))
-            columns.specs.append(self._add_spec(node.spec) if spec is None else spec)
-            columns.ids.append(node.structural_id)
-            payload = encode(node)
+            spec = node.spec
+            if spec.kind is NodeKind.GATHER and _lists_its_inputs(node):
+                spec = replace(spec, kind=NodeKind.COLLECT)
+                payload: bytes | Packed = b""
+            else:
+                payload = encode(node)
             if isinstance(payload, Packed):
                 payload = self._add_blob_args(node, payload)
+            number = specs.get(id(spec))
+            columns.specs.append(self._add_spec(spec) if number is None else number)
+            columns.ids.append(node.structural_id)
             columns.args.append(payload)
             edges = len(node.sources)
             columns.edges.append(edges)
@@ -235,6 +242,14 @@ class _Encoder:
         for blob in known[1]:
             self._chunk.blob_inputs.extend((node.index, blob))
         self._columns.size += 2 * _EDGE_BYTES * len(known[1])
+
+
+def _lists_its_inputs(node: Node) -> bool:
+    """Whether a gather is the plain list of its inputs, in order: it needs no pickle then, however long."""
+    value = node.value
+    if type(value) is not list or not value or len(value) != len(node.inputs):
+        return False
+    return all(map(is_, value, node.inputs))
 
 
 class _Columns:
