@@ -68,9 +68,7 @@ class WorkerSession:
         return [await self.scheduler.report(assignment.attempt) for assignment in assignments]
 
 
-class Scheduler(
-    worker_pb2_grpc.WorkerServiceServicer, client_pb2_grpc.BlobServiceServicer
-):
+class Scheduler(worker_pb2_grpc.WorkerServiceServicer, client_pb2_grpc.BlobServiceServicer):
     """Makes assignments and keeps what workers report."""
 
     def __init__(self, token: str | None = None) -> None:
@@ -96,9 +94,7 @@ class Scheduler(
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
         """Listens."""
-        self._server = grpc.aio.server(
-            options=server_options(), interceptors=self.auth.server_interceptors
-        )
+        self._server = grpc.aio.server(options=server_options(), interceptors=self.auth.server_interceptors)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
         client_pb2_grpc.add_BlobServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port(address)
@@ -170,7 +166,12 @@ class Scheduler(
         if payload is None:
             payload = pickle.dumps((args, {}), 5) if args else b""
         assignment = worker_pb2.Assignment(
-            attempt=attempt, args=payload, inputs=inputs, args_blob=args_blob, node_id=f"{attempt:032x}", **fields
+            attempt=attempt,
+            args=payload,
+            inputs=inputs,
+            args_blob=args_blob,
+            node_id=f"{attempt:032x}",
+            **fields,
         )
         if "try" not in fields:
             setattr(assignment, "try", 1)
@@ -192,9 +193,7 @@ class Scheduler(
             key = (spec.SerializeToString(), cid, run_id)
             if key not in session._bodies:
                 session._bodies[key] = len(session._bodies) + 1
-                work.bodies.add(
-                    body=session._bodies[key], spec=spec, function=cid, run=session._runs[run_id]
-                )
+                work.bodies.add(body=session._bodies[key], spec=spec, function=cid, run=session._runs[run_id])
             assignment.body = session._bodies[key]
         return work
 
@@ -221,7 +220,9 @@ class Scheduler(
         first = await anext(aiter(request_iterator))
         assert first.sequence == 1
         session = WorkerSession(self, first.hello, context)
-        await context.write(worker_pb2.ConnectResponse(sequence=1, acked_through=1, welcome=self.welcome(first.hello)))
+        await context.write(
+            worker_pb2.ConnectResponse(sequence=1, acked_through=1, welcome=self.welcome(first.hello))
+        )
         self.sessions.append(session)
         self.changed()
         try:
@@ -283,7 +284,9 @@ class Scheduler(
         if data is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such blob")
         for at in range(0, len(data), 1 << 20):
-            yield client_pb2.GetBlobResponse(size_bytes=0 if at else len(data), data=data[at : at + (1 << 20)])
+            yield client_pb2.GetBlobResponse(
+                size_bytes=0 if at else len(data), data=data[at : at + (1 << 20)]
+            )
 
 
 def value_of(report: worker_pb2.Report) -> Any:

@@ -47,17 +47,13 @@ def _parser() -> argparse.ArgumentParser:
         "SIGINT, ends the worker at once. Settings may also come from CASCADE_* variables and cascade.toml.",
     )
     add = parser.add_argument
-    add(
-        "address", nargs="?", help="host:port of the scheduler; several with commas (CASCADE_ADDRESS)"
-    )
+    add("address", nargs="?", help="host:port of the scheduler; several with commas (CASCADE_ADDRESS)")
     add("--slots", help="how many cpus it offers; auto: one per core (default)")
     add("--resources", help="further amounts, like 'gpu=2,memory_gb=8'")
     add("--name", help="a name for people (default: host name and pid)")
     add("--executors-max", help="most sync executors at once (default: 4 × slots, at least 8)")
     add("--object-dir", help="where large results go (default: /dev/shm with 1 GiB free, else --local-dir)")
-    add(
-        "--local-dir", help="where everything else goes (default: the system's temporary directory)"
-    )
+    add("--local-dir", help="where everything else goes (default: the system's temporary directory)")
     add("--host", help="address that other workers fetch results from (default: 127.0.0.1)")
     add("--cancel-grace", help="from telling user code to stop until it is killed (default: 5s)")
     add("--drain-timeout", default="60s", help="how long running tasks may take after SIGTERM (default: 60s)")

@@ -43,8 +43,8 @@ from cascade_worker.core.state import Attempt, Body, Limits, Phase, State, Timer
 
 __all__ = ["Core"]
 
-EXIT_GRACE = 2.0
-"""Seconds that a worker whose drain is over waits for its last reports to be acknowledged."""
+EXIT_GRACE = 5.0
+"""Seconds that a draining worker on which nothing runs waits for its last reports to be acknowledged."""
 
 
 class Core:
@@ -89,10 +89,23 @@ class Core:
         if state.forgotten:
             out.append(Forget(tuple(state.forgotten)))
             state.forgotten.clear()
-        if state.draining and not state.attempts and not state.exited:
+        if state.draining and not state.exited:
+            self._leave(now, out)
+        return out
+
+    def _leave(self, now: float, out: list[Command]) -> None:
+        """A draining worker ends when it holds nothing, or nothing but reports that nobody acknowledges."""
+        state = self.state
+        if not state.attempts:
             state.exited = True
             out.append(Exit())
-        return out
+        elif state.leave_at is None:
+            if all(attempt.phase == Phase.FINISHED for attempt in state.attempts.values()):
+                state.leave_at = now + EXIT_GRACE
+                state.set_timer(state.leave_at, Timer.DRAIN)
+        elif now >= state.leave_at:
+            state.exited = True
+            out.append(Exit())
 
     @property
     def wakeup(self) -> float | None:
@@ -355,17 +368,16 @@ class Core:
         if state.draining:
             return
         state.draining = True
-        state.set_timer(now + event.within, Timer.DRAIN)
+        state.drain_by = now + event.within
+        state.set_timer(state.drain_by, Timer.DRAIN)
         unstarted = [a for a in state.attempts.values() if a.phase in (Phase.WAITING, Phase.SENT)]
         stop(state, unstarted, Wanted.RETRACT, now, out)
 
     def _drain_over(self, now: float, out: list[Command]) -> None:
         state = self.state
-        if state.drain_expired:
-            if not state.exited:
-                state.exited = True
-                out.append(Exit())
+        if state.drain_expired or now < state.drain_by:
             return
         state.drain_expired = True
-        state.set_timer(now + EXIT_GRACE, Timer.DRAIN)
+        state.leave_at = now + EXIT_GRACE
+        state.set_timer(state.leave_at, Timer.DRAIN)
         out.extend(KillExecutor(e.id) for e in state.executors.values() if e.pipe or e.running)

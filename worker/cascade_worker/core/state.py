@@ -240,7 +240,11 @@ class State:
     forgotten: list[int] = field(default_factory=list)
     draining: bool = False
     told_draining: bool = False
+    drain_by: float = 0.0
     drain_expired: bool = False
+    """What ran was killed."""
+    leave_at: float | None = None
+    """When to end without acknowledgements."""
     exited: bool = False
 
     def fits(self, amounts: tuple[tuple[str, int], ...]) -> bool:
