@@ -49,6 +49,8 @@ class EventLog:
         self._news: asyncio.Event | None = None
         self.last = 0
         """Id of the newest event."""
+        self.published = 0
+        """Id of the newest event that watchers may see."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -65,9 +67,13 @@ class EventLog:
                 self._drop_line()
         if len(self._events) > self._events_max:
             self._events.popleft()
-        if self._news is not None:
-            self._news.set()
         return self.last
+
+    def publish(self, through: int) -> None:
+        """Watchers may see the events up to this id."""
+        if through > self.published:
+            self.published = through
+            self.wake()
 
     def _drop_line(self) -> None:
         event_id, size = self._lines.popleft()
@@ -103,8 +109,8 @@ class EventLog:
             self._text_bytes -= self._lines.popleft()[1]
 
     async def news(self, after: int) -> None:
-        """Waits for an event with a greater id than `after`, or for `wake`; the caller bounds the wait."""
-        if self.last > after:
+        """Waits until watchers may see an event after `after`, or for `wake`; the caller bounds the wait."""
+        if self.published > after:
             return
         if self._news is None:
             self._news = asyncio.Event()

@@ -63,6 +63,10 @@ class FunctionStore:
         self.bytes += len(function.body)
         self._trim()
 
+    def put_reference(self, function: FunctionBody) -> None:
+        """Keeps a function whose body is a blob of the same CID."""
+        self._bodies.setdefault(function.cid, function)
+
     def pin(self, cids: Iterable[bytes]) -> None:
         """Keeps these for as long as they are pinned; every pin is to be undone."""
         for cid in cids:

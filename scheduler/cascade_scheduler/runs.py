@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cascade_scheduler.core.commands import RunEnded, RunRefused, TargetValue
@@ -55,24 +55,27 @@ class RunRecord:
 
     __slots__ = (
         "accepted",
-        "blobs",
         "cancel_on_disconnect",
+        "cancel_requested",
         "disconnect_grace",
         "ended",
         "ending",
         "events",
         "facts",
         "feeds",
-        "functions",
+        "kept",
         "logs",
         "name",
         "owner",
         "owner_lost",
+        "pieces",
+        "pinned",
         "refused",
         "results",
         "run_id",
         "stored_through",
         "submitted",
+        "waiting",
     )
 
     def __init__(self, run_id: str, name: str, facts: SubmitFacts, *, logs: bool, submitted: float) -> None:
@@ -88,17 +91,33 @@ class RunRecord:
         """How it ended in the core, before its clients may know."""
         self.ended: tuple[RunEnded, Tree | None, Progress] | None = None
         self.results: list[tuple[int, Value]] = []
-        """What the target's value is made of, as far as clients may know it. Grows only; feeds read it by index."""
+        """What the target's value is made of, as far as clients may know it. It only grows."""
         self.events = EventLog()
         self.stored_through = 0
         """Id of the last event that went to the store."""
+        self.pieces: deque[int] = deque()
+        """First ids of the pieces in which events went to the store."""
         self.feeds: dict[ClientSession, Feed] = {}
         self.owner: ClientSession | None = None
         self.owner_lost = False
         self.cancel_on_disconnect = False
         self.disconnect_grace = 0.0
-        self.functions: tuple[bytes, ...] = ()
-        self.blobs: tuple[bytes, ...] = ()
+        self.cancel_requested = False
+        self.pinned: tuple[bytes, ...] = ()
+        """Functions and blobs that the graph needs, until the run has ended."""
+        self.kept: list[bytes] = []
+        """Blobs that the target's value is made of, until the run is forgotten."""
+        self.waiting: list[tuple[ClientSession, bool, bool]] = []
+        """(session, logs, joined) of clients that wait for the run to be accepted."""
+
+    def add_piece(self, first: int) -> tuple[int, ...]:
+        """Notes a piece of events that goes to the store; returns those that are past the bound by now."""
+        pieces = self.pieces
+        pieces.append(first)
+        dropped = []
+        while len(pieces) > 1 and pieces[1] <= self.events.first:
+            dropped.append(pieces.popleft())
+        return tuple(dropped)
 
     @property
     def live(self) -> bool:
@@ -130,6 +149,10 @@ class RunBook:
     def add(self, record: RunRecord) -> None:
         """A run that was submitted."""
         self._runs[record.run_id] = record
+
+    def oldest_finished(self) -> Iterator[RunRecord]:
+        """Runs that have ended."""
+        return iter(list(self._finished.values()))
 
     def newest_first(self) -> Iterator[RunRecord]:
         """All runs."""
@@ -181,18 +204,20 @@ class RunBook:
             self._on_forget(record)
         return record
 
-    def prune(self, kept: Callable[[str], bool]) -> Sequence[str]:
+    def forget(self, record: RunRecord) -> None:
+        """A finished run that nobody may ask for any more."""
+        del self._finished[record.run_id]
+        del self._runs[record.run_id]
+        self._finished_events -= len(record.events)
+        self._on_forget(record)
+
+    def prune(self, kept: Callable[[str], bool]) -> None:
         """Forgets finished runs that the core no longer keeps, oldest first, and events past the bound."""
-        gone = []
         while self._finished:
             run_id = next(iter(self._finished))
             if kept(run_id):
                 break
-            record = self._finished.pop(run_id)
-            del self._runs[run_id]
-            self._finished_events -= len(record.events)
-            gone.append(run_id)
-            self._on_forget(record)
+            self.forget(self._finished[run_id])
         if self._finished_events > EVENTS_OF_FINISHED_MAX:
             for record in self._finished.values():
                 self._finished_events -= len(record.events)
@@ -200,4 +225,3 @@ class RunBook:
                 self._finished_events += len(record.events)
                 if self._finished_events <= EVENTS_OF_FINISHED_MAX:
                     break
-        return gone

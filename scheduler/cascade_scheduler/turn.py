@@ -71,7 +71,9 @@ class Writer(Protocol):
 class Listener(Protocol):
     """The books of the shell: who is to be told what."""
 
-    def to_worker(self, worker: str, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject) -> None:
+    def to_worker(
+        self, worker: str, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject
+    ) -> None:
         """An order; it goes out when the turn is over."""
 
     def welcome(self, command: WelcomeWorker) -> None:
@@ -92,8 +94,8 @@ class Listener(Protocol):
     def run_ending(self, command: RunEnded) -> None:
         """The run has ended in the core; its clients are told later."""
 
-    def event_records(self) -> Sequence[Record]:
-        """The records of the events of this turn."""
+    def event_records(self) -> tuple[Sequence[Record], Then | None]:
+        """The records of the events of this turn, and what to call when they have landed."""
 
 
 class Turn:
@@ -166,10 +168,14 @@ class Turn:
             self.count += 1
             self._carry_out(commands, records, then)
         except Exception as error:
-            self.stop()
-            self._on_bug(error, self._story)
+            self.bug(error)
             return
         self._arm(now)
+
+    def bug(self, error: BaseException) -> None:
+        """Something happened that cannot: nothing more is decided."""
+        self.stop()
+        self._on_bug(error, self._story)
 
     def _carry_out(self, commands: Sequence[Command], records: list[Record], then: list[Then]) -> None:
         listener = self._listener
@@ -197,7 +203,10 @@ class Turn:
                 listener.worker_gone(command)
             else:
                 raise TypeError(f"the core gave a command that nobody carries out: {command!r}")
-        records.extend(listener.event_records())
+        more, published = listener.event_records()
+        records.extend(more)
+        if published is not None:
+            then.append(published)
         if told:
             then.append(lambda: self._tell(told))  # behind the posts' own, so that a run is accepted first
         if records or then:

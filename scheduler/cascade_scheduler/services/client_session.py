@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from cascade_dist.v1 import client_pb2
@@ -27,9 +29,19 @@ TREE_BYTES_MAX = 12 << 20
 
 
 class Feed:
-    """How far one client has been told of one run. What it has not been told is read from the run's record."""
+    """How far one client has been told of one run; the rest is read from the run's record."""
 
-    __slots__ = ("finished", "left_out", "lines", "logs", "progress", "queued", "record", "results_told", "told")
+    __slots__ = (
+        "finished",
+        "left_out",
+        "lines",
+        "logs",
+        "progress",
+        "queued",
+        "record",
+        "results_told",
+        "told",
+    )
 
     def __init__(self, record: RunRecord, *, logs: bool) -> None:
         self.record = record
@@ -98,8 +110,23 @@ class ClientSession:
     def __init__(self, context: grpc.aio.ServicerContext[Any, Any], *, stall_seconds: float = 60.0) -> None:
         self._queue: deque[client_pb2.OpenResponse | Feed] = deque()
         self.feeds: dict[str, Feed] = {}
-        self.outbox: Outbox[client_pb2.OpenResponse] = Outbox(context, self._take, stall_seconds=stall_seconds)
+        self.outbox: Outbox[client_pb2.OpenResponse] = Outbox(
+            context, self._take, stall_seconds=stall_seconds
+        )
+        self.owned: set[RunRecord] = set()
+        """Runs that this session is the owner of."""
         self.closed = False
+        self.ended: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
+        """Set when the stream has to end, with the reason."""
+        self.outbox.on_end(self._writing_ended)
+
+    def _writing_ended(self) -> None:
+        self.end(f"the stream broke: {self.outbox.broken or 'it was closed'}")
+
+    def end(self, reason: str, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        """The stream has to end."""
+        if not self.ended.done():
+            self.ended.set_result((code, reason))
 
     def say(self, message: client_pb2.OpenResponse) -> None:
         """Says something, behind everything that was said before."""

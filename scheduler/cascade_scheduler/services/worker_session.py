@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import grpc
 import grpc.aio
 
 from cascade_dist.v1 import client_pb2, worker_pb2
@@ -48,12 +51,15 @@ class WorkerSession:
         self.heard_at = now
         """When the worker last said something, on the loop's clock."""
         self.said_at = now
+        self.draining = False
+        """Its Hello said that it is going away."""
         self.taken = 0
         """Number of the worker's last message."""
         self.acked = 0
         """The worker's messages up to here are in the store."""
-        self.closing: tuple[grpc.StatusCode, str] | None = None
-        """Why the stream has to end."""
+        self.session_id = secrets.token_hex(8)
+        self.ended: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
+        """Set when the stream has to end, with the reason."""
         self._acked_said = 0
         self._sequence = 0
         self._wants_logs = wants_logs
@@ -69,7 +75,18 @@ class WorkerSession:
         self._goodbye: worker_pb2.Goodbye | None = None
         self._whose: OrderedDict[int, Whose] = OrderedDict()
         self._now = now
-        self.outbox: Outbox[worker_pb2.ConnectResponse] = Outbox(context, self._take, stall_seconds=stall_seconds)
+        self.outbox: Outbox[worker_pb2.ConnectResponse] = Outbox(
+            context, self._take, stall_seconds=stall_seconds
+        )
+        self.outbox.on_end(self._writing_ended)
+
+    def _writing_ended(self) -> None:
+        self.end(f"the stream broke: {self.outbox.broken or 'it was closed'}", grpc.StatusCode.UNAVAILABLE)
+
+    def end(self, reason: str, code: grpc.StatusCode = grpc.StatusCode.ABORTED) -> None:
+        """The stream has to end."""
+        if not self.ended.done():
+            self.ended.set_result((code, reason))
 
     def welcome(self, welcome: worker_pb2.Welcome) -> None:
         """Answers Hello; nothing is said before."""

@@ -36,7 +36,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreFenced(StoreError):
-    """Another scheduler has taken the store over, or the store has lost what it had; this one may not go on."""
+    """Another scheduler has taken the store over, or it lost what it had; this one may not go on."""
 
 
 class StoredFunction(NamedTuple):
@@ -66,7 +66,7 @@ class RunCreated(NamedTuple):
 
 
 class RunEvents(NamedTuple):
-    """Events of a run in one packed piece, under the first one's id; `dropped` names pieces past the bound."""
+    """Events of a run, packed, under the first one's id; `dropped` names pieces past the bound."""
 
     run_id: str
     first: int

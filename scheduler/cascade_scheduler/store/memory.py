@@ -41,7 +41,8 @@ class ForgetfulStore:
 
     async def load(self) -> AsyncIterator[StoredRun]:
         """Nothing."""
-        for run in ():
+        nothing: tuple[StoredRun, ...] = ()
+        for run in nothing:
             yield run
 
     def apply(self, batch: Batch) -> None:
@@ -96,11 +97,15 @@ class MemoryStore:
         """Lands a batch."""
         shared = self._shared
         if shared.epoch != self._epoch:
-            raise StoreFenced(f"another scheduler has taken over: its epoch is {shared.epoch}, ours {self._epoch}")
+            raise StoreFenced(
+                f"another scheduler has taken over: its epoch is {shared.epoch}, ours {self._epoch}"
+            )
         if batch.number == shared.number:
             return
         if batch.number != shared.number + 1:
-            raise StoreFenced(f"batch {batch.number} came after batch {shared.number}: batches between are lost")
+            raise StoreFenced(
+                f"batch {batch.number} came after batch {shared.number}: batches between are lost"
+            )
         shared.number = batch.number
         for record in batch.records:
             self._apply(record)

@@ -8,7 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from cascade_scheduler.core.commands import SaveResult
-from cascade_scheduler.store.base import Batch, Record, RunCreated, RunEvents, RunStore, StoreFenced, StoreUnavailable
+from cascade_scheduler.store.base import (
+    Batch,
+    Record,
+    RunCreated,
+    RunEvents,
+    RunStore,
+    StoreFenced,
+    StoreUnavailable,
+)
 
 __all__ = ["StoreWriter"]
 
@@ -51,7 +59,7 @@ class StoreWriter:
         """Batches that have landed."""
 
     def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
-        """Takes the records of one turn; calls everything in `then` once they and all before them have landed.
+        """Takes the records of one turn; calls all of `then` once they and all before them have landed.
 
         With an immediate store that is before `put` returns.
         """

@@ -8,9 +8,16 @@ from hashlib import blake2b
 from itertools import accumulate
 
 from cascade_dist.v1 import graph_pb2
-from cascade_scheduler.core.graph import FunctionRef, Graph, NodeKind, Retry, Spec
+from cascade_scheduler.core.graph import EdgeKind, FunctionRef, Graph, NodeKind, Retry, Spec
 from cascade_scheduler.core.values import BlobValue
-from cascade_scheduler.wire.values import BadMessage, amounts_from, amounts_to, blob_from, duration_of, seconds_of
+from cascade_scheduler.wire.values import (
+    BadMessage,
+    amounts_from,
+    amounts_to,
+    blob_from,
+    duration_of,
+    seconds_of,
+)
 
 __all__ = ["GraphAssembly", "GraphTooLarge", "spec_from", "spec_to"]
 
@@ -49,7 +56,10 @@ class GraphAssembly:
         self._blob_inputs: dict[int, tuple[BlobValue, ...]] = {}
         self._maps: list[tuple[int, int]] = []
         self._map_columns: dict[int, int] = {}
+        self._map_specs: set[int] = set()
         self._map_nodes: list[int] = []
+        self._nodes_checked = 0
+        self._edges_checked = 0
 
     @property
     def nodes(self) -> int:
@@ -68,13 +78,13 @@ class GraphAssembly:
         count = len(chunk.node_args)
         if first + count > self._nodes_max:
             raise GraphTooLarge(
-                f"the graph has more than {self._nodes_max:,} nodes, which is the most that this scheduler takes "
+                f"the graph has more than {self._nodes_max:,} nodes, the most that this scheduler takes "
                 f"(graph_nodes_max); split the target into several runs"
             )
         if self.bytes > self._bytes_max:
             raise GraphTooLarge(
-                f"the graph takes more than {self._bytes_max:,} bytes, which is the most that this scheduler "
-                f"takes (graph_bytes_max); pass large arguments as blobs, or split the target into several runs"
+                f"the graph takes more than {self._bytes_max:,} bytes, the most that this scheduler takes "
+                f"(graph_bytes_max); pass large values as blobs, or split the target into several runs"
             )
         self.functions.extend(FunctionRef(f.cid, f.name) for f in chunk.functions)
         self.blobs.extend(map(blob_from, chunk.blobs))
@@ -82,48 +92,65 @@ class GraphAssembly:
             self._add_spec(spec)
         self._node_args.extend(chunk.node_args)
         self._add_nodes(chunk, first, count)
+        self._add_edges(chunk)
         self._add_tables(chunk)
 
     def _add_spec(self, message: graph_pb2.TaskSpec) -> None:
         spec = spec_from(message)
         if spec.kind in _RUNS_CODE and spec.function >= len(self.functions):
             raise BadMessage(f"{spec.name!r} names function {spec.function}, which was not sent")
+        if spec.kind == NodeKind.MAP:
+            self._map_specs.add(len(self._specs))
         self._specs.append(spec)
 
     def _add_nodes(self, chunk: graph_pb2.GraphChunk, first: int, count: int) -> None:
         if len(chunk.node_spec) != count or len(chunk.node_edges) != count:
             raise BadMessage("the node columns of a chunk differ in length")
         if len(chunk.node_ids) != NODE_ID_BYTES * count:
-            raise BadMessage(f"node_ids has {len(chunk.node_ids)} bytes for {count} nodes of {NODE_ID_BYTES} bytes")
+            raise BadMessage(f"node_ids has {len(chunk.node_ids)} bytes for {count} nodes of {NODE_ID_BYTES}")
         spec_of = array("I", chunk.node_spec)
-        edges = array("I", chunk.node_edges)
-        sources = array("I", chunk.edge_source)
-        if len(chunk.edge_kind) != len(sources) or sum(edges) != len(sources):
-            raise BadMessage("the edge columns of a chunk differ in length")
         if count and max(spec_of) >= len(self._specs):
             raise BadMessage(f"a node names spec {max(spec_of)}, which was not sent")
+        if self._map_specs:
+            maps = self._map_specs
+            self._map_nodes.extend(node for node, spec in enumerate(spec_of, first) if spec in maps)
+        self._node_spec.extend(spec_of)
+        self._node_edges.extend(chunk.node_edges)
+        self._node_ids += chunk.node_ids
+
+    def _add_edges(self, chunk: graph_pb2.GraphChunk) -> None:
+        """Edge columns may lag behind those of nodes: a node may have more edges than fit into a message."""
+        if len(chunk.edge_kind) != len(chunk.edge_source):
+            raise BadMessage("the edge columns of a chunk differ in length")
         try:
             kinds = bytes(chunk.edge_kind)
         except ValueError:
             raise BadMessage("an edge has an unknown kind") from None
-        if kinds and (min(kinds) < 1 or max(kinds) > 5):
+        if kinds and (min(kinds) < EdgeKind.DATA or max(kinds) > EdgeKind.GATE):
             raise BadMessage("an edge has an unknown kind")
-        if sources:
-            at = 0
-            for node, degree in enumerate(edges, first):
-                if degree:
-                    if max(sources[at : at + degree]) >= node:
-                        name = self._specs[spec_of[node - first]].name
-                        raise BadMessage(f"node {node} ({name!r}) has an edge from a node that is not before it")
-                    at += degree
-        if any(spec.kind == NodeKind.MAP for spec in self._specs):
-            maps = {n for n, spec in enumerate(self._specs) if spec.kind == NodeKind.MAP}
-            self._map_nodes.extend(node for node, spec in enumerate(spec_of, first) if spec in maps)
-        self._node_spec.extend(spec_of)
-        self._node_edges.extend(edges)
-        self._edge_source.extend(sources)
         self._edge_kind += kinds
-        self._node_ids += chunk.node_ids
+        sources, edges = self._edge_source, self._node_edges
+        sources.extend(chunk.edge_source)
+        have, at = len(sources), self._edges_checked
+        node = self._nodes_checked
+        for node in range(self._nodes_checked, len(edges)):
+            degree = edges[node]
+            if at + degree > have:
+                break
+            if degree:
+                if max(sources[at : at + degree]) >= node:
+                    raise BadMessage(
+                        f"node {node} ({self._spec(node).name!r}) has an edge from a node not before it"
+                    )
+                at += degree
+        else:
+            node = len(edges)
+            if at != have:
+                raise BadMessage(f"{have - at} edges belong to no node")
+        self._nodes_checked, self._edges_checked = node, at
+
+    def _spec(self, node: int) -> Spec:
+        return self._specs[self._node_spec[node]]
 
     def _add_tables(self, chunk: graph_pb2.GraphChunk) -> None:
         for node, blob in self._blob_pairs("blob_args", chunk.blob_args):
@@ -131,7 +158,7 @@ class GraphAssembly:
         for node, blob in self._blob_pairs("blob_inputs", chunk.blob_inputs):
             self._blob_inputs[node] = (*self._blob_inputs.get(node, ()), blob)
         for node, length in _pairs("map_columns", chunk.map_columns):
-            if node >= self.nodes or self._specs[self._node_spec[node]].kind != NodeKind.MAP:
+            if node >= self.nodes or self._spec(node).kind != NodeKind.MAP:
                 raise BadMessage(f"map_columns names node {node}, which is no map")
             self._map_columns[node] = length
         for part in chunk.maps:
@@ -157,17 +184,21 @@ class GraphAssembly:
             raise BadMessage("the graph has no nodes")
         if end.node_count != nodes or end.edge_count != edges:
             raise BadMessage(
-                f"the end says {end.node_count} nodes and {end.edge_count} edges, but {nodes} and {edges} came"
+                f"the end says {end.node_count} nodes and {end.edge_count} edges, but there are "
+                f"{nodes} and {edges}"
             )
         if end.target >= nodes:
             raise BadMessage(f"the target is node {end.target}, but there are {nodes} nodes")
         if self._maps and sum(self._maps[-1]) > nodes:
             raise BadMessage(f"a map says that its children end at node {sum(self._maps[-1])} of {nodes}")
+        if self._nodes_checked < nodes:
+            node = self._nodes_checked
+            raise BadMessage(f"the edges of node {node} ({self._spec(node).name!r}) are not all there")
         edge_start = array("L", accumulate(self._node_edges, initial=0))
         for node in self._map_nodes:
             kinds = self._edge_kind[edge_start[node] : edge_start[node + 1]]
-            if 4 not in kinds and node not in self._map_columns:
-                raise BadMessage(f"map node {node} ({self._specs[self._node_spec[node]].name!r}) maps over nothing")
+            if EdgeKind.ITEMS not in kinds and node not in self._map_columns:
+                raise BadMessage(f"map node {node} ({self._spec(node).name!r}) maps over nothing")
         return Graph(
             specs=self._specs,
             functions=self.functions,

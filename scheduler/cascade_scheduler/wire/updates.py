@@ -8,7 +8,7 @@ from cascade_dist.v1 import client_pb2, value_pb2
 from cascade_scheduler.core.commands import RunEnded
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.views import NodeInfo, Progress, RunInfo, Tree, TreeCompound, TreeList, WorkerInfo
-from cascade_scheduler.eventlog import LogLine, Logged
+from cascade_scheduler.eventlog import Logged, LogLine
 from cascade_scheduler.wire.values import (
     PAYLOAD_BYTES_MAX,
     amounts_to,

@@ -36,7 +36,7 @@ class _Run:
     def __init__(self, number: int, logs: bool) -> None:
         self.number = number
         self.logs = logs
-        # By the identity of the spec, which is cheaper than its hash; the spec is held, so the id stays its own.
+        # By the identity of the spec, which is cheaper than its hash; it is held, so the id stays its own.
         self.bodies: dict[int, tuple[int, Spec, bytes]] = {}
 
 
@@ -130,7 +130,7 @@ class WorkEncoder:
             yield work
 
     def logs_changed(self, run_id: str) -> worker_pb2.Work | None:
-        """Tells the worker, if it knows the run, that the lines its tasks print are (or are not) wanted now."""
+        """Tells the worker, if it knows the run, whether the lines that its tasks print are wanted now."""
         run = self._runs.get(run_id)
         logs = self._wants_logs(run_id)
         if run is None or run.logs == logs:

@@ -1,0 +1,230 @@
+"""`cascade-scheduler`: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from cascade_dist import wire
+from cascade_dist._version import __version__
+from cascade_dist.config import Settings as Config
+from cascade_dist.config import format_duration, load_settings, parse_duration, parse_size
+from cascade_dist.errors import CascadeError, ConfigError
+from cascade_scheduler.app import Scheduler, SchedulerOptions, StartError
+from cascade_scheduler.blobs.base import BlobError
+from cascade_scheduler.blobs.choose import BlobPlace, choose_blobs
+from cascade_scheduler.core.books import EPOCH_SHIFT
+from cascade_scheduler.core.state import Settings
+from cascade_scheduler.hub import Bounds, Times
+from cascade_scheduler.logs import set_up_logging
+from cascade_scheduler.store.base import StoreError
+from cascade_scheduler.store.choose import choose_store
+
+__all__ = ["main"]
+
+CONFIGURED = (
+    *("host", "port", "state", "token_file", "tls_cert", "tls_key", "tls_ca", "closed"),
+    *("infeasible_after", "blob_dir", "log_level", "log_format"),
+)
+"""Arguments that files and the environment may also give."""
+EPOCH_MAX = (1 << (64 - EPOCH_SHIFT)) - 1
+
+logger = logging.getLogger("cascade.scheduler")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cascade-scheduler",
+        description="Solves graphs, runs their control flow and gives ready nodes to workers.",
+        epilog="Argument > environment > file > default. Durations like 30s or 1h 30m, sizes like 4GiB.",
+    )
+    add = parser.add_argument
+    add("--version", action="version", version=f"cascade-scheduler {__version__}")
+    add("--host", help="address to listen on (default 127.0.0.1; another needs --token-file or mutual TLS)")
+    add("--port", help="port to listen on; 0: any free one, which is printed (default 7420)")
+    add("--state", help="memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH (default memory://)")
+    add("--token-file", help="a file that holds the cluster's token")
+    add("--tls-cert", help="PEM file with this side's certificate")
+    add("--tls-key", help="PEM file with its private key")
+    add("--tls-ca", help="PEM file with the authorities of clients' certificates: mutual TLS")
+    add("--ready-file", help="written when the scheduler listens: JSON with address and pid")
+    add("--lifeline-fd", type=int, help="an inherited pipe; its end of file ends the scheduler at once")
+    closing = parser.add_mutually_exclusive_group()
+    closing.add_argument(
+        "--closed", action="store_true", default=None, help="an amount that no worker has is an error at once"
+    )
+    closing.add_argument(
+        "--open",
+        dest="closed",
+        action="store_false",
+        help="such a node waits for --infeasible-after (default)",
+    )
+    add("--expect-workers", type=int, default=0, help="of a closed cluster: how many workers will come")
+    add("--infeasible-after", help="how long a node waits for an amount no worker has (default 60s)")
+    add(
+        "--blob-dir",
+        help="directory of the blob store, or memory:// (default: in the state or temp directory)",
+    )
+    add("--blob-bytes-max", type=parse_size, default=64 << 30, help="bound of the blob store (default 64GiB)")
+    add("--seal-key-file", help="key that records in Redis are sealed with (default: made once per user)")
+    add("--heartbeat-period", type=parse_duration, default=2.0, help="(default 2s)")
+    add(
+        "--heartbeat-timeout",
+        type=parse_duration,
+        default=20.0,
+        help="silence after which a worker is lost (20s)",
+    )
+    add("--cancel-grace", type=parse_duration, default=5.0, help="what user code gets to end in (default 5s)")
+    add("--drain-timeout", type=parse_duration, default=30.0, help="what runs get to end in at SIGTERM (30s)")
+    add("--graph-nodes-max", type=int, default=Bounds().graph_nodes_max, help="larger graphs are refused")
+    add(
+        "--graph-bytes-max",
+        type=parse_size,
+        default=Bounds().graph_bytes_max,
+        help="larger graphs are refused",
+    )
+    add("--runs-kept", type=int, default=Settings().runs_kept, help="finished runs that stay known (1000)")
+    add("--log-level", help="debug, info, warning or error (default info)")
+    add("--log-format", help="text or json (default text)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a scheduler; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        config = load_settings("scheduler", {name: getattr(arguments, name) for name in CONFIGURED})
+        set_up_logging(config["log_level"] or "info", config["log_format"])
+        return _run(_serve(arguments, config))
+    except (CascadeError, StartError, StoreError, BlobError) as error:
+        print(f"cascade-scheduler: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(serve: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(serve)
+    return int(uvloop.run(serve))
+
+
+def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
+    token = wire.read_token(None, config["token_file"]) if config["token_file"] else config["token"]
+    if token is None:
+        token = wire.read_token()
+    mutual_tls = bool(config["tls_cert"] and config["tls_ca"])
+    wire.check_bind(config["host"], token=token, mutual_tls=mutual_tls)
+    if config["pool"]:
+        raise ConfigError(
+            f"pool ({config.origin('pool')}): this version has no cluster-wide amounts; remove it"
+        )
+    if arguments.expect_workers and not config["closed"]:
+        raise ConfigError("--expect-workers says when a closed cluster is complete; give --closed too")
+    times = Times(arguments.heartbeat_period, arguments.heartbeat_timeout, arguments.cancel_grace)
+    if times.heartbeat_timeout < 2 * times.heartbeat_period:
+        raise ConfigError(
+            "--heartbeat-timeout must be at least twice --heartbeat-period, or live workers are lost"
+        )
+    return SchedulerOptions(
+        host=config["host"],
+        port=config["port"],
+        token=token,
+        credentials=wire.server_credentials(config["tls_cert"], config["tls_key"], config["tls_ca"]),
+        core=Settings(
+            closed=config["closed"],
+            expected_workers=arguments.expect_workers,
+            infeasible_after=config["infeasible_after"],
+            runs_kept=arguments.runs_kept,
+        ),
+        bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
+        times=times,
+        drain_timeout=arguments.drain_timeout,
+        story_dir=Path(tempfile.gettempdir()),
+    )
+
+
+async def _serve(arguments: argparse.Namespace, config: Config) -> int:
+    options = _options(arguments, config)
+    store = choose_store(
+        config["state"], epoch=1 + secrets.randbelow(EPOCH_MAX), seal_key_file=arguments.seal_key_file
+    )
+    place = choose_blobs(config["blob_dir"], state=config["state"], bytes_max=arguments.blob_bytes_max)
+    with place:
+        scheduler = Scheduler(options, store, place.store)
+        address = await scheduler.start()
+        with contextlib.ExitStack() as stack:
+            _listen_to_signals(scheduler, stack)
+            if arguments.lifeline_fd is not None:
+                _hold_lifeline(arguments.lifeline_fd, place)
+            if arguments.ready_file:
+                _write_ready_file(Path(arguments.ready_file), address, stack)
+            print(f"cascade-scheduler listening on {address}", flush=True)
+            logger.info("listening on %s; state in %s", address, store.url)
+            if store.immediate:
+                logger.info(
+                    "the state is kept in memory: a restart forgets all runs (--state redis://… keeps them)"
+                )
+            # What is there now stays for ever; collections need not look at it again. And they come rarely:
+            # a graph is many objects that live long, which is what the defaults are worst at.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 20)
+            return await scheduler.run()
+
+
+def _listen_to_signals(scheduler: Scheduler, stack: contextlib.ExitStack) -> None:
+    loop = asyncio.get_running_loop()
+    drain = format_duration(scheduler.options.drain_timeout)
+
+    def stop(number: signal.Signals) -> None:
+        logger.info("%s: runs may go on for %s; once more to end now", number.name, drain)
+        scheduler.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+        stack.callback(loop.remove_signal_handler, number)
+
+
+def _hold_lifeline(descriptor: int, place: BlobPlace) -> None:
+    """Ends this process at once when whoever started it is gone, in whatever way."""
+
+    def look() -> None:
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            if not os.read(descriptor, 1024):
+                place.clean()
+                os._exit(0)
+
+    os.set_blocking(descriptor, False)
+    asyncio.get_running_loop().add_reader(descriptor, look)
+
+
+def _write_ready_file(path: Path, address: str, stack: contextlib.ExitStack) -> None:
+    """Says where the scheduler listens; whoever reads it never sees half of it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"address": address, "pid": os.getpid()}, file)
+        partial.replace(path)
+    except OSError as error:
+        raise StartError(f"--ready-file {path} cannot be written: {error.strerror or error}") from None
+    stack.callback(path.unlink, missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

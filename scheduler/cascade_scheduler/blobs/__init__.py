@@ -1,0 +1,1 @@
+"""Immutable bytes by content id: large arguments, large functions, published results."""

@@ -1,0 +1,90 @@
+"""Where a scheduler keeps its blobs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit, urlunsplit
+
+from cascade_scheduler.blobs.base import BlobStore
+from cascade_scheduler.blobs.files import FileBlobStore
+from cascade_scheduler.blobs.memory import MemoryBlobStore
+
+__all__ = ["BlobPlace", "choose_blobs"]
+
+_TEMPORARY = "cascade-blobs-"
+
+
+class BlobPlace:
+    """A blob store, and what is to be cleaned up when the scheduler ends."""
+
+    def __init__(self, store: BlobStore, temporary: Path | None = None) -> None:
+        self.store = store
+        self._temporary = temporary
+
+    def __enter__(self) -> BlobPlace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clean()
+
+    def clean(self) -> None:
+        """Deletes a directory that only this process needed."""
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def choose_blobs(directory: str | None, *, state: str, bytes_max: int) -> BlobPlace:
+    """The blob store of a scheduler.
+
+    Without a directory, blobs live as long as the runs that name them: with a state in memory in a temporary
+    directory that goes with the process; else in the user's state directory, under a name that belongs to the
+    state's URL, so that the next scheduler on the same Redis finds them.
+
+    Raises:
+        BlobError: the directory cannot be used.
+    """
+    if directory is not None and directory.startswith("memory:"):
+        return BlobPlace(MemoryBlobStore(bytes_max))
+    if directory is not None:
+        path = Path(directory.removeprefix("file://")).expanduser()
+        return BlobPlace(FileBlobStore(path, bytes_max))
+    if urlsplit(state).scheme == "memory":
+        _sweep()
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
+        return BlobPlace(FileBlobStore(temporary, bytes_max), temporary)
+    home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    return BlobPlace(FileBlobStore(home / "cascade" / "blobs" / _name_of(state), bytes_max))
+
+
+def _name_of(state: str) -> str:
+    """A short name for a state; who connects to it plays no part."""
+    parts = urlsplit(state)
+    place = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def _sweep() -> None:
+    """Deletes what schedulers left that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*-*"):
+        number = path.name.removeprefix(_TEMPORARY).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if number.isdigit() and path.stat().st_uid == os.getuid() and not _lives(int(number)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

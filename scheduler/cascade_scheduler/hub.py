@@ -1,0 +1,397 @@
+"""Who is to be told what: the books of the shell, between the turn and the services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from cascade_dist import wire
+from cascade_dist.v1 import client_pb2, worker_pb2
+from cascade_scheduler.blobs.base import BlobStore
+from cascade_scheduler.core import views
+from cascade_scheduler.core.commands import (
+    Assign,
+    CancelAttempt,
+    EventRecord,
+    ReleaseObject,
+    RetractAttempt,
+    RunEnded,
+    RunRefused,
+    TargetValue,
+    WelcomeWorker,
+    WorkerGone,
+)
+from cascade_scheduler.core.events import RunForgotten, WorkerDisconnected
+from cascade_scheduler.core.plans import PlanCache
+from cascade_scheduler.core.state import Core
+from cascade_scheduler.core.values import BlobValue
+from cascade_scheduler.eventlog import LogLine
+from cascade_scheduler.functions import FunctionStore
+from cascade_scheduler.runs import RunBook, RunRecord
+from cascade_scheduler.services.client_session import ClientSession
+from cascade_scheduler.services.worker_session import WorkerSession
+from cascade_scheduler.store.base import Record, RunDropped, RunEvents, RunRenewed
+from cascade_scheduler.store.writer import StoreWriter, Then
+from cascade_scheduler.turn import Turn
+from cascade_scheduler.wire.updates import event_to
+from cascade_scheduler.wire.values import duration_of
+
+__all__ = ["Bounds", "Hub", "Times"]
+
+PROGRESS_SECONDS = 0.2
+"""Clients are told of progress at most this often."""
+EVENTS_STORED_PER_PIECE = 10_000
+
+logger = logging.getLogger("cascade.scheduler")
+
+
+class Bounds(NamedTuple):
+    """Bounds of what clients may send."""
+
+    inline_bytes_max: int = 64 << 10
+    graph_nodes_max: int = 2_000_000
+    graph_bytes_max: int = 2 << 30
+    submits_bytes_max: int = 4 << 30
+    """Of all graphs that are being sent, in sum."""
+
+
+class Times(NamedTuple):
+    """Periods, in seconds."""
+
+    heartbeat_period: float = 2.0
+    heartbeat_timeout: float = 20.0
+    cancel_grace: float = 5.0
+    stall: float = 60.0
+    """A peer that takes nothing for so long is cut off."""
+    plan_slice: float = 0.010
+    renew: float = 3600.0
+    """How often the time to live of live runs in the store is renewed."""
+
+
+class Hub:
+    """The listener of the turn."""
+
+    def __init__(
+        self,
+        core: Core,
+        writer: StoreWriter,
+        blobs: BlobStore,
+        functions: FunctionStore,
+        *,
+        epoch: int,
+        bounds: Bounds,
+        times: Times,
+    ) -> None:
+        self.core = core
+        self.writer = writer
+        self.blobs = blobs
+        self.functions = functions
+        self.epoch = epoch
+        self.bounds = bounds
+        self.times = times
+        self.plans = PlanCache()
+        self.turn: Turn
+        self.runs = RunBook(self._run_told, self._run_forgotten)
+        self.workers: dict[str, WorkerSession] = {}
+        self.clients: set[ClientSession] = set()
+        self.draining = False
+        self.submits_bytes = 0
+        """Bytes of graphs that are being sent."""
+        self.keeps_graphs = not writer.immediate
+        """Graphs go to the store as they came."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.started = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._idle = asyncio.Event()
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._beat_at = self._loop.time()
+        self._renew_at = self._loop.time() + times.renew
+
+    # --- from the turn ---------------------------------------------------------------------------
+
+    def to_worker(
+        self, worker: str, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject
+    ) -> None:
+        """An order; without a session it is moot, since the next Hello settles everything."""
+        session = self.workers.get(worker)
+        if session is not None:
+            session.order(command)
+
+    def welcome(self, command: WelcomeWorker) -> None:
+        """The answer to a Hello."""
+        session = self.workers.get(command.worker)
+        if session is None:
+            return
+        times = self.times
+        _, warnings = wire.check_versions(session.versions, f"worker {session.name}")
+        session.welcome(
+            worker_pb2.Welcome(
+                session_id=session.session_id,
+                versions=wire.local_versions(),
+                epoch=self.epoch,
+                heartbeat_period=duration_of(times.heartbeat_period),
+                heartbeat_timeout=duration_of(times.heartbeat_timeout),
+                inline_bytes_max=self.bounds.inline_bytes_max,
+                cancel_grace=duration_of(times.cancel_grace),
+                keep=command.keep,
+                drop=command.drop,
+                known=command.known,
+                release=command.release,
+                warnings=warnings,
+            )
+        )
+
+    def worker_gone(self, command: WorkerGone) -> None:
+        """The worker is off the books; a session that it still has ends, and it may come again."""
+        logger.warning("worker %s is off the books: %s", command.worker, command.reason)
+        session = self.workers.pop(command.worker, None)
+        if session is not None:
+            session.end(f"this worker was given up: {command.reason}")
+
+    def record_event(self, command: EventRecord) -> None:
+        """An event of a run."""
+        self.runs.record_event(command)
+
+    def event_records(self) -> tuple[Sequence[Record], Then | None]:
+        """The records of the events since the last turn, and what to call when they have landed."""
+        dirty = self.runs.take_dirty()
+        if not dirty:
+            return (), None
+        if not self.keeps_graphs:
+            for run in dirty:
+                run.events.publish(run.events.last)
+            return (), None
+        marks = [(run, run.events.last) for run in dirty]
+
+        def publish() -> None:
+            for run, last in marks:
+                run.events.publish(last)
+
+        return [record for run in dirty for record in self._events_of(run)], publish
+
+    def _events_of(self, run: RunRecord) -> list[Record]:
+        pieces: list[Record] = []
+        while run.stored_through < run.events.last:
+            found, _ = run.events.since(run.stored_through, EVENTS_STORED_PER_PIECE)
+            if not found:
+                break
+            events = [
+                event_to(number, logged, self.node_id(run.run_id, logged.node)) for number, logged in found
+            ]
+            payload = client_pb2.WatchResponse(events=events).SerializeToString()
+            first = run.stored_through + 1
+            run.stored_through = found[-1][0]
+            pieces.append(RunEvents(run.run_id, first, payload, run.add_piece(first)))
+        run.stored_through = run.events.last
+        return pieces
+
+    def node_id(self, run_id: str, node: int) -> str:
+        """Hex of a node's structural id; a map's child has its index in brackets."""
+        if node < 0:
+            return ""
+        run = self.core.runs.get(run_id)
+        return "" if run is None else run.key(node)
+
+    def tell_run(self, command: TargetValue | RunEnded) -> None:
+        """Clients of the run may know this now."""
+        self.runs.tell(command)
+        record = self.runs.get(command.run_id)
+        if record is not None:
+            if isinstance(command, TargetValue) and isinstance(command.value, BlobValue):
+                self._keep(record, command.value)
+            for session, feed in record.feeds.items():
+                session.news(feed)
+
+    def run_refused(self, command: RunRefused) -> Sequence[Record]:
+        """The run was not taken."""
+        self.runs.refuse(command)
+        return (RunDropped(command.run_id),)
+
+    def run_ending(self, command: RunEnded) -> None:
+        """The run has ended in the core."""
+        record = self.runs.get(command.run_id)
+        run = self.core.runs.get(command.run_id)
+        if record is None:
+            return
+        has_value = command.state == "succeeded" and not command.skip_reason
+        tree = views.target_tree(run) if run is not None and has_value else None
+        if tree is not None:
+            for blob in _template_blobs(tree):
+                self._keep(record, blob)
+        progress = views.progress(run) if run is not None else views.Progress(0, 0, 0, 0, 0, 0)
+        record.ending = (command, tree, progress)
+        for session in self.workers.values():
+            session.run_ended(command.run_id)
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def _run_told(self, record: RunRecord) -> None:
+        """Its clients know how it ended."""
+        self.unpin(record.pinned)
+        record.pinned = ()
+        self.runs.prune(self.core.runs.__contains__)
+        if self.draining and not self.runs.live():
+            self._idle.set()
+
+    def _run_forgotten(self, record: RunRecord) -> None:
+        """Nobody may ask for it any more."""
+        self.unpin(record.pinned)
+        self.blobs.unpin(record.kept)
+        record.pinned, record.kept = (), []
+
+    def pin(self, cids: Iterable[bytes]) -> None:
+        """Keeps functions and blobs; a large function is both."""
+        cids = tuple(cids)
+        self.functions.pin(cids)
+        self.blobs.pin(cids)
+
+    def unpin(self, cids: Iterable[bytes]) -> None:
+        """Undoes one pin of each."""
+        cids = tuple(cids)
+        self.functions.unpin(cids)
+        self.blobs.unpin(cids)
+
+    def _keep(self, record: RunRecord, blob: BlobValue) -> None:
+        """A blob that is part of what clients may fetch stays until the run is forgotten."""
+        self.blobs.pin((blob.cid,))
+        record.kept.append(blob.cid)
+
+    def make_room(self) -> bool:
+        """Forgets the oldest finished run that holds blobs, for new ones; False when there is none."""
+        for record in self.runs.oldest_finished():
+            if record.kept and not record.feeds:
+                logger.warning("run %s is forgotten: the blob store is full", record.run_id)
+                self.runs.forget(record)
+                self.turn.post(RunForgotten(record.run_id))
+                return True
+        return False
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Calls back in a while."""
+        self._loop.call_later(seconds, call)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something beside the turns; what it raises is a bug."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.turn.bug(error)
+
+    async def idle(self, timeout: float) -> bool:
+        """Waits, while draining, for all runs to end; False when that took longer than `timeout` seconds."""
+        if not self.runs.live():
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def logs_wanted(self, record: RunRecord) -> None:
+        """Somebody wants the lines that the run's tasks print, from now on."""
+        if not record.logs:
+            record.logs = True
+            for session in self.workers.values():
+                session.logs_changed(record.run_id)
+
+    def lines(self, session: WorkerSession, lines: Sequence[tuple[int, int, str]]) -> None:
+        """Lines from a worker: (attempt, stream, text)."""
+        for attempt, stream, text in lines:
+            whose = session.whose(attempt)
+            record = self.runs.get(whose.run_id) if whose is not None else None
+            run = self.core.runs.get(whose.run_id) if whose is not None else None
+            if whose is None or record is None or run is None:
+                continue  # of a run that nobody asks for any more
+            line = LogLine(
+                record.run_id, self.now(), whose.node, run.task(whose.node), session.name, stream, text
+            )
+            self.runs.record_event(line)
+            for client, feed in record.feeds.items():
+                if feed.logs:
+                    feed.add_line(line)
+                    client.news(feed)
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch; never runs back."""
+        return _WALL + time.monotonic()
+
+    # --- periods ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the periodic work."""
+        self._beat_timer = self._loop.call_later(self._beat_period, self._beat)
+        self._progress_timer = self._loop.call_later(PROGRESS_SECONDS, self._progress)
+
+    async def close(self) -> None:
+        """Ends what runs beside the turns."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Ends the periodic work."""
+        for timer in (self._beat_timer, self._progress_timer):
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def _beat_period(self) -> float:
+        return min(0.25, self.times.heartbeat_period / 4)
+
+    def _beat(self) -> None:
+        """Says heartbeats and marks; looks for workers that are silent."""
+        now = self._loop.time()
+        late = now - self._beat_at - self._beat_period
+        self._beat_at = now
+        period, timeout = self.times.heartbeat_period, self.times.heartbeat_timeout
+        for session in list(self.workers.values()):
+            if late > period:
+                # This process itself stood still: what the worker said meanwhile waits to be read.
+                session.heard_at += late
+            session.beat(now, period)
+            if now - session.heard_at > timeout and self.writer.room.is_set():
+                reason = f"nothing was heard of it for {now - session.heard_at:.0f} s"
+                del self.workers[session.worker]
+                session.end(reason)
+                self.turn.post(WorkerDisconnected(session.worker, reason))
+        if now >= self._renew_at:
+            self._renew_at = now + self.times.renew
+            self.turn.post(None, records=[RunRenewed(record.run_id) for record in self.runs.live()])
+        self._beat_timer = self._loop.call_later(self._beat_period, self._beat)
+
+    def _progress(self) -> None:
+        """Tells clients of live runs how far they are, when that has changed."""
+        for run_id, run in self.core.runs.items():
+            record = self.runs.get(run_id) if run.live else None
+            if record is None or not record.feeds:
+                continue
+            progress = views.progress(run)
+            for session, feed in record.feeds.items():
+                if feed.told != progress:
+                    feed.progress = progress
+                    session.news(feed)
+        self._progress_timer = self._loop.call_later(PROGRESS_SECONDS, self._progress)
+
+
+def _template_blobs(tree: views.Tree) -> Iterator[BlobValue]:
+    todo = [tree]
+    while todo:
+        branch = todo.pop()
+        if isinstance(branch, views.TreeCompound):
+            if isinstance(branch.template, BlobValue):
+                yield branch.template
+            todo.extend(branch.inputs)
+        elif isinstance(branch, views.TreeList):
+            todo.extend(branch.items)
+
+
+_WALL = time.time() - time.monotonic()

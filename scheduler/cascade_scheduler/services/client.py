@@ -1,0 +1,256 @@
+"""ClientService: sessions, and single questions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cascade_dist import wire
+from cascade_dist.v1 import client_pb2, client_pb2_grpc
+from cascade_scheduler.core import views
+from cascade_scheduler.hub import Hub
+from cascade_scheduler.runs import RunRecord
+from cascade_scheduler.services import following
+from cascade_scheduler.services.client_session import ClientSession
+from cascade_scheduler.services.submits import Submits
+from cascade_scheduler.wire.updates import event_to, node_to, run_to, worker_to
+from cascade_scheduler.wire.values import amounts_to, duration_of
+
+__all__ = ["ClientService"]
+
+HELLO_SECONDS = 30.0
+RUNS_LISTED = 100
+RUNS_LISTED_MAX = 10_000
+NODES_LISTED_MAX = 10_000
+EVENTS_PER_MESSAGE = 500
+WATCH_SECONDS = 0.05
+"""A watcher is told of events at most this often."""
+WATCH_LOOK_SECONDS = 30.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+logger = logging.getLogger("cascade.scheduler")
+
+
+class ClientService(client_pb2_grpc.ClientServiceServicer):
+    """The scheduler's side for clients."""
+
+    def __init__(self, hub: Hub, *, address: str, state: str) -> None:
+        self._hub = hub
+        self._address = address
+        self._state = state
+
+    # --- the session -----------------------------------------------------------------------------
+
+    async def Open(  # noqa: N802 - gRPC's name
+        self, request_iterator: AsyncIterator[client_pb2.OpenRequest], context: Context
+    ) -> None:
+        """A client's session, from hello to its end."""
+        warnings = await self._hello(context)
+        session = ClientSession(context, stall_seconds=self._hub.times.stall)
+        submits = Submits(self._hub, session)
+        bounds = self._hub.bounds
+        session.say(
+            client_pb2.OpenResponse(
+                welcome=client_pb2.ClientWelcome(
+                    versions=wire.local_versions(),
+                    inline_bytes_max=bounds.inline_bytes_max,
+                    graph_nodes_max=bounds.graph_nodes_max,
+                    warnings=warnings,
+                )
+            )
+        )
+        self._hub.clients.add(session)
+        reader = asyncio.create_task(self._read(session, submits, context), name="reader of a client")
+        orderly = False
+        try:
+            await asyncio.wait((reader, session.ended), return_when=asyncio.FIRST_COMPLETED)
+            if session.ended.done():
+                code, reason = session.ended.result()
+                await session.outbox.close()
+                await context.abort(code, reason)
+            orderly = reader.result()
+        finally:
+            reader.cancel()
+            self._hub.clients.discard(session)
+            submits.close()
+            following.leave(self._hub, session, orderly=orderly)
+
+    async def _hello(self, context: Context) -> list[str]:
+        try:
+            first = await asyncio.wait_for(context.read(), HELLO_SECONDS)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:.0f} s")
+        if first is grpc.aio.EOF or not first.HasField("hello"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message is a hello")
+        error, warnings = wire.check_versions(first.hello.versions, "the client")
+        if error is not None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error)
+        return warnings
+
+    async def _read(self, session: ClientSession, submits: Submits, context: Context) -> bool:
+        """Takes messages until the client closes its stream; True when it did so in order."""
+        hub = self._hub
+        room = hub.writer.room
+        while True:
+            received: Any = await context.read()
+            if received is grpc.aio.EOF:
+                return not context.cancelled()
+            message: client_pb2.OpenRequest = received
+            body = message.WhichOneof("body")
+            if body == "submit":
+                if not room.is_set():
+                    await room.wait()  # the store is away and the backlog full: no new runs until it is back
+                submits.take(message.submit)
+            elif body == "attach":
+                following.attach(hub, session, message.attach)
+            elif body == "cancel":
+                record = hub.runs.get(message.cancel.run_id)
+                if record is not None:
+                    following.cancel(hub, record, "its client asked for it")
+            elif body == "detach":
+                session.unfollow(message.detach.run_id)
+            else:
+                session.end(
+                    f"a message after the first has the body {body!r}", grpc.StatusCode.INVALID_ARGUMENT
+                )
+                return False
+
+    # --- events ----------------------------------------------------------------------------------
+
+    async def Watch(  # noqa: N802
+        self, request: client_pb2.WatchRequest, context: Context
+    ) -> AsyncIterator[client_pb2.WatchResponse]:
+        """The events of a run."""
+        record = await self._run(request.run_id, context)
+        after = request.after
+        while True:
+            over = not record.live
+            found, gone = record.events.since(after, EVENTS_PER_MESSAGE)
+            found = [entry for entry in found if entry[0] <= record.events.published]
+            if found:
+                run_id = record.run_id
+                yield client_pb2.WatchResponse(
+                    events=[
+                        event_to(number, logged, self._hub.node_id(run_id, logged.node))
+                        for number, logged in found
+                    ],
+                    truncated=gone,
+                )
+                after = found[-1][0]
+                continue
+            if over or not request.follow:
+                return
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await asyncio.wait_for(record.events.news(after), WATCH_LOOK_SECONDS)
+            except TimeoutError:
+                pass  # nothing happens in the run; the next look says whether it is over
+
+    # --- questions -------------------------------------------------------------------------------
+
+    async def _run(self, run_id: str, context: Context) -> RunRecord:
+        record = self._hub.runs.get(run_id)
+        if record is None:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"no run {run_id!r} is known here: it was never submitted, or it was forgotten",
+            )
+            raise LookupError(run_id)  # abort has raised already
+        return record
+
+    async def GetRun(  # noqa: N802
+        self, request: client_pb2.GetRunRequest, context: Context
+    ) -> client_pb2.GetRunResponse:
+        """One run."""
+        record = await self._run(request.run_id, context)
+        response = client_pb2.GetRunResponse(run=self._info(record))
+        run = self._hub.core.runs.get(record.run_id)
+        if run is not None and request.nodes_max and record.live:
+            nodes = views.open_nodes(self._hub.core, run, min(request.nodes_max, NODES_LISTED_MAX))
+            response.nodes.extend(map(node_to, nodes))
+        return response
+
+    def _info(self, record: RunRecord) -> client_pb2.RunInfo:
+        """A run as clients may know it: it has not ended before they may be told so."""
+        now = self._hub.now()
+        run = self._hub.core.runs.get(record.run_id)
+        if run is None:
+            empty = views.Progress(record.facts.node_count, 0, 0, 0, 0, 0)
+            info = views.RunInfo(record.run_id, record.name, "pending", record.submitted, None, "", empty)
+            return run_to(info, now)
+        info = views.run_info(run)
+        if record.live and info.ended is not None:
+            info = info._replace(state="running", ended=None, error="")
+        return run_to(info, now)
+
+    async def ListRuns(  # noqa: N802
+        self, request: client_pb2.ListRunsRequest, context: Context
+    ) -> client_pb2.ListRunsResponse:
+        """The runs that are known."""
+        limit = min(request.limit or RUNS_LISTED, RUNS_LISTED_MAX)
+        response = client_pb2.ListRunsResponse()
+        for record in self._hub.runs.newest_first():
+            if len(response.runs) >= limit:
+                break
+            response.runs.append(self._info(record))
+        return response
+
+    async def CancelRun(  # noqa: N802
+        self, request: client_pb2.CancelRunRequest, context: Context
+    ) -> client_pb2.CancelRunResponse:
+        """Stops a run's work."""
+        record = await self._run(request.run_id, context)
+        noted = asyncio.get_running_loop().create_future()
+        following.cancel(self._hub, record, "somebody asked for it")
+        self._hub.turn.post(None, then=partial(_note, noted))
+        await noted
+        return client_pb2.CancelRunResponse(state=self._info(record).state)
+
+    async def ListWorkers(  # noqa: N802
+        self, request: client_pb2.ListWorkersRequest, context: Context
+    ) -> client_pb2.ListWorkersResponse:
+        """The workers that are connected, or were a moment ago."""
+        now = asyncio.get_running_loop().time()
+        workers = []
+        for worker in self._hub.core.workers.values():
+            session = self._hub.workers.get(worker.id)
+            silent = 0.0 if session is None else now - session.heard_at
+            versions = None if session is None else session.versions
+            workers.append(worker_to(views.worker_info(worker), silent, versions))
+        workers.sort(key=lambda info: (info.name, info.worker_id))
+        return client_pb2.ListWorkersResponse(workers=workers)
+
+    async def GetStatus(  # noqa: N802
+        self, request: client_pb2.GetStatusRequest, context: Context
+    ) -> client_pb2.GetStatusResponse:
+        """The cluster in numbers."""
+        hub = self._hub
+        info = views.cluster_info(hub.core)
+        return client_pb2.GetStatusResponse(
+            versions=wire.local_versions(),
+            address=self._address,
+            uptime=duration_of(time.monotonic() - hub.started),
+            epoch=hub.epoch,
+            state=self._state,
+            workers=len(hub.workers),
+            amounts=amounts_to(info.amounts),
+            free=amounts_to(info.free),
+            runs_active=info.runs_active,
+            nodes_ready=info.nodes_ready,
+            nodes_running=info.nodes_running,
+            plans_solved=hub.plans.solved,
+            plans_hit=hub.plans.hits,
+        )
+
+
+def _note(noted: asyncio.Future[None]) -> None:
+    if not noted.done():
+        noted.set_result(None)

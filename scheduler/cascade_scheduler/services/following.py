@@ -1,0 +1,120 @@
+"""Clients and the runs that they follow, own, and cancel."""
+
+from __future__ import annotations
+
+import logging
+
+from cascade_dist.v1 import client_pb2
+from cascade_scheduler.core.events import RunCancelRequested
+from cascade_scheduler.hub import Hub
+from cascade_scheduler.runs import RunRecord
+from cascade_scheduler.services.client_session import ClientSession
+
+__all__ = ["Refusal", "accept", "attach", "cancel", "follow", "leave", "refused"]
+
+logger = logging.getLogger("cascade.scheduler")
+
+_CODES = {
+    "invalid": client_pb2.REFUSAL_CODE_INVALID,
+    "conflict": client_pb2.REFUSAL_CODE_CONFLICT,
+    "not_found": client_pb2.REFUSAL_CODE_NOT_FOUND,
+    "infeasible": client_pb2.REFUSAL_CODE_INFEASIBLE,
+    "too_large": client_pb2.REFUSAL_CODE_TOO_LARGE,
+    "draining": client_pb2.REFUSAL_CODE_DRAINING,
+}
+
+
+class Refusal(Exception):
+    """A submit or attach that is not taken."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def refused(run_id: str, code: str, message: str) -> client_pb2.OpenResponse:
+    """The message that says no."""
+    return client_pb2.OpenResponse(
+        refused=client_pb2.Refused(run_id=run_id, code=_CODES[code], message=message)
+    )
+
+
+def follow(hub: Hub, session: ClientSession, record: RunRecord, *, logs: bool, joined: bool) -> None:
+    """The client is told that the run is accepted, as soon as it is, and from then on what happens to it."""
+    if logs:
+        hub.logs_wanted(record)
+    if record.accepted:
+        _tell(session, record, logs, joined)
+    else:
+        record.waiting.append((session, logs, joined))
+
+
+def accept(record: RunRecord) -> None:
+    """The run is in the core and in the store, or was refused: tells those that wait."""
+    waiting, record.waiting = record.waiting, []
+    for session, logs, joined in waiting:
+        if session.closed:
+            continue
+        if record.refused is not None:
+            session.say(refused(record.run_id, record.refused.code, record.refused.message))
+        else:
+            _tell(session, record, logs, joined)
+    record.accepted = record.refused is None
+
+
+def _tell(session: ClientSession, record: RunRecord, logs: bool, joined: bool) -> None:
+    accepted = client_pb2.Accepted(run_id=record.run_id, joined=joined, node_count=record.facts.node_count)
+    session.say(client_pb2.OpenResponse(accepted=accepted))
+    feed = session.follow(record, logs=logs)
+    if record.results or record.ended is not None:
+        session.news(feed)
+
+
+def attach(hub: Hub, session: ClientSession, request: client_pb2.Attach) -> None:
+    """A client joins a run that is known."""
+    record = hub.runs.get(request.run_id)
+    if record is None:
+        text = f"no run {request.run_id!r} is known here: it was never submitted, or it was forgotten"
+        session.say(refused(request.run_id, "not_found", text))
+        return
+    if request.own:
+        own(session, record)
+    follow(hub, session, record, logs=request.logs, joined=True)
+
+
+def own(session: ClientSession, record: RunRecord) -> None:
+    """The session takes the run's owner's place."""
+    if record.owner is not None:
+        record.owner.owned.discard(record)
+    record.owner = session
+    session.owned.add(record)
+
+
+def cancel(hub: Hub, record: RunRecord, reason: str) -> None:
+    """The run's work is to stop."""
+    if record.live and not record.cancel_requested:
+        record.cancel_requested = True
+        logger.info("run %s is cancelled: %s", record.run_id, reason)
+    hub.turn.post(RunCancelRequested(record.run_id, reason))
+
+
+def leave(hub: Hub, session: ClientSession, *, orderly: bool) -> None:
+    """The session is over: runs that it owns are cancelled where that was wished.
+
+    A client that closed its stream is gone at once; one that was lost has the grace of its run to come back.
+    """
+    session.close()
+    owned, session.owned = session.owned, set()
+    for record in owned:
+        record.owner = None
+        if not record.cancel_on_disconnect or not record.live:
+            continue
+        if orderly or record.disconnect_grace <= 0:
+            cancel(hub, record, "its client has gone")
+        else:
+            hub.later(record.disconnect_grace, lambda record=record: _owner_lost(hub, record))  # type: ignore[misc]
+
+
+def _owner_lost(hub: Hub, record: RunRecord) -> None:
+    if record.owner is None and record.live and hub.runs.get(record.run_id) is record:
+        cancel(hub, record, f"its client was lost for more than {record.disconnect_grace:g} s")

@@ -1,0 +1,315 @@
+"""Submits: graphs that come in parts, from several runs interleaved, until each is whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+from cascade_dist.codec.cid import cid_to_text
+from cascade_dist.v1 import client_pb2, graph_pb2
+from cascade_scheduler.core.events import RunCancelRequested, RunSubmitted
+from cascade_scheduler.core.graph import Graph
+from cascade_scheduler.core.plans import Plan, solve, solve_steps
+from cascade_scheduler.functions import FunctionBody, WrongBytes
+from cascade_scheduler.hub import Hub
+from cascade_scheduler.runs import RunRecord, SubmitFacts
+from cascade_scheduler.services.client_session import ClientSession
+from cascade_scheduler.services.following import Refusal, accept, follow, refused
+from cascade_scheduler.store.base import RunCreated, StoredFunction
+from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
+from cascade_scheduler.wire.values import BadMessage, seconds_of
+
+__all__ = ["Submits"]
+
+RUN_ID_CHARS_MAX = 200
+SUBMITS_AT_ONCE_MAX = 1_000
+"""Graphs that one session may be sending at a time."""
+SOLVED_AT_ONCE_NODES = 2_000
+"""Smaller graphs are solved on the spot, in a few milliseconds; larger ones in slices between turns."""
+
+_ON_FAILURE = {
+    client_pb2.ON_FAILURE_UNSPECIFIED: "cancel",
+    client_pb2.ON_FAILURE_CANCEL: "cancel",
+    client_pb2.ON_FAILURE_FINISH: "finish",
+}
+
+
+class _Incoming:
+    """One graph on its way in."""
+
+    def __init__(self, run_id: str, options: client_pb2.RunOptions, assembly: GraphAssembly) -> None:
+        self.run_id = run_id
+        self.options = options
+        self.assembly = assembly
+        self.chunks: list[bytes] = []
+        self.missing: dict[bytes, graph_pb2.Function] = {}
+        """Functions that were named and are not here."""
+        self.pinned: list[bytes] = []
+        """Functions and blobs that must not go while the graph is on its way."""
+        self.end: graph_pb2.GraphEnd | None = None
+
+
+class _Whole(NamedTuple):
+    """A graph that is whole and sound."""
+
+    incoming: _Incoming
+    end: graph_pb2.GraphEnd
+    graph: Graph
+    facts: SubmitFacts
+
+
+class Submits:
+    """The graphs that one session is sending."""
+
+    def __init__(self, hub: Hub, session: ClientSession) -> None:
+        self._hub = hub
+        self._session = session
+        self._incoming: dict[str, _Incoming] = {}
+        self._refused: OrderedDict[str, None] = OrderedDict()
+        """Runs whose remaining parts are thrown away."""
+
+    def take(self, submit: client_pb2.Submit) -> None:
+        """Takes a part of a submit; answers on the session."""
+        run_id = submit.run_id
+        if submit.HasField("options"):
+            self._refused.pop(run_id, None)
+        elif run_id in self._refused:
+            return
+        try:
+            self._take(run_id, submit)
+        except Refusal as refusal:
+            self.refuse(run_id, refusal.code, str(refusal))
+        except GraphTooLarge as error:
+            self.refuse(run_id, "too_large", str(error))
+        except (BadMessage, WrongBytes) as error:
+            self.refuse(run_id, "invalid", f"the graph of run {run_id!r} is not well formed: {error}")
+
+    def refuse(self, run_id: str, code: str, message: str) -> None:
+        """Says no, and forgets what came."""
+        incoming = self._incoming.pop(run_id, None)
+        if incoming is not None:
+            self._drop(incoming)
+        self._refused[run_id] = None
+        if len(self._refused) > SUBMITS_AT_ONCE_MAX:
+            self._refused.popitem(last=False)
+        self._session.say(refused(run_id, code, message))
+
+    def close(self) -> None:
+        """The session is over: what is not whole is forgotten."""
+        for incoming in self._incoming.values():
+            self._drop(incoming)
+        self._incoming.clear()
+
+    def _drop(self, incoming: _Incoming) -> None:
+        self._hub.submits_bytes -= incoming.assembly.bytes
+        self._hub.unpin(incoming.pinned)
+
+    def _take(self, run_id: str, submit: client_pb2.Submit) -> None:
+        incoming = self._incoming.get(run_id)
+        if incoming is None:
+            incoming = self._begin(run_id, submit)
+        if submit.functions:
+            self._add_functions(incoming, submit.functions)
+        if submit.HasField("chunk"):
+            self._add_chunk(incoming, submit.chunk)
+        if submit.HasField("end"):
+            incoming.end = submit.end
+        if incoming.end is not None and not incoming.missing:
+            self._complete(incoming, incoming.end)
+
+    def _begin(self, run_id: str, submit: client_pb2.Submit) -> _Incoming:
+        hub = self._hub
+        if hub.draining and run_id not in hub.runs:
+            raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
+        if not run_id or len(run_id) > RUN_ID_CHARS_MAX or not run_id.isprintable():
+            raise Refusal(
+                "invalid",
+                f"a run id has 1 to {RUN_ID_CHARS_MAX} printable characters; this is {run_id[:80]!r}",
+            )
+        if not submit.HasField("options"):
+            raise Refusal("invalid", f"the first part of run {run_id!r} has no options")
+        if submit.options.on_failure not in _ON_FAILURE:
+            raise Refusal("invalid", f"run {run_id!r} has an unknown on_failure")
+        if len(self._incoming) >= SUBMITS_AT_ONCE_MAX:
+            raise Refusal(
+                "too_large", f"this client is sending {SUBMITS_AT_ONCE_MAX} graphs at once; let some end"
+            )
+        assembly = GraphAssembly(nodes_max=hub.bounds.graph_nodes_max, bytes_max=hub.bounds.graph_bytes_max)
+        incoming = self._incoming[run_id] = _Incoming(run_id, submit.options, assembly)
+        return incoming
+
+    def _add_functions(self, incoming: _Incoming, functions: Iterable[graph_pb2.Function]) -> None:
+        """Bodies that were asked for."""
+        for function in functions:
+            self._hub.functions.put(_body(function))
+            incoming.missing.pop(function.cid, None)
+
+    def _add_chunk(self, incoming: _Incoming, chunk: graph_pb2.GraphChunk) -> None:
+        hub = self._hub
+        assembly = incoming.assembly
+        missing: list[bytes] = []
+        for function in chunk.functions:
+            if not self._have(function):
+                missing.append(function.cid)
+                incoming.missing[function.cid] = function
+            hub.pin((function.cid,))
+            incoming.pinned.append(function.cid)
+            if hub.keeps_graphs:
+                function.ClearField("body")  # bodies are stored beside the chunks, once
+        before = assembly.bytes
+        try:
+            assembly.add(chunk)
+        finally:
+            hub.submits_bytes += assembly.bytes - before
+        if hub.submits_bytes > hub.bounds.submits_bytes_max:
+            raise Refusal(
+                "too_large",
+                f"graphs that are being sent take more than {hub.bounds.submits_bytes_max:,} bytes in sum; "
+                f"submit again when others are in",
+            )
+        if hub.keeps_graphs:
+            incoming.chunks.append(chunk.SerializeToString())
+        for blob in chunk.blobs:
+            if not hub.blobs.has(blob.cid):
+                raise Refusal(
+                    "invalid",
+                    f"the graph names blob {cid_to_text(blob.cid)}, which is not stored; put it first",
+                )
+            hub.pin((blob.cid,))
+            incoming.pinned.append(blob.cid)
+        if missing:
+            needed = client_pb2.FunctionsNeeded(run_id=incoming.run_id, cids=missing)
+            self._session.say(client_pb2.OpenResponse(functions_needed=needed))
+
+    def _have(self, function: graph_pb2.Function) -> bool:
+        """Whether the body is here, came along, or is a blob."""
+        functions = self._hub.functions
+        if function.body:
+            functions.put(_body(function))
+            return True
+        if function.cid in functions:
+            return True
+        if self._hub.blobs.has(function.cid):
+            functions.put_reference(_body(function))
+            return True
+        return False
+
+    # --- whole graphs ----------------------------------------------------------------------------
+
+    def _complete(self, incoming: _Incoming, end: graph_pb2.GraphEnd) -> None:
+        hub, run_id = self._hub, incoming.run_id
+        graph = incoming.assembly.finish(end)
+        options = incoming.options
+        facts = SubmitFacts(
+            target_id=graph.node_id(graph.target).hex(),
+            template_id=end.template_id,
+            params_digest=end.params_digest,
+            node_count=len(graph),
+            on_failure=_ON_FAILURE[options.on_failure],
+        )
+        whole = _Whole(incoming, end, graph, facts)
+        if self._join(whole):
+            return
+        if hub.draining:
+            raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
+        key = incoming.assembly.plan_key(end)
+        plan = hub.plans.get(key)
+        if plan is None and len(graph) <= SOLVED_AT_ONCE_NODES:
+            plan = solve(graph)
+            hub.plans.put(key, plan)
+        del self._incoming[run_id]
+        record = self._record(whole)
+        if plan is not None:
+            self._submit(whole, record, plan)
+        else:
+            # Of the hub, not of the session: a client that is lost meanwhile may come back for its run.
+            hub.spawn(self._solve(whole, record, key))
+
+    def _join(self, whole: _Whole) -> bool:
+        """Joins a run that is known, if it is the same."""
+        run_id = whole.incoming.run_id
+        record = self._hub.runs.get(run_id)
+        if record is None:
+            return False
+        differences = record.facts.differences(whole.facts)
+        if differences:
+            raise Refusal(
+                "conflict",
+                f"run {run_id!r} is known with something else: {', '.join(differences)} differ; "
+                f"choose another run id, or attach to the run that is known",
+            )
+        self._drop(self._incoming.pop(run_id))
+        follow(self._hub, self._session, record, logs=whole.incoming.options.logs, joined=True)
+        return True
+
+    def _record(self, whole: _Whole) -> RunRecord:
+        """The shell's books of the new run, made before the core knows of it."""
+        hub, incoming = self._hub, whole.incoming
+        options = incoming.options
+        record = RunRecord(incoming.run_id, options.name, whole.facts, logs=options.logs, submitted=hub.now())
+        record.pinned = tuple(incoming.pinned)
+        hub.submits_bytes -= incoming.assembly.bytes
+        if options.cancel_on_disconnect:
+            record.cancel_on_disconnect = True
+            record.disconnect_grace = seconds_of(options.disconnect_grace)
+        record.owner = self._session
+        self._session.owned.add(record)
+        hub.runs.add(record)
+        follow(hub, self._session, record, logs=options.logs, joined=False)
+        return record
+
+    async def _solve(self, whole: _Whole, record: RunRecord, key: bytes) -> None:
+        """Makes the plan of a large graph in slices, so that turns go on between them."""
+        loop = asyncio.get_running_loop()
+        steps = solve_steps(whole.graph)
+        slice_end = loop.time() + self._hub.times.plan_slice
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                plan: Plan = stop.value
+                break
+            if loop.time() >= slice_end:
+                await asyncio.sleep(0)
+                slice_end = loop.time() + self._hub.times.plan_slice
+        self._hub.plans.put(key, plan)
+        self._submit(whole, record, plan)
+
+    def _submit(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:
+        hub, incoming = self._hub, whole.incoming
+        options = incoming.options
+        event = RunSubmitted(
+            record.run_id, whole.graph, plan, options.name, record.facts.on_failure, options.logs
+        )
+        records = (self._created(whole, record),) if hub.keeps_graphs else ()
+        hub.turn.post(event, then=partial(accept, record), records=records)
+        if record.cancel_requested:  # while its plan was being made
+            hub.turn.post(RunCancelRequested(record.run_id))
+
+    def _created(self, whole: _Whole, record: RunRecord) -> RunCreated:
+        facts, functions = whole.facts, []
+        for reference in whole.graph.functions:
+            found = self._hub.functions.get(reference.cid)
+            assert found is not None, "functions of a graph are pinned from its first chunk on"
+            functions.append(StoredFunction(found.cid, found.name, found.body, found.code_hash))
+        return RunCreated(
+            record.run_id,
+            record.name,
+            facts.on_failure,
+            record.logs,
+            record.submitted,
+            facts.target_id,
+            facts.node_count,
+            facts.params_digest,
+            facts.template_id,
+            tuple(whole.incoming.chunks),
+            whole.end.SerializeToString(),
+            tuple(functions),
+        )
+
+
+def _body(function: graph_pb2.Function) -> FunctionBody:
+    return FunctionBody(function.cid, function.body, function.name, function.code_hash)

@@ -1,0 +1,39 @@
+"""Which store a URL means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cascade_dist.errors import ConfigError
+from cascade_scheduler.store.base import RunStore
+from cascade_scheduler.store.memory import ForgetfulStore
+
+__all__ = ["choose_store"]
+
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+def choose_store(url: str, *, epoch: int, seal_key_file: str | None = None) -> RunStore:
+    """The store of a URL.
+
+    Args:
+        url: memory://, redis://, rediss:// or unix://.
+        epoch: of a store in memory, which cannot count the lives of schedulers.
+        seal_key_file: of a Redis store; None: CASCADE_SEAL_KEY, else this user's own key.
+
+    Raises:
+        ConfigError: an unknown scheme, or a seal key that cannot be used.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        return ForgetfulStore(epoch)
+    if scheme in REDIS_SCHEMES:
+        from cascade_dist.storage.seal import Sealer, read_seal_key  # Redis alone needs them
+        from cascade_scheduler.store.redis import RedisStore
+
+        key = read_seal_key(Path(seal_key_file) if seal_key_file else None)
+        return RedisStore(url, Sealer(key))
+    raise ConfigError(
+        f"--state {url!r} has the scheme {scheme!r}; it is memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH"
+    )
