@@ -1,0 +1,1 @@
+"""Figures of this project beside its peers and the bare transport: `python -m benchmarks --help`."""

@@ -1,0 +1,107 @@
+"""`python -m benchmarks`: figures of this project, its peers and the bare transport, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.figures import MEASURES, OURS
+from benchmarks.processes import adopt_orphans, stop_children
+from benchmarks.report import NAMES, Report
+from benchmarks.rounds import Absent, Round, Sizes, play
+
+PEERS = ("ray", "dask")
+OURSELVES = (OURS, "transport")
+SIDE_SECONDS = 300.0
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    default = Sizes()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "measure",
+        nargs="?",
+        default="all",
+        choices=[*MEASURES, "transport", "all"],
+        help="what to measure; `transport`: the bare transport by itself (default: all)",
+    )
+    parser.add_argument("--peers", default="ray,dask", help="`none`, or names from ray,dask (default: both)")
+    parser.add_argument(
+        "--without", default="", help="leave out `cascade` or `transport` (or both, with a comma)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a file as well")
+    parser.add_argument("--repeat", type=int, default=3, metavar="K", help="rounds (default: %(default)s)")
+    for name, help_ in (
+        ("tasks", "no-op tasks"),
+        ("trips", "round trips"),
+        ("steps", "links of a chain"),
+        ("waiting", "waiting tasks, for memory"),
+    ):
+        shown = f"{help_} (default: %(default)s)"
+        parser.add_argument(f"--{name}", type=int, default=getattr(default, name), metavar="N", help=shown)
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=SIDE_SECONDS,
+        metavar="SECONDS",
+        help="for one side in one round; past it the side is stopped and absent (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    for name in ("repeat", "tasks", "trips", "steps", "waiting"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be 1 or more")
+    options.peers = [] if options.peers == "none" else options.peers.split(",")
+    options.without = options.without.split(",") if options.without else []
+    for given, known, option in (
+        (options.peers, PEERS, "--peers"),
+        (options.without, OURSELVES, "--without"),
+    ):
+        if unknown := set(given) - set(known):
+            parser.error(f"{option}: unknown {', '.join(sorted(unknown))}; known are {', '.join(known)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 whatever the figures are; 1 if our own side or the transport crashed."""
+    options = parse(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    progress = Console(stderr=True)
+    wanted = [name for name in MEASURES if options.measure in (name, "transport", "all")]
+    sides = [*OURSELVES, *options.peers]
+    if options.measure == "transport":
+        sides = ["transport"]
+    elif options.measure == "memory":
+        sides = [OURS]
+    sides = [side for side in sides if side not in options.without]
+    sizes = Sizes(options.tasks, options.trips, options.steps, options.waiting)
+    report = Report(machine.describe(), sizes, options.repeat)
+    adopt_orphans()
+    found: dict[str, list[Round]] = {}
+    try:
+        for number, side, outcome in play(sides, wanted, sizes, options.repeat, options.timeout):
+            if isinstance(outcome, Absent):
+                report.absent.append(outcome)
+                progress.print(f"round {number + 1}: {NAMES[side]}: absent")
+            else:
+                found.setdefault(side, []).append(outcome)
+                progress.print(f"round {number + 1}: {NAMES[side]}: done")
+    except KeyboardInterrupt:
+        progress.print("stopped; what was measured until then:")
+    finally:
+        stop_children()
+    for side, rounds in found.items():
+        report.add(side, rounds)
+    report.print(console)
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    return int(any(absent.side in OURSELVES for absent in report.absent))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The tasks of our own side. Workers import this module, so it loads nothing else."""
+
+from __future__ import annotations
+
+import time
+
+import cascade_dist as cs
+
+__all__ = ["follow", "noop", "sleep", "step"]
+
+
+@cs.task
+def noop() -> None:
+    """Does nothing."""
+
+
+@cs.task
+def step(value: int) -> int:
+    """One link of a chain."""
+    return value + 1
+
+
+@cs.task
+def sleep(seconds: float) -> None:
+    """Keeps everything behind it waiting."""
+    time.sleep(seconds)
+
+
+@cs.task
+def follow(gate: None, number: int) -> int:
+    """Waits for the gate; its arguments differ from its neighbours'."""
+    return number
