@@ -10,7 +10,7 @@ from typing import Any
 
 import cloudpickle
 
-from cascade_dist.codec.preview import preview
+from cascade_dist.codec.preview import preview, qualified_name
 from cascade_dist.errors import SerializationError
 
 __all__ = [
@@ -111,8 +111,7 @@ def _dump(maker: Any, value: object, out_of_band: bool) -> Dump:
 
 def type_name(value: object) -> str:
     """A value's type as users read it."""
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return qualified_name(type(value))
 
 
 def culprit(value: object, probe: Callable[[object], object]) -> tuple[str, object, Exception | None]:

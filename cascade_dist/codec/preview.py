@@ -6,7 +6,6 @@ import datetime
 import decimal
 import enum
 import fractions
-import pathlib
 import types
 import uuid
 from collections import deque
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-__all__ = ["PREVIEW_CHARS", "preview"]
+__all__ = ["PREVIEW_CHARS", "preview", "qualified_name"]
 
 PREVIEW_CHARS = 100
 _ITEMS = 6
@@ -41,7 +40,7 @@ def preview(value: object) -> str:
     try:
         return _cut(_text(value, _DEPTH))
     except Exception:
-        return _cut(_instance_name(kind))
+        return _cut(_object(kind))
 
 
 def _cut(text: str) -> str:
@@ -112,7 +111,7 @@ def _dict(value: dict[Any, Any], depth: int) -> str:
 
 
 def _class(value: type, depth: int) -> str:
-    return f"<class {type.__getattribute__(value, '__qualname__')}>"
+    return f"<class {_name(value)}>"
 
 
 def _function(value: Any, depth: int) -> str:
@@ -141,50 +140,59 @@ _WRITERS: dict[type, Callable[[Any, int], str]] = {
     fractions.Fraction: lambda value, depth: (
         f"Fraction({_int(value.numerator, 0)}, {_int(value.denominator, 0)})"
     ),
-    pathlib.PosixPath: lambda value, depth: _str(str(value), depth),
-    pathlib.WindowsPath: lambda value, depth: _str(str(value), depth),
 }
 
 
 def _other(value: Any, kind: type, depth: int) -> str:
-    if isinstance(value, BaseException):
-        return f"{kind.__qualname__}({', '.join(_text(arg, depth - 1) for arg in value.args[:3])})"
-    if isinstance(value, enum.Enum):
-        return f"{kind.__qualname__}.{value._name_}"
-    shape, dtype = _array_facts(value, kind)
-    if shape is not None:
-        return f"<{kind.__qualname__} shape={shape}{f' dtype={dtype}' if dtype else ''}>"
-    fields = kind.__dict__.get("__dataclass_fields__")
-    state = getattr(value, "__dict__", None) if fields else None
-    if fields and type(state) is dict and depth > 0:
+    if issubclass(kind, BaseException):
+        return f"{_name(kind)}({', '.join(_text(arg, depth - 1) for arg in value.args[:3])})"
+    if issubclass(kind, enum.Enum):
+        return f"{_name(kind)}.{value._name_}"
+    if issubclass(kind, type):
+        return f"<class {_name(value)}>"
+    library = _of_class(kind, "__module__").partition(".")[0]
+    if library == "pathlib":
+        return f"{_name(kind)}({_str(str(value), depth)})"
+    if library in _ARRAY_LIBRARIES:
+        return _array(value, kind, library, depth)
+    fields = _of_class(kind, "__dict__").get("__dataclass_fields__")
+    if fields and depth > 0:
+        state = object.__getattribute__(value, "__dict__")
         parts = [
             f"{name}={_text(state[name], depth - 1)}" for name in islice(fields, _ITEMS) if name in state
         ]
-        return f"{kind.__qualname__}({', '.join(parts)})"
-    return _instance_name(kind)
+        return f"{_name(kind)}({', '.join(parts)})"
+    return _object(kind)
 
 
-def _array_facts(value: Any, kind: type) -> tuple[str | None, str]:
-    """Shape and dtype of an array or frame of a well-known library; None for anything else."""
-    if kind.__module__.partition(".")[0] not in (
-        "numpy",
-        "pandas",
-        "polars",
-        "torch",
-        "jax",
-        "cupy",
-        "xarray",
-        "scipy",
-    ):
-        return None, ""
+_ARRAY_LIBRARIES = frozenset({"numpy", "pandas", "polars", "torch", "jax", "cupy", "xarray", "scipy"})
+
+
+def _array(value: Any, kind: type, library: str, depth: int) -> str:
+    """Shape and dtype, for these say more than some of the numbers."""
     shape = getattr(value, "shape", None)
-    if shape == () and hasattr(value, "item"):
-        return None, ""
-    dtype = getattr(value, "dtype", "")
-    return (None, "") if shape is None else (str(tuple(shape)), str(dtype)[:30])
+    if shape is None:
+        return _object(kind)
+    if library == "numpy" and shape == ():
+        return _text(value.item(), depth - 1)
+    dtype = getattr(value, "dtype", None)
+    return f"<{_name(kind)} shape={tuple(shape)}{'' if dtype is None else f' dtype={str(dtype)[:30]}'}>"
 
 
-def _instance_name(kind: type) -> str:
-    module = kind.__module__
-    name = kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
-    return f"<{name} object>"
+def _object(kind: type) -> str:
+    return f"<{qualified_name(kind)} object>"
+
+
+def _of_class(kind: type, attribute: str) -> Any:
+    """An attribute of a class, past whatever its metaclass does."""
+    return type.__getattribute__(kind, attribute)
+
+
+def _name(kind: type) -> str:
+    return str(_of_class(kind, "__qualname__"))
+
+
+def qualified_name(kind: type) -> str:
+    """A class's name as users read it: with its module, unless that is a matter of course."""
+    module = _of_class(kind, "__module__")
+    return _name(kind) if module in ("builtins", "__main__") else f"{module}.{_name(kind)}"
