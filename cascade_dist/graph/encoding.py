@@ -34,18 +34,8 @@ VERSION: Final = 2
 
 # Classes of these modules reduce to plain values that say all there is.
 REDUCED_MODULES: Final = frozenset(
-    {
-        "array",
-        "collections",
-        "datetime",
-        "decimal",
-        "fractions",
-        "ipaddress",
-        "logging",
-        "pathlib",
-        "uuid",
-        "zoneinfo",
-    }
+    "_collections array collections datetime decimal fractions ipaddress logging pathlib types typing uuid "
+    "zoneinfo".split()
 )
 
 _TAG: Final = {
@@ -238,6 +228,14 @@ def _write_builtin(encoder: Encoder, value: Any, out: bytearray) -> None:
         encoder.write(value.__self__, out)
 
 
+def _write_descriptor(encoder: Encoder, value: Any, out: bytearray) -> None:
+    """A method of a class that is written in C: by name, and by its object where it is bound."""
+    out += _TAG["builtin"]
+    out += dumps((_name_of(value.__objclass__), value.__name__), VERSION)
+    if isinstance(value, types.MethodWrapperType):
+        encoder.write(value.__self__, out)
+
+
 def _write_range(encoder: Encoder, value: Any, out: bytearray) -> None:
     out += _TAG["range"]
     out += dumps((value.start, value.stop, value.step), VERSION)
@@ -261,12 +259,14 @@ def _write_input(encoder: Encoder, value: Any, out: bytearray) -> None:
 def _write_reduced(encoder: Encoder, value: Any, out: bytearray) -> None:
     """An object by what pickle would be told of it: class, arguments, state, items."""
     try:
-        reduced = value.__reduce_ex__(4)
+        special = copyreg.dispatch_table.get(type(value))
+        reduced = value.__reduce_ex__(4) if special is None else special(value)
     except Exception:
         encoder.unknown(value, out)
         return
-    if not isinstance(reduced, tuple):
-        encoder.unknown(value, out)
+    if isinstance(reduced, str):
+        out += _TAG["builtin"]
+        out += dumps((type(value).__module__, reduced), VERSION)
         return
     padded: list[Any] = [*reduced, None, None, None]
     maker, args, state, items, pairs = padded[:5]
@@ -305,6 +305,10 @@ _WRITERS: dict[type, Writer] = {
     types.FunctionType: _write_reference,
     types.MethodType: _write_method,
     types.BuiltinFunctionType: _write_builtin,
+    types.MethodDescriptorType: _write_descriptor,
+    types.ClassMethodDescriptorType: _write_descriptor,
+    types.WrapperDescriptorType: _write_descriptor,
+    types.MethodWrapperType: _write_descriptor,
     types.ModuleType: _write_reference,
     functools._lru_cache_wrapper: _write_reference,
     Task: _write_reference,

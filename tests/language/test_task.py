@@ -268,12 +268,15 @@ def test_a_call_is_refused_exactly_when_the_signature_does(
     func: Callable[..., Any], args: list[int], kwargs: dict[str, int]
 ) -> None:
     made: cs.Task[Any] = cs.task(func)
+    refusal = ""
     try:
         inspect.signature(func).bind(*args, **kwargs)
     except TypeError as error:
+        refusal = str(error)
+    if refusal:
         with pytest.raises(TypeError) as caught:
             made(*args, **kwargs)
-        assert str(error) in str(caught.value)
+        assert refusal in str(caught.value)
         assert made.name in str(caught.value)
     else:
         lazy = made(*args, **kwargs)
