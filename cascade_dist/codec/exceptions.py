@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Iterator
-from types import BuiltinFunctionType, TracebackType
+from types import BuiltinFunctionType, TracebackType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 from tblib import Traceback as PortableTraceback
@@ -27,6 +27,8 @@ MESSAGE_CHARS_MAX = 8_192
 TRACEBACK_CHARS_MAX = 65_536
 _FRAMES_MAX = 100
 _CHAIN_MAX = 64
+_PARTS_MAX = 20
+_PART_BYTES_MAX = 32_768
 _OWN_MODULES = ("cascade_worker", "cascade_dist")
 _READ_ONLY_HINT = "large arguments are mapped read-only: take a .copy() before writing to them"
 
@@ -228,20 +230,25 @@ def _parts(exc: BaseException, args: tuple[Any, ...]) -> bytes:
     if not isinstance(type(exc).__new__, BuiltinFunctionType):
         return b""  # who knows what else it keeps
     try:
-        state = {name: value for name, value in vars(exc).items() if name != "__notes__" and _can(value)}
-        kept = tuple(arg if _can(arg) else preview(arg) for arg in args)
-        data = dump((type(exc), kept, state), out_of_band=False).pickled()
+        kept = tuple(arg if _fits(arg) else _as_text(arg) for arg in args[:_PARTS_MAX])
+        state = {name: value for name, value in vars(exc).items() if name != "__notes__" and _fits(value)}
+        return dump((type(exc), kept, state), out_of_band=False).pickled()
     except Exception:
         return b""
-    return data if len(data) <= PICKLED_BYTES_MAX else b""
 
 
-def _can(value: object) -> bool:
+def _fits(value: object) -> bool:
+    """Whether an argument or attribute can come along."""
     try:
-        pickle.loads(dump(value, out_of_band=False).pickled())
+        data = dump(value, out_of_band=False).pickled()
+        pickle.loads(data)
     except Exception:
         return False
-    return True
+    return len(data) <= _PART_BYTES_MAX
+
+
+def _as_text(value: object) -> str:
+    return _bounded(value, MESSAGE_CHARS_MAX) if type(value) is str else preview(value)
 
 
 # --- and back -------------------------------------------------------------------------------------
@@ -280,6 +287,11 @@ def _rebuild_one(portable: _Portable, built: list[BaseException]) -> BaseExcepti
 
 def _bare(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     exc = kind.__new__(kind, *args)
+    for base in kind.__mro__:
+        init = base.__dict__.get("__init__")
+        if isinstance(init, WrapperDescriptorType):  # the first one that is not the user's
+            init(exc, *args)
+            break
     exc.args = args
     return exc
 
