@@ -365,7 +365,9 @@ class Hub:
                 self.turn.post(WorkerDisconnected(session.worker, reason))
         if now >= self._renew_at:
             self._renew_at = now + self.times.renew
-            self.turn.post(None, records=[RunRenewed(record.run_id) for record in self.runs.live()])
+            self.turn.post(
+                None, records=[RunRenewed(record.run_id, self.now()) for record in self.runs.live()]
+            )
         self._beat_timer = self._loop.call_later(self._beat_period, self._beat)
 
     def _progress(self) -> None:

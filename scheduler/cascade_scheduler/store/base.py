@@ -75,9 +75,10 @@ class RunEvents(NamedTuple):
 
 
 class RunRenewed(NamedTuple):
-    """A run goes on: its time to live begins anew."""
+    """A run goes on: its time to live begins anew. `at` in seconds since the Unix epoch."""
 
     run_id: str
+    at: float
 
 
 class RunDropped(NamedTuple):

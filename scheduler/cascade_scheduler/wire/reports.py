@@ -79,13 +79,16 @@ def reports_from(worker: str, messages: Iterable[worker_pb2.Report]) -> tuple[Re
             done = message.done
             value = done.value
             if value.WhichOneof("form") == "inline" and not done.items:
+                inline = value.inline
+                if inline[:1] == b"\0":
+                    raise BadMessage(f"attempt {message.attempt} made inline bytes that are no pickle")
                 # The common case, without the cost of keyword arguments: a task in 2 µs.
                 append(
                     make(
                         done_type,
                         (
                             message.attempt,
-                            value.inline,
+                            inline,
                             message.duration_ns * _SECONDS,
                             done.preview,
                             done.truth if done.HasField("truth") else None,
@@ -127,6 +130,8 @@ def _done(worker: str, message: worker_pb2.Report) -> AttemptDone:
 def _made_value(worker: str, attempt: int, value: value_pb2.Value) -> bytes | ObjectValue | BlobValue:
     form = value.WhichOneof("form")
     if form == "inline":
+        if value.inline[:1] == b"\0":  # in the store that is the mark of a reference
+            raise BadMessage(f"attempt {attempt} made inline bytes that are no pickle")
         return value.inline
     if form == "blob":
         return blob_from(value.blob)
