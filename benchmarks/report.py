@@ -104,13 +104,16 @@ class Report:
         return ratio(metric, ours, theirs) if ours is not None and theirs is not None else None
 
     def _processes(self) -> Table:
-        table = _table("CPU by process, no-op tasks, µs per task")
-        table.add_column("")
-        table.add_column("")
+        table = _table("CPU by process, µs per task")
+        measures = list(dict.fromkeys(name.partition(".")[0] for cpu in self._cpu.values() for name in cpu))
+        for title in ("", "process", *measures):
+            table.add_column(title, justify="right" if title in measures else "left")
         for side in self._sides:
-            if self._cpu[side]:
-                parts = (f"{role} {spread.median:.1f}" for role, spread in self._cpu[side].items())
-                table.add_row(NAMES[side], ", ".join(parts))
+            cpu = self._cpu[side]
+            for role in dict.fromkeys(name.partition(".")[2] for name in cpu):
+                spreads = [cpu.get(f"{measure}.{role}") for measure in measures]
+                cells = ["" if spread is None else f"{spread.median:,.1f}" for spread in spreads]
+                table.add_row(NAMES[side], role, *cells)
         return table
 
     # --- for programs ----------------------------------------------------------------------------

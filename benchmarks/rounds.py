@@ -53,6 +53,7 @@ class Round:
     side: str
     figures: dict[str, float]
     cpu: dict[str, float] = field(default_factory=dict)
+    """µs per task by `measure.role`."""
     version: str = ""
     startup_seconds: float = 0.0
 

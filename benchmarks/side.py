@@ -29,16 +29,32 @@ CHAINS = 3
 """Chains per round; the round's figure is the middle one."""
 
 
-def throughput(side: Side, tasks: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures, and µs of CPU per task by role."""
+class Meter:
+    """What the processes of a side spend while something is measured."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._before = cpu_seconds(side.role)
+
+    def per(self, tasks: int) -> dict[str, float]:
+        """µs of CPU per task by role, since it was made."""
+        after = cpu_seconds(self._side.role)
+        return {name: (spent - self._before.get(name, 0.0)) * 1e6 / tasks for name, spent in after.items()}
+
+
+Found = tuple[dict[str, float], dict[str, float]]
+"""Figures by metric, and µs of CPU per task by role."""
+
+
+def throughput(side: Side, tasks: int) -> Found:
+    """Many tasks at once."""
     side.submit_noops(max(1, tasks // 4))
     gc.collect()
-    before = cpu_seconds(side.role)
+    meter = Meter(side)
     began = time.perf_counter()
     building = side.submit_noops(tasks)
     seconds = time.perf_counter() - began
-    after = cpu_seconds(side.role)
-    cpu = {name: (spent - before.get(name, 0.0)) * 1e6 / tasks for name, spent in after.items()}
+    cpu = meter.per(tasks)
     figures = {
         "throughput.tasks_per_second": tasks / seconds,
         "throughput.submitted_per_second": tasks / (seconds - building),
@@ -47,30 +63,33 @@ def throughput(side: Side, tasks: int) -> tuple[dict[str, float], dict[str, floa
     return {**figures, **side.extra(tasks)}, cpu
 
 
-def latency(side: Side, trips: int) -> dict[str, float]:
+def latency(side: Side, trips: int) -> Found:
     """Round trips one after the other."""
     for _ in range(min(WARM_TRIPS, trips)):
         side.round_trip()
     clock, spent = time.perf_counter, []
+    meter = Meter(side)
     for _ in range(trips):
         began = clock()
         side.round_trip()
         spent.append(clock() - began)
-    return {
+    figures = {
         "latency.p50_ms": percentile(spent, 0.5) * 1e3,
         "latency.p99_ms": percentile(spent, 0.99) * 1e3,
     }
+    return figures, meter.per(trips)
 
 
-def chain(side: Side, steps: int) -> dict[str, float]:
+def chain(side: Side, steps: int) -> Found:
     """Chains one after the other."""
     side.chain(min(WARM_CHAIN, steps))
     spent = []
+    meter = Meter(side)
     for _ in range(CHAINS):
         began = time.perf_counter()
         side.chain(steps)
         spent.append(time.perf_counter() - began)
-    return {"chain.ms_per_task": percentile(spent, 0.5) * 1e3 / steps}
+    return {"chain.ms_per_task": percentile(spent, 0.5) * 1e3 / steps}, meter.per(CHAINS * steps)
 
 
 def measure(side: Side, options: argparse.Namespace) -> dict[str, Any]:
@@ -78,13 +97,15 @@ def measure(side: Side, options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, float] = {}
     cpu: dict[str, float] = {}
     wanted = options.measures.split(",")
-    if "throughput" in wanted:
-        more, cpu = throughput(side, options.tasks)
-        figures |= more
-    if "latency" in wanted:
-        figures |= latency(side, options.trips)
-    if "chain" in wanted:
-        figures |= chain(side, options.steps)
+    for name, work, size in (
+        ("throughput", throughput, options.tasks),
+        ("latency", latency, options.trips),
+        ("chain", chain, options.steps),
+    ):
+        if name in wanted:
+            more, spent = work(side, size)
+            figures |= more
+            cpu |= {f"{name}.{role}": value for role, value in spent.items()}
     if "memory" in wanted:
         figures |= side.memory(options.waiting)
     return {"figures": figures, "cpu": cpu}
