@@ -61,7 +61,8 @@ compilation = Compilation(target, params={"b": 1, "a": {"x", "y"}})
 import warnings
 warnings.simplefilter("ignore")
 for node in compilation.nodes():
-    print(node.index, node.name, node.sources, node.spec.code_hash.hex(), node.spec.digest.hex(), node.structural_id.hex())
+    print(node.index, node.name, node.sources, node.spec.code_hash.hex(), node.spec.digest.hex())
+    print(node.structural_id.hex())
     assert not node.spec.unhashable, node.spec.unhashable
 print(compilation.template_id.hex(), compilation.structural_id.hex(), compilation.params_digest.hex())
 """
