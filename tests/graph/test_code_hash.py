@@ -266,7 +266,7 @@ def test_classes_that_code_reaches_count(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "@dataclasses.dataclass\nclass C:\n    a: int = 1\n    b: list = dataclasses.field(default_factory=set)",
+        "@dataclasses.dataclass\nclass C:\n    a: int = 1\n    b: int = dataclasses.field(default=1)",
         "@dataclasses.dataclass(frozen=True, slots=True)\nclass C:\n    a: int = 1",
         "class C(enum.Enum):\n    A = 1\n    B = 'x'",
         "class C(enum.IntFlag):\n    A = 1\n    B = 2",
