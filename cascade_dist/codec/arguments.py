@@ -237,7 +237,8 @@ def load_arguments(
             f"the arguments could not be loaded: {error}. Install on the workers what the client has, or "
             "define it in the script that submits"
         ) from error
-    for name, value in kwargs.items():
-        if type(value) is Column:
-            kwargs[name] = value.items[index]
+    if index >= 0:
+        for name, value in kwargs.items():
+            if type(value) is Column:
+                kwargs[name] = value.items[index]
     return args, kwargs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import logging
 import os
@@ -18,6 +20,7 @@ from cascade_dist.errors import AuthenticationError
 __all__ = ["TokenAuth", "read_token"]
 
 TOKEN_CHARS_MAX = 4_096
+_FIRST_MESSAGE_SECONDS = 2.0
 _KEY = "authorization"
 _PREFIX = "Bearer "
 _OPEN_METHODS = "/grpc.health.v1.Health/"
@@ -130,7 +133,12 @@ class _TokenCheck(grpc.aio.ServerInterceptor):
 def _refusal(handler: grpc.RpcMethodHandler[Any, Any], text: str) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler of the same kind that refuses."""
 
-    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        if handler.request_streaming:
+            # A client that is still writing its first message when the call ends would report that its write
+            # failed, and not why.
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(anext(aiter(request)), _FIRST_MESSAGE_SECONDS)
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
 
     makers: dict[tuple[bool, bool], Any] = {

@@ -315,12 +315,14 @@ except Exception as e:
 def test_a_class_of_main_travels_by_value() -> None:
     script = """
 import sys, pickle
-class Mine(Exception):
+# As an executor has it: made by value, so that its __main__ does not know it.
+scope = {"__name__": "__main__"}
+exec('''class Mine(Exception):
     def __init__(self, a, b):
         super().__init__(a)
-        self.b = b
+        self.b = b''', scope)
 from cascade_dist.codec.exceptions import encode_exception
-try: raise Mine("a", 2)
+try: raise scope["Mine"]("a", 2)
 except Exception as e: sys.stdout.buffer.write(pickle.dumps(tuple(encode_exception(e))))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
