@@ -116,7 +116,11 @@ class _Encoder:
         self._blob_at: dict[bytes, int] = {}
         self._shared_at: dict[int, tuple[object, list[int]]] = {}  # by id, of mappings that are kept alive
         self._uploads: list[Upload] = []
-        self._chunk = graph_pb2.GraphChunk()
+        self._open()
+
+    def _open(self) -> None:
+        self._message = client_pb2.Submit(run_id=self._run_id)
+        self._chunk = self._message.chunk
         self._columns = _Columns()
 
     def run(self, compilation: Compiled) -> Iterator[Upload | Part]:
@@ -161,15 +165,13 @@ class _Encoder:
     def _close(self) -> list[client_pb2.Submit]:
         """The messages of the part, nearly always one, and a new part."""
         messages = []
-        columns, chunk = self._columns, self._chunk
-        columns.write_to(chunk)
+        columns = self._columns
+        columns.write_to(self._chunk)
         for start in range(0, max(1, len(columns.sources)), EDGES_PART_MAX):
-            chunk.edge_source.extend(columns.sources[start : start + EDGES_PART_MAX])
-            chunk.edge_kind.extend(columns.kinds[start : start + EDGES_PART_MAX])  # type: ignore[arg-type]
-            messages.append(client_pb2.Submit(run_id=self._run_id, chunk=chunk))
-            chunk = graph_pb2.GraphChunk()
-        self._chunk = chunk
-        self._columns = _Columns()
+            self._chunk.edge_source.extend(columns.sources[start : start + EDGES_PART_MAX])
+            self._chunk.edge_kind.extend(columns.kinds[start : start + EDGES_PART_MAX])  # type: ignore[arg-type]
+            messages.append(self._message)
+            self._open()
         return messages
 
     def _add_spec(self, spec: TaskSpec) -> int:
