@@ -47,7 +47,7 @@ def test_a_record_fits_only_its_place(run: str, node: str) -> None:
 
 def test_another_key_and_no_seal_are_told_apart() -> None:
     record = Sealer(KEY).seal("r", "n", 7, b"some bytes")
-    with pytest.raises(SealError, match="sealed with another key.*--seal-key-file"):
+    with pytest.raises(SealError, match=r"sealed with another key.*--seal-key-file"):
         Sealer(b"x" * 32).open("r", "n", record)
     for bare in (b"", b"short", pickle.dumps("x" * 200)):
         with pytest.raises(SealError, match="no seal"):
@@ -82,8 +82,8 @@ def test_argument_then_environment_then_own_key(tmp_path: Path) -> None:
 def test_a_bad_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere cannot be read: No such file"):
         read_seal_key(tmp_path / "nowhere", {})
-    with pytest.raises(ConfigError, match="CASCADE_SEAL_KEY holds 5 bytes.*openssl rand"):
+    with pytest.raises(ConfigError, match=r"CASCADE_SEAL_KEY holds 5 bytes.*openssl rand"):
         read_seal_key(None, {"CASCADE_SEAL_KEY": "short"})
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be .*--seal-key-file"):
+    with pytest.raises(ConfigError, match=r"cannot be .*--seal-key-file"):
         read_seal_key(None, {"XDG_STATE_HOME": str(tmp_path / "file")})
