@@ -257,6 +257,7 @@ class Worker:
             versions=local_versions(),
             amounts=to_amounts(self._config.amounts.items()),
             async_credits=limits.async_max,
+            sync_credits=self._config.executors_max,
             ahead_credits=_ahead_credits(self._config.slots),
             object_address=self._object_address,
             host=socket.gethostname(),

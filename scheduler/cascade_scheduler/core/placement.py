@@ -206,6 +206,6 @@ def _balance(books: Books) -> None:
             continue
         waiting = [a for a in victim.queue.values() if not a.asked_back]
         for attempt in waiting[len(waiting) // 2 :]:
-            if any(w.could(attempt.spec.amounts) for w in idle):
+            if any(w.fits(attempt.spec) for w in idle):  # else it would come straight back
                 attempt.asked_back = True
                 books.out.append(RetractAttempt(victim.id, attempt.id))

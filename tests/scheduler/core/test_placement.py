@@ -181,6 +181,15 @@ def test_what_waits_on_a_busy_worker_is_asked_back_for_an_idle_one() -> None:
     assert {a.worker for a in sim.open.values()} == {"w1", "w2"}
 
 
+def test_what_no_idle_worker_can_start_is_not_asked_back() -> None:
+    sim = Sim()
+    sim.turn(e.WorkerConnected("w0", "w0", CPU, 0, 4, "w0:1", sync_credits=0))
+    sim.turn(e.WorkerConnected("w1", "w1", CPU, 0, 4, "w1:1", sync_credits=0))
+    sim.submit(many(1).graph())
+    sim.after(0.1)
+    assert not sim.of(c.RetractAttempt)
+
+
 def test_a_lost_worker_gives_its_attempts_to_others_and_a_task_that_kills_is_stopped() -> None:
     sim = Sim(loss_budget=3)
     make = GraphMaker()
