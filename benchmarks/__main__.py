@@ -36,6 +36,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--without", default="", help="leave out `cascade` or `transport` (or both, with a comma)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a file as well")
+    parser.add_argument("--markdown", action="store_true", help="print the figures as the README's table too")
     parser.add_argument("--repeat", type=int, default=3, metavar="K", help="rounds (default: %(default)s)")
     for name, help_ in (
         ("tasks", "no-op tasks"),
@@ -98,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     for side, rounds in found.items():
         report.add(side, rounds)
     report.print(console)
+    if options.markdown:
+        print(report.markdown())
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     return int(any(absent.side in OURSELVES for absent in report.absent))

@@ -7,7 +7,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.figures import METRICS, OURS, SIDES, Metric, Spread, collect, ratio
 from benchmarks.rounds import Absent, Round, Sizes
@@ -61,7 +63,7 @@ class Report:
         if any(self._cpu.values()):
             console.print(self._processes())
         for absent in self.absent:
-            console.print(f"[yellow]{NAMES[absent.side]} is absent:[/yellow]", absent.reason, markup=True)
+            console.print(f"[yellow]{NAMES[absent.side]} is absent:[/yellow] {escape(absent.reason)}")
 
     def _figures(self) -> Table:
         table = _table("Figures")
@@ -115,6 +117,25 @@ class Report:
                 cells = ["" if spread is None else f"{spread.median:,.1f}" for spread in spreads]
                 table.add_row(NAMES[side], role, *cells)
         return table
+
+    def markdown(self) -> str:
+        """The figures as the table of the README."""
+        lines = [
+            ", ".join(f"{name} {value}" for name, value in self._machine.items())
+            + f"; {self._repeats} repeats; "
+            + ", ".join(self._versions[side] for side in self._sides),
+            "",
+            "| | unit | floor | " + " | ".join(NAMES[side] for side in self._sides) + " |",
+            "| --- | --- | --- |" + " ---: |" * len(self._sides),
+        ]
+        for metric in METRICS:
+            found = [self._spreads[side].get(metric.name) for side in self._sides]
+            if any(found):
+                limit, word = self._floor(metric)
+                floor = f"{limit} {Text.from_markup(word).plain}".strip()
+                cells = [Text.from_markup(_cell(metric, spread)).plain for spread in found]
+                lines.append("| " + " | ".join([metric.label, metric.unit, floor, *cells]) + " |")
+        return "\n".join(lines) + "\n"
 
     # --- for programs ----------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Ours(Side):
         began = time.perf_counter()
         gate = sleep(GATE_SECONDS)
         run = self._cluster.submit([follow(gate, number) for number in range(tasks)])
-        grown = _settled(scheduler, before) - before
+        grown = _settled(scheduler, run) - before
         seconds = time.perf_counter() - began - SETTLED_CHECKS * CHECK_SECONDS
         client = resident_bytes() - client_before
         if run.done():
@@ -102,19 +102,19 @@ class Ours(Side):
         return "workers" if started_here and "cascade_worker" in command else "executors"
 
 
-def _settled(pid: int, before: int) -> int:
-    """Resident bytes of a process once they have grown and then stay as they are.
+def _settled(pid: int, run: Any) -> int:
+    """Resident bytes of a process once it has taken the run and they stay as they are.
 
     Raises:
         TimeoutError: they still grow at the end of the wait.
     """
     deadline = time.monotonic() + WAIT_SECONDS
-    last, same = resident_bytes(pid), 0
+    last, same = 0, 0
     while time.monotonic() < deadline:
         time.sleep(CHECK_SECONDS)
         now = resident_bytes(pid)
-        grew = now - before > SETTLED_BYTES
-        same = same + 1 if grew and abs(now - last) < SETTLED_BYTES else 0
+        taken = run.status != "pending"
+        same = same + 1 if taken and abs(now - last) < SETTLED_BYTES else 0
         last = now
         if same == SETTLED_CHECKS:
             return now
