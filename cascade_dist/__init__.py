@@ -15,6 +15,7 @@ from cascade_dist.errors import (
     AuthenticationError,
     CascadeError,
     ClusterClosedError,
+    ConfigError,
     ConnectionFailedError,
     CycleError,
     DependencyMissingError,
@@ -23,6 +24,7 @@ from cascade_dist.errors import (
     ParamMissingError,
     RemoteTaskError,
     RemoteTraceback,
+    ResultMissingError,
     ResultSerializationError,
     RunConflictError,
     RunLostError,
@@ -41,7 +43,7 @@ from cascade_dist.language.policies import RetryPolicy
 from cascade_dist.language.task import Task, task
 
 if TYPE_CHECKING:
-    from cascade_dist.client import Cluster, Run, aio, connect, run
+    from cascade_dist.client import Cluster, Run, aio, connect, events, run
     from cascade_dist.graph.dry_run import dry_run
     from cascade_dist.graph.visualize import visualize
 
@@ -52,6 +54,7 @@ __all__ = [
     "CascadeError",
     "Cluster",
     "ClusterClosedError",
+    "ConfigError",
     "ConnectionFailedError",
     "CycleError",
     "DependencyMissingError",
@@ -64,6 +67,7 @@ __all__ = [
     "ParamMissingError",
     "RemoteTaskError",
     "RemoteTraceback",
+    "ResultMissingError",
     "ResultSerializationError",
     "RetryPolicy",
     "Run",
@@ -82,6 +86,7 @@ __all__ = [
     "aio",
     "connect",
     "dry_run",
+    "events",
     "run",
     "task",
     "unmapped",
@@ -100,8 +105,8 @@ _AT_FIRST_USE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "aio":
-        return importlib.import_module("cascade_dist.client.aio")
+    if name in ("aio", "events"):
+        return importlib.import_module(f"cascade_dist.client.{name}")
     if name in _AT_FIRST_USE:
         found = getattr(importlib.import_module(_AT_FIRST_USE[name]), name)
         globals()[name] = found

@@ -21,6 +21,7 @@ __all__ = [
     "ParamMissingError",
     "RemoteTaskError",
     "RemoteTraceback",
+    "ResultMissingError",
     "ResultSerializationError",
     "RunConflictError",
     "RunLostError",
@@ -101,7 +102,7 @@ class TaskLostError(CascadeError, RuntimeError):
     """A task whose executors or workers died again and again."""
 
 
-class TaskCancelled(BaseException):  # noqa: N818 - like asyncio.CancelledError: no error, and not to be swallowed
+class TaskCancelled(BaseException):  # like asyncio.CancelledError: no error, and not to be swallowed
     """Raised inside a sync task that is being stopped, so that its ``finally`` blocks run."""
 
 
@@ -150,6 +151,13 @@ class GraphTooLargeError(RunRefusedError, ValueError):
 
 class RunNotFoundError(RunRefusedError, KeyError):
     """The scheduler knows no run of this id."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ResultMissingError(CascadeError, KeyError):
+    """The run succeeded, but its target has no value; a fault of the cluster, not of the tasks."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cascade_dist.client import grpc_import  # isort: skip - before all that import gRPC
 from cascade_dist.client import aio, events
 from cascade_dist.client.aio import AsyncCluster, AsyncRun
 from cascade_dist.client.api import connect, run
@@ -16,6 +17,8 @@ from cascade_dist.client.records import (
     RunStatus,
     WorkerInfo,
 )
+
+del grpc_import
 
 __all__ = [
     "AsyncCluster",

@@ -53,7 +53,7 @@ def connect(
         tls_ca: PEM file with the authorities to trust; turns TLS on.
         tls_cert: PEM file with the client's certificate, for mutual TLS.
         tls_key: PEM file with its private key.
-        workers: of a private cluster; 2.
+        workers: of a private cluster, if it comes to one; 2.
         slots: of each worker of a private cluster, or ``"auto"``; 1.
         logs: print what tasks print.
         progress: show progress of runs; None: on a terminal.
@@ -89,10 +89,10 @@ def connect(
                 "its own token. Pass the address, or set CASCADE_ADDRESS"
             )
         return _start_private(settings, logs, progress)
-    if workers is not None or slots is not None:
+    if address is not None and (workers is not None or slots is not None):
         raise TypeError(
-            f"workers= and slots= are for private clusters, but the address {settings['address']!r} "
-            f"({settings.origin('address')}) names one that runs; leave them out, or pass address='local'"
+            f"workers= and slots= are for private clusters, but the address {address!r} names one that "
+            "runs; leave them out, or pass address='local'"
         )
     return _connect_to(settings, logs, progress)
 

@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
+from cascade_dist.errors import ClusterClosedError, ConnectionFailedError
+
 __all__ = ["BackgroundLoop", "acquire", "release"]
 
 T = TypeVar("T")
@@ -23,6 +25,9 @@ STOP_SECONDS = 5.0
 
 _lock = threading.Lock()
 _shared: BackgroundLoop | None = None
+_forked_from = 0
+"""The process that this one was forked from, when that one had talked gRPC by then."""
+_used = False
 
 
 class BackgroundLoop:
@@ -61,8 +66,16 @@ class BackgroundLoop:
         self.loop.call_soon_threadsafe(callback, *args)
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts a coroutine on the loop. Any thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        """Starts a coroutine on the loop. Any thread.
+
+        Raises:
+            ClusterClosedError: the loop has ended.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise ClusterClosedError("the cluster handle is closed") from None
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Runs a coroutine on the loop and waits for it; it is cancelled when the caller is interrupted.
@@ -108,9 +121,20 @@ def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
 
 
 def acquire() -> BackgroundLoop:
-    """The background loop, started if need be; `release` it."""
-    global _shared
+    """The background loop, started if need be; `release` it.
+
+    Raises:
+        ConnectionFailedError: this is a forked child of a process that had connected.
+    """
+    global _shared, _used
+    if _forked_from:
+        raise ConnectionFailedError(
+            f"process {os.getpid()} was forked from process {_forked_from}, which had connected to a cluster "
+            "before: gRPC does not survive a fork. Start such processes with multiprocessing's 'spawn' or "
+            "'forkserver', or fork before the first connect"
+        )
     with _lock:
+        _used = True
         if _shared is None:
             _shared = BackgroundLoop()
         _shared.users += 1
@@ -132,9 +156,10 @@ def release(background: BackgroundLoop) -> None:
 
 
 def _forget_after_fork() -> None:
-    # The child has the object but not its thread.
-    global _shared, _lock
+    # The child has the object but not its thread; and gRPC, used in it, would disturb the parent's sockets.
+    global _shared, _lock, _forked_from
     _lock = threading.Lock()
+    _forked_from = _forked_from or (os.getppid() if _used else 0)
     _shared = None
 
 

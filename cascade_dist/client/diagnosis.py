@@ -35,11 +35,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (TimeoutError, grpc.aio.UsageError, ConnectionError))
 
 
-def no_answer(address: str, seconds: float) -> ConnectionFailedError:
-    """Something took the connection and then kept silent."""
+def no_answer(address: str) -> ConnectionFailedError:
+    """Something took the connection and then kept silent, or packets are lost on the way."""
     return ConnectionFailedError(
-        f"what listens at {address} did not answer within {seconds:g} s: it is another service, or a host or "
-        f"firewall on the way drops packets; {_OTHER}"
+        f"what listens at {address} did not answer in time: it is another service, or a host or firewall on "
+        f"the way drops packets; {_OTHER}"
     )
 
 
@@ -75,6 +75,8 @@ def _unavailable(address: str, details: str) -> str:
         return f"the TLS handshake with {address} failed ({_last(details)}); {_WRONG_TLS}"
     if "parsing HTTP/2" in details:
         return f"at {address} listens a service that does not speak gRPC; {_OTHER}"
+    if "timed out" in details:
+        return str(no_answer(address))
     if "closed" in details.lower() or "reset" in details.lower():
         return (
             f"what listens at {address} closed the connection at once: it is another service, or {_WRONG_TLS}"

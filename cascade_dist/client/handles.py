@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future
-from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cascade_dist.client.events import Event
@@ -170,7 +169,7 @@ class Run(Future[T]):
         return f"<Run {self._id}{named} {self._status}, {self._progress}>"
 
     def _repr_html_(self) -> str:
-        return html_table((name, escape(str(value))[:500]) for name, value in self._facts())
+        return html_table((name, str(value)[:500]) for name, value in self._facts())
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -188,5 +187,6 @@ def check_process(pid: int, what: str) -> None:
     if pid != os.getpid():
         raise ClusterClosedError(
             f"{what} was made in process {pid}, and this is a forked child ({os.getpid()}): connections do "
-            "not survive a fork; call cs.connect(…) in the child"
+            "not survive a fork. Start such processes with multiprocessing's 'spawn' or 'forkserver', and "
+            "call cs.connect(…) there"
         )

@@ -170,7 +170,7 @@ async def _shake_hands(address: Address, call: Any, timeout: float) -> pb.Client
         raise connect_error(str(address), error) from None
     except TimeoutError:
         call.cancel()
-        raise no_answer(str(address), timeout) from None
+        raise no_answer(str(address)) from None
     if message.WhichOneof("body") != "welcome":
         call.cancel()
         raise ConnectionFailedError(f"what listens at {address} speaks another protocol than this client")

@@ -334,6 +334,7 @@ class Session:
             RunNotFoundError: the scheduler does not know the run.
             ConnectionFailedError: it does not answer.
         """
+        self.check_process()
         return self.background.call(self.ask_async(method, request, timeout=timeout))
 
     async def ask_async(self, method: str, request: Any, *, timeout: float = CALL_SECONDS) -> Any:

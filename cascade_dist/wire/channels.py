@@ -26,6 +26,7 @@ PAYLOAD_BYTES_MAX = 1 << 20
 _KEEPALIVE_MS = 20_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 _PING_INTERVAL_MIN_MS = 10_000
+_CONNECT_MS = 5_000
 _BACKOFF_FIRST_MS = 100
 _BACKOFF_MAX_MS = 5_000
 
@@ -48,7 +49,8 @@ def channel_options() -> _Options:
     return [
         *_common(),
         ("grpc.initial_reconnect_backoff_ms", _BACKOFF_FIRST_MS),
-        ("grpc.min_reconnect_backoff_ms", _BACKOFF_FIRST_MS),
+        # By its name a pause, but it bounds one attempt to connect, over any distance and with TLS.
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", _BACKOFF_MAX_MS),
         # A proxy for the web is no way to a cluster, least of all to one on this machine.
         ("grpc.enable_http_proxy", 0),
