@@ -189,12 +189,12 @@ class Tracker:
     def _finish_now(self, finish: pb.RunFinish) -> None:
         if finish.state == pb.RUN_STATE_CANCELLED:
             self._end(RunStatus.CANCELLED)
+        elif finish.skip_reason:
+            self._end_without_value(finish)
         elif finish.state == pb.RUN_STATE_FAILED:
             self._end(RunStatus.FAILED, error=_task_error(finish, self.run.id))
         elif self._error is not None:
             self._end(RunStatus.SUCCEEDED, error=self._error)
-        elif finish.skip_reason:
-            self._end_without_value(finish)
         else:
             try:
                 value = assemble(finish.tree, self._values, self._blobs)
@@ -213,7 +213,7 @@ class Tracker:
         label = self.run.name or self.run.id
         source = finish.skipped_dependency or f"node {finish.skipped_node}"
         missing = errors.DependencyMissingError(label, "target", source, finish.skip_reason)
-        self._end(RunStatus.SUCCEEDED, error=missing)
+        self._end(RunStatus.FAILED, error=missing)
 
     def _end(self, status: RunStatus, value: Any = None, error: BaseException | None = None) -> None:
         self._session.forget(self)
@@ -243,9 +243,13 @@ class Tracker:
             self._end(RunStatus.CANCELLED)
 
 
+_BUILT_IN = {"TypeError": TypeError, "ValueError": ValueError}
+"""Verdicts of the scheduler about values, such as lists of unequal lengths."""
+
+
 def _task_error(finish: pb.RunFinish, run_id: str) -> BaseException:
     record = error_record(finish.error)
-    own = getattr(errors, record.type, None) if record.type in errors.__all__ else None
+    own = getattr(errors, record.type, None) if record.type in errors.__all__ else _BUILT_IN.get(record.type)
     if not record.pickled and own is not None and own is not errors.RemoteTaskError:
         # The scheduler's own verdict, such as a task lost too often: it has no exception object to send.
         try:

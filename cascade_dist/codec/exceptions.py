@@ -69,7 +69,7 @@ class _Portable(NamedTuple):
 def encode_exception(exc: BaseException) -> ErrorRecord:
     """What is known of an exception, bounded. Never raises for the exception's sake."""
     _hint(exc)
-    kind = type_name(exc)
+    kind = type(exc).__name__
     message = _message(exc)
     try:
         text = _traceback_text(exc)

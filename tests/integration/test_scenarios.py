@@ -272,8 +272,11 @@ def test_s55_a_map_over_a_large_lazy_list(cluster: cs.Cluster) -> None:
     def blocks() -> list[bytes]:
         return [bytes([i]) * 50_000 for i in range(20)]
 
-    size = cs.task(len)
-    assert cluster.run(size.map(obj=blocks())) == [50_000] * 20
+    @cs.task
+    def size(block: bytes) -> int:
+        return len(block)
+
+    assert cluster.run(size.map(block=blocks())) == [50_000] * 20
 
 
 def test_s56_map_retries_each_child(cluster: cs.Cluster, journal: Journal) -> None:
@@ -321,6 +324,7 @@ def test_s59_no_stage_barrier(cluster: cs.Cluster, journal: Journal) -> None:
 
 
 def test_s60_a_blocking_task_does_not_hold_an_async_one(cluster: cs.Cluster) -> None:
+    cluster.run([sleeps(0), slowly(0, 1)])  # executors are forked on demand
     run = cluster.submit([sleeps(0.5), slowly(0.1, 1)])
     run.result(30)
     ends = [e.task for e in run.events() if type(e).__name__ == "TaskExecutionFinished"]
