@@ -157,14 +157,11 @@ async def measure(tasks: int) -> None:
             feeder.batches = 0
             seconds = await feeder.run(tasks)
             own = time.process_time() - own
-            used = {
-                name: value - before[name] for name, value in cpu_of(process.pid).items() if name in before
-            }
+            after = {**cpu_of(process.pid), "feeder": own}
+            used = {name: value - before.get(name, 0.0) for name, value in after.items()}
             parts = ", ".join(f"{name} {value / tasks * 1e6:.1f}" for name, value in used.items())
-            print(
-                f"{tasks} tasks: {tasks / seconds:,.0f}/s; µs of CPU per task: {parts}, feeder {own / tasks * 1e6:.1f}; "
-                f"{tasks / feeder.batches:.1f} reports a message"
-            )
+            batch = tasks / feeder.batches
+            print(f"{tasks / seconds:,.0f} tasks/s; CPU µs per task: {parts}; {batch:.1f} reports a message")
         process.terminate()
         process.wait()
     await server.stop(0)

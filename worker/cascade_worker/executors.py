@@ -334,6 +334,7 @@ class ExecutorPool:
 
     def close(self) -> None:
         """Ends the fork server, and with it all executors."""
+        self._tell_server([forkserver.END])
         self._drop_control()
         server, self._server = self._server, None
         if server is not None:

@@ -18,11 +18,13 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
+from cascade_worker.executor.frames import STOP_SIGNAL, ExecutorConfig
 from cascade_worker.executor.process import die_with_parent, executor_main
 
-__all__ = ["DIED", "FAILED", "FORKED", "MESSAGE_BYTES_MAX", "SIGNAL", "START", "kill_group", "main"]
+__all__ = ["DIED", "END", "FAILED", "FORKED", "MESSAGE_BYTES_MAX", "SIGNAL", "START", "kill_group", "main"]
 
 MESSAGE_BYTES_MAX = 64 * 1024
 EXECUTOR_FDS = 5
@@ -32,6 +34,8 @@ START = "start"
 """["start", executor, [worker_id, asynchronous, object_dirs, functions_dir]], and five descriptors."""
 SIGNAL = "signal"
 """["signal", executor, number, whole group]: only the server, who reaps, knows that a pid is still its."""
+END = "end"
+"""["end"]: the worker ends in order, and cleans up itself."""
 FORKED = "forked"
 """["forked", executor, pid]."""
 DIED = "died"
@@ -40,6 +44,7 @@ FAILED = "failed"
 """["failed", executor, text]: it could not be forked."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_DYING_CHECKS, _DYING_PAUSE = 100, 0.02
 
 
 class ForkServer:
@@ -50,12 +55,15 @@ class ForkServer:
         self._executors: dict[int, int] = {}  # executor by pid
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ending = False
+        self._told = False
 
-    def run(self) -> None:
-        """Serves until the worker closes its end, or SIGTERM."""
+    def run(self) -> bool:
+        """Serves until the worker says or closes its end, or SIGTERM. Returns whether the worker said so."""
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Inherited: a stop that comes before an executor has its handler is seen in the page instead.
+        signal.signal(STOP_SIGNAL, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake_write)
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
@@ -69,6 +77,7 @@ class ForkServer:
                 elif not self._take():
                     self._ending = True
         self._kill_all()
+        return self._told
 
     def _on_term(self, signum: int, frame: object) -> None:
         self._ending = True
@@ -83,6 +92,9 @@ class ForkServer:
             self._start(message[1], message[2], fds)
         elif message[0] == SIGNAL:
             self._signal(message[1], message[2], message[3])
+        elif message[0] == END:
+            self._told = True
+            return False
         return True
 
     def _signal(self, executor: int, signum: int, group: bool) -> None:
@@ -109,8 +121,6 @@ class ForkServer:
 
     def _become(self, server: int, fds: list[int], config: list[Any]) -> None:
         """In the child: let go of everything that is the server's."""
-        from cascade_worker.executor.frames import ExecutorConfig
-
         self._control.close()
         signal.set_wakeup_fd(-1)
         os.close(self._wake_read)
@@ -171,17 +181,22 @@ def main(fd: int, worker: int, roots: list[str]) -> None:
     gc.collect()
     gc.disable()
     gc.freeze()
-    ForkServer(socket.socket(fileno=fd)).run()
-    for root in roots:
-        _remove_if_dead(root)
+    if not ForkServer(socket.socket(fileno=fd)).run():
+        for root in roots:
+            _remove_if_dead(root)
 
 
 def _remove_if_dead(root: str) -> None:
     """Removes a worker's directory when nobody holds its lock: the next start may be far away."""
     with contextlib.suppress(OSError):
         lock = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(root, ignore_errors=True)
+        for _ in range(_DYING_CHECKS):
+            # A killed worker holds it until the last of its threads is gone, a moment after this was told.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(root, ignore_errors=True)
+                return
+            time.sleep(_DYING_PAUSE)
 
 
 def _preload() -> None:

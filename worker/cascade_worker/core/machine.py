@@ -32,11 +32,11 @@ from cascade_worker.core.endings import (
 from cascade_worker.core.placing import (
     became_idle,
     close_idle,
+    has_started,
     make_ready,
     new_executor,
     place,
     reclaim,
-    set_deadline,
     unqueue,
 )
 from cascade_worker.core.state import Attempt, Body, Limits, Phase, State, Timer, Wanted
@@ -154,7 +154,7 @@ class Core:
                 dropped.append(attempt)
             elif attempt.phase == Phase.FINISHED:
                 state.unreported.append(attempt)
-            elif attempt.phase in (Phase.RUNNING, Phase.STORING):
+            elif attempt.phase in (Phase.RUNNING, Phase.STORING) and attempt.started_at >= 0:
                 state.started.append(attempt)
         stop(state, dropped, Wanted.DROP, now, out)
         state.told_draining = False
@@ -307,8 +307,7 @@ class Core:
         self.state.start_failures = 0
         for attempt in [*executor.pipe, *executor.running.values()]:
             if attempt.phase == Phase.RUNNING:
-                attempt.started_at = now
-                set_deadline(self.state, attempt, now)
+                has_started(self.state, attempt, now)
 
     def _on_executor_reported(self, now: float, event: events.ExecutorReported, out: list[Command]) -> None:
         executor = self.state.executors.get(event.executor)

@@ -20,7 +20,17 @@ from cascade_worker.core.commands import (
 )
 from cascade_worker.core.state import Attempt, Executor, Phase, State, Timer, Wanted
 
-__all__ = ["became_idle", "close_idle", "new_executor", "place", "promote", "reclaim", "unqueue"]
+__all__ = [
+    "became_idle",
+    "close_idle",
+    "has_started",
+    "make_ready",
+    "new_executor",
+    "place",
+    "promote",
+    "reclaim",
+    "unqueue",
+]
 
 Sends = dict[int, list[int]]
 
@@ -81,18 +91,18 @@ def _idle_executor(state: State, out: list[Command]) -> Executor | None:
 def _start(state: State, executor: Executor, attempt: Attempt, now: float) -> None:
     attempt.executor = executor
     attempt.phase = Phase.RUNNING
-    attempt.started_at = now
     if executor.asynchronous:
         executor.running[attempt.id] = attempt
     else:
         executor.pipe.append(attempt)
-    state.started.append(attempt)
     if executor.started:
-        set_deadline(state, attempt, now)
+        has_started(state, attempt, now)
 
 
-def set_deadline(state: State, attempt: Attempt, now: float) -> None:
-    """From now on an attempt's timeout runs."""
+def has_started(state: State, attempt: Attempt, now: float) -> None:
+    """User code runs: the scheduler is to know, and the timeout begins."""
+    attempt.started_at = now
+    state.started.append(attempt)
     if attempt.body.timeout is not None:
         state.set_timer(now + attempt.body.timeout, Timer.DEADLINE, attempt.id)
 
@@ -156,11 +166,9 @@ def promote(state: State, executor: Executor, now: float, out: list[Command]) ->
     """The attempt before it has ended, so an executor's next one runs now."""
     head = executor.pipe[0]
     head.phase = Phase.RUNNING
-    head.started_at = now
     if not head.charged:
         state.charge(head)
-    state.started.append(head)
-    set_deadline(state, head, now)
+    has_started(state, head, now)
     executor.overrun = False
     if head.wanted == Wanted.RETRACT:
         head.wanted = Wanted.NOTHING

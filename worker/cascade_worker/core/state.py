@@ -146,7 +146,8 @@ class Attempt:
         self.wanted = Wanted.NOTHING
         self.executor: Executor | None = None
         """Where it was written to, in SENT and RUNNING."""
-        self.started_at = 0.0
+        self.started_at = -1.0
+        """When it began to run, last; negative: it has not."""
         self.duration_ns = 0
         """How long user code ran; only in STORING."""
         self.ending: Ending | None = None

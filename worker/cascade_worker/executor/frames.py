@@ -36,7 +36,7 @@ __all__ = [
 # To an executor, one packet each.
 TASK = 1
 """(TASK, attempt, body, args, inputs, node_id, try, map_index, observe, publish); body is a marshalled
-BodyInfo, args are bytes or a file as (path,)."""
+BodyInfo, args are bytes, or a file as (path, size)."""
 SPILLED = 2
 """(SPILLED, attempt, path): a file with the frame, too large for a packet. Whoever reads it removes it."""
 CANCEL = 3

@@ -141,7 +141,7 @@ class Workbench:
             return (), {}
         try:
             if type(payload) is not bytes:
-                payload = _mapped(payload[1])
+                payload = _mapped(payload[0])
             inputs = [_resolve(value) for value in task.inputs] if task.inputs else ()
             return load_arguments(payload, inputs, task.map_index)
         except Exception as error:

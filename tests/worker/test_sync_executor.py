@@ -1,0 +1,583 @@
+"""A sync executor: real processes, no scheduler, no worker."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+
+from cascade_dist.codec.values import dump_inline_or_packed, dump_items, load, load_item
+from cascade_dist.context import AttemptInfo, current_attempt
+from cascade_dist.errors import ResultSerializationError, TaskCancelled, TaskLoadError
+from cascade_worker.executor import frames
+from tests.worker.children import Children
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def children(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Children]:
+    """A fork server that all tests here share."""
+    made = Children(tmp_path_factory.mktemp("worker"))
+    yield made
+    made.pool.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared(children: Children) -> int:
+    """An executor for tests that leave it as it was."""
+    return await children.executor()
+
+
+# --- values -----------------------------------------------------------------------------------------
+
+
+async def test_a_task_runs(children: Children, shared: int) -> None:
+    answer = await children.run(shared, lambda a, b=1: a + b, 2)
+    assert answer.value == 3
+    assert answer.frame[9] == "3"
+    assert 0 < answer.frame[2] < 1e9
+
+
+async def test_nothing_of_grpc_is_in_an_executor(children: Children, shared: int) -> None:
+    def look() -> list[str]:
+        return sorted({"grpc", "google", "redis", "aiohttp", "cascade_worker.app"} & set(sys.modules))
+
+    assert (await children.run(shared, look)).value == []
+
+
+async def test_inputs_take_every_form(children: Children, shared: int, tmp_path: Path) -> None:
+    def pack(value: Any, name: str) -> tuple[str, int]:
+        packed = dump_inline_or_packed(value, 0)
+        assert not isinstance(packed, bytes)
+        (tmp_path / name).write_bytes(b"".join(packed.pieces()))
+        return str(tmp_path / name), packed.size
+
+    array = np.arange(10_000)
+    split = dump_items(["a", "b", array], 0)
+    assert not isinstance(split, list)
+    (tmp_path / "list").write_bytes(b"".join(split.pieces()))
+    inline = pickle.dumps(1, 5)
+    parts = tmp_path / "parts"
+    parts.write_bytes(frames.dumps([inline, inline]) + frames.dumps([inline]))
+
+    class Reference(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return obj.stop if isinstance(obj, slice) else None
+
+    def refer(value: Any) -> bytes:
+        import io
+
+        file = io.BytesIO()
+        Reference(file, 5).dump(value)
+        return file.getvalue()
+
+    inputs = [
+        inline,
+        (frames.FILE, *pack(array, "array")),
+        (frames.ITEM, str(tmp_path / "list"), split.size, 1),
+        (frames.LIST, [inline, (frames.LIST, [inline])]),
+        (frames.COMPOUND, refer({"k": slice(1), "j": slice(0)}), [inline, (frames.LIST, [])]),
+        (frames.PARTS, str(parts), None),
+    ]
+    payload = refer(([slice(number) for number in range(6)], {}))
+
+    def look(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+        return a, int(b.sum()), b.flags.writeable, c, d, e, f
+
+    answer = await children.run(shared, look, payload=payload, inputs=inputs)
+    total = int(array.sum())
+    assert answer.value == (1, total, False, "b", [1, [1]], {"k": [], "j": 1}, [1, 1, 1])
+    assert not parts.exists(), "whoever reads it removes it"
+
+
+async def test_a_large_result_is_an_object_that_maps(children: Children, shared: int) -> None:
+    answer = await children.run(shared, lambda: np.ones(100_000), publish=True)
+    (path,) = children.objects.glob(f"{answer.frame[1]:016x}")
+    assert path.stat().st_size == answer.size > 800_000
+    assert load(path.read_bytes()).sum() == 100_000
+    assert answer.frame[10], "it is to be published"
+    small = await children.run(shared, lambda: 1, publish=True)
+    assert not small.frame[10], "an inline value needs no blob"
+
+
+async def test_truth_and_split_are_observed(children: Children, shared: int) -> None:
+    assert (await children.run(shared, lambda: 0, observe=1)).frame[5] is False
+    assert (await children.run(shared, lambda: [0], observe=1)).frame[5] is True
+    assert (await children.run(shared, lambda: [0])).frame[5] is None
+    split = await children.run(shared, lambda: ["a", 2], observe=2)
+    assert split.frame[6] == 2
+    assert [pickle.loads(item) for item in split.frame[7]] == ["a", 2]
+    assert split.value == ["a", 2]
+    large = await children.run(shared, lambda: [b"x" * 50_000] * 3, observe=3)
+    assert (large.frame[5], large.frame[6], large.frame[7]) == (True, 3, None)
+    stored = (children.objects / f"{large.frame[1]:016x}").read_bytes()
+    assert load_item(stored, 2) == b"x" * 50_000
+
+
+async def test_an_observation_that_raises_is_told_beside_the_value(children: Children, shared: int) -> None:
+    answer = await children.run(shared, lambda: np.arange(3), observe=1)
+    assert answer.frame[8][0] == "ValueError"
+    assert answer.value.tolist() == [0, 1, 2]
+    answer = await children.run(shared, lambda: 5, observe=2)
+    assert answer.frame[8][0] == "TypeError"
+
+
+async def test_a_frame_larger_than_a_packet_goes_through_a_file(children: Children, shared: int) -> None:
+    answer = await children.run(shared, len, b"x" * 60_000 + b"y" * 60_000)
+    assert answer.value == 120_000
+    assert list((children.root / "frames").iterdir()) == []
+
+
+async def test_arguments_in_a_file(children: Children, shared: int, tmp_path: Path) -> None:
+    packed = dump_inline_or_packed(((np.ones(50_000),), {}), 0)
+    assert not isinstance(packed, bytes)
+    path = tmp_path / "args"
+    path.write_bytes(b"".join(packed.pieces()))
+    answer = await children.run(shared, lambda a: float(a.sum()), payload=(str(path), packed.size))  # type: ignore[arg-type]
+    assert answer.value == 50_000.0
+
+
+async def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cascade_worker.executor import work
+
+    def full(fd: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(work, "_reserve", full)
+    bench = work.Workbench(frames.ExecutorConfig("w", False, (str(tmp_path),), str(tmp_path)))
+    packed = dump_inline_or_packed(b"x" * 100_000, 0)
+    assert not isinstance(packed, bytes)
+    with pytest.raises(work.Unloadable) as caught:
+        bench._write(7, packed, "the result of 'f'")
+    text = str(caught.value.error)
+    assert "the result of 'f' has 100," in text
+    assert "no room" in text
+    assert "--object-dir" in text
+    assert os.listdir(tmp_path) == [], "nothing half written stays"
+
+
+# --- errors -----------------------------------------------------------------------------------------
+
+
+async def test_what_a_task_raises_comes_with_its_traceback(children: Children, shared: int) -> None:
+    def fail() -> None:
+        raise ValueError("no such thing")
+
+    answer = await children.run(shared, fail)
+    assert isinstance(answer.error, ValueError)
+    assert answer.record.message == "no such thing"
+    assert "in fail" in answer.record.traceback
+    assert (answer.stopped, answer.unloadable, answer.retryable) == (False, False, False)
+
+
+async def test_retryable_is_what_the_policy_names(children: Children, shared: int) -> None:
+    def fail() -> None:
+        raise KeyError("k")
+
+    assert (await children.run(shared, fail, retry_on=b"")).retryable
+    assert (await children.run(shared, fail, retry_on=pickle.dumps((LookupError,)))).retryable
+    assert not (await children.run(shared, fail, retry_on=pickle.dumps((OSError,)))).retryable
+    assert not (await children.run(shared, sys.exit, 3, retry_on=b"")).retryable
+
+
+async def test_sys_exit_is_a_failure_of_the_task(children: Children, shared: int) -> None:
+    answer = await children.run(shared, sys.exit, "enough")
+    assert isinstance(answer.error, SystemExit)
+    assert (await children.run(shared, lambda: 1)).value == 1, "the executor lives"
+
+
+@pytest.mark.parametrize("kind", [GeneratorExit, KeyboardInterrupt, TaskCancelled, BaseException])
+async def test_every_kind_of_exception_is_a_failure(children: Children, shared: int, kind: type) -> None:
+    def fail() -> None:
+        raise kind("x")
+
+    answer = await children.run(shared, fail)
+    assert answer.record.type.endswith(kind.__name__)
+
+
+async def test_a_function_that_cannot_be_loaded(children: Children, shared: int) -> None:
+    answer = await children.run(shared, len, body=b"cno_such_module\nf\n.", name="lost")
+    assert answer.unloadable
+    assert isinstance(answer.error, TaskLoadError)
+    assert "no_such_module" in str(answer.error)
+
+
+async def test_arguments_that_cannot_be_loaded(children: Children, shared: int) -> None:
+    answer = await children.run(shared, len, payload=b"\x80\x05cno_such_module\nf\n.")
+    assert answer.unloadable
+    assert isinstance(answer.error, TaskLoadError)
+
+
+@pytest.mark.parametrize(
+    ("func", "text"),
+    [
+        (lambda: threading.Lock(), "the result of 'f'"),
+        (lambda: (number for number in range(3)), "generator"),
+        (lambda: [1, {"k": threading.Lock()}], "[1]['k']"),
+    ],
+)
+async def test_a_result_that_cannot_be_pickled(children: Children, shared: int, func: Any, text: str) -> None:
+    answer = await children.run(shared, func)
+    assert answer.unloadable
+    assert isinstance(answer.error, ResultSerializationError)
+    assert text in str(answer.error)
+
+
+async def test_a_coroutine_function_that_does_not_look_like_one(children: Children, shared: int) -> None:
+    async def work() -> None: ...
+
+    answer = await children.run(shared, lambda: work())
+    assert "async def" in str(answer.error)
+
+
+async def test_an_exception_that_cannot_be_described(children: Children, shared: int) -> None:
+    def fail() -> None:
+        class Stubborn(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError("no")
+
+            def __reduce__(self) -> Any:
+                raise RuntimeError("no")
+
+        raise Stubborn
+
+    answer = await children.run(shared, fail)
+    assert "Stubborn" in answer.record.type
+
+
+# --- lines ------------------------------------------------------------------------------------------
+
+
+async def test_lines_come_before_the_answer_and_know_their_attempt(children: Children, shared: int) -> None:
+    def talk() -> None:
+        print("one")
+        print("two", file=sys.stderr)
+        print("no end", end="")
+        sys.stdout.buffer.write(b"bytes\n")
+
+    attempt = children.send(shared, talk)
+    await children.answer(attempt)
+    assert [(s, t) for a, s, t in children.lines if a == attempt] == [
+        (1, "one"),
+        (2, "two"),
+        (1, "no endbytes"),
+    ]
+    mine = [kind for kind, of in children.order if of == attempt]
+    assert mine == ["line"] * 3 + ["answer"]
+
+
+async def test_what_is_written_to_the_descriptor_is_heard(children: Children, shared: int) -> None:
+    def talk() -> None:
+        os.write(1, b"raw\n")
+        subprocess.run(["echo", "from a child"], check=True)
+
+    attempt = children.send(shared, talk)
+    await children.answer(attempt)
+    assert children.lines_of(attempt) == ["raw", "from a child"]
+
+
+async def test_a_long_line_is_cut_and_an_unfinished_one_is_told(children: Children, shared: int) -> None:
+    def talk() -> None:
+        print("x" * 100_000)
+        sys.stdout.write("the end")
+
+    attempt = children.send(shared, talk)
+    await children.answer(attempt)
+    first, last = children.lines_of(attempt)
+    assert first.endswith("… [cut]")
+    assert len(first) < 9000
+    assert last == "the end"
+
+
+async def test_a_flood_of_lines_is_bounded(children: Children) -> None:
+    executor = await children.executor()
+
+    def talk() -> None:
+        for number in range(30_000):
+            print(number)
+
+    attempt = children.send(executor, talk)
+    await children.answer(attempt)
+    lines = children.lines_of(attempt)
+    assert len(lines) < 15_000
+    assert lines[-1].endswith("a second]"), "the last line says how many are missing"
+
+
+async def test_stdin_is_empty(children: Children, shared: int) -> None:
+    assert (await children.run(shared, lambda: (sys.stdin.read(), sys.stdin.isatty()))).value == ("", False)
+
+
+# --- what a task sees -------------------------------------------------------------------------------
+
+
+async def test_the_attempt_is_known_to_user_code(children: Children, shared: int) -> None:
+    def look() -> Any:
+        seen: list[Any] = []
+        thread = threading.Thread(target=lambda: seen.append(current_attempt()))
+        thread.start()
+        thread.join()
+        names = ("CASCADE_RUN_ID", "CASCADE_NODE_ID", "CASCADE_ATTEMPT", "CASCADE_WORKER_ID")
+        return current_attempt(), seen[0], [os.environ[name] for name in names]
+
+    attempt = children.send(shared, look, run_id="run-7", try_=2, map_index=4, name="look")
+    info, in_thread, environment = (await children.answer(attempt)).value
+    assert info == in_thread == AttemptInfo("run-7", f"node-{attempt}", 2, "look[4]", "worker-1")
+    assert environment == ["run-7", f"node-{attempt}", "2", "worker-1"]
+    assert current_attempt() is None
+
+
+async def test_numeric_libraries_get_one_thread_unless_told(children: Children, shared: int) -> None:
+    def look() -> list[str]:
+        return [os.environ[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")]
+
+    assert (await children.run(shared, look)).value == ["1", "1", "1"]
+    executor = await children.executor()
+    assert (await children.run(executor, look, threads=3)).value == ["3", "3", "3"]
+
+
+async def test_a_child_that_user_code_forks_cannot_disturb(children: Children, shared: int) -> None:
+    def fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            print("in the child")
+            sys.stdout.flush()
+            return -1  # runs into the executor's own code
+        os.waitpid(pid, 0)
+        return 1
+
+    attempt = children.send(shared, fork)
+    assert (await children.answer(attempt)).value == 1
+    assert children.lines_of(attempt) == ["in the child"]
+    assert (await children.run(shared, lambda: 2)).value == 2
+
+
+# --- stopping ---------------------------------------------------------------------------------------
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def started(children: Children, executor: int) -> None:
+    """Waits until the last task that was sent has printed something."""
+    before = len(children.lines)
+    await children.until(lambda: len(children.lines) > before)
+
+
+async def test_a_stop_raises_in_the_task_and_its_cleanup_runs(children: Children, shared: int) -> None:
+    def work() -> None:
+        try:
+            print("up")
+            time.sleep(60)
+        finally:
+            print("cleaned up")
+
+    attempt = children.send(shared, work)
+    await started(children, shared)
+    children.pool.stop(shared, attempt, False)
+    answer = await children.answer(attempt)
+    assert answer.stopped
+    assert isinstance(answer.error, TaskCancelled)
+    assert children.lines_of(attempt) == ["up", "cleaned up"]
+    assert (await children.run(shared, lambda: 1)).value == 1, "the next task is not touched"
+
+
+async def test_a_task_that_swallows_the_stop_and_returns_counts_as_stopped(
+    children: Children, shared: int
+) -> None:
+    def work() -> str:
+        try:
+            print("up")
+            time.sleep(60)
+        except BaseException:
+            return "got away"
+        return "?"
+
+    attempt = children.send(shared, work)
+    await started(children, shared)
+    children.pool.stop(shared, attempt, False)
+    answer = await children.answer(attempt)
+    assert answer.stopped
+
+
+async def test_a_stop_for_another_attempt_is_ignored(children: Children, shared: int) -> None:
+    def work() -> int:
+        print("up")
+        time.sleep(0.2)
+        return 7
+
+    attempt = children.send(shared, work)
+    await started(children, shared)
+    children.pool.stop(shared, attempt - 1, False)
+    assert (await children.answer(attempt)).value == 7
+
+
+async def test_a_stop_before_the_start_counts(children: Children, shared: int) -> None:
+    first = children.send(shared, time.sleep, 0.1)
+    second = children.send(shared, time.sleep, 60)
+    children.pool.stop(shared, second, False)
+    assert (await children.answer(first)).done
+    assert (await children.answer(second)).stopped
+
+
+async def test_stops_at_any_moment_hit_their_attempt_alone(children: Children) -> None:
+    """Many short tasks, each told to stop at about the time when it ends: all answer, none twice."""
+    executor = await children.executor()
+    body = lambda: sum(range(500))  # noqa: E731
+    for pause in range(150):
+        attempt = children.send(executor, body)
+        for _ in range(pause % 10):
+            os.getpid()
+        children.pool.stop(executor, attempt, False)
+        answer = await children.answer(attempt)
+        assert answer.done or answer.stopped
+    assert (await children.run(executor, lambda: 1)).value == 1
+
+
+async def test_a_stop_while_a_line_is_printed_leaves_the_frames_whole(children: Children) -> None:
+    executor = await children.executor()
+
+    def shout() -> None:
+        while True:
+            print("x" * 1000)
+
+    for _ in range(20):
+        attempt = children.send(executor, shout)
+        await started(children, executor)
+        children.pool.stop(executor, attempt, False)
+        assert (await children.answer(attempt)).stopped
+    assert (await children.run(executor, lambda: 1)).value == 1
+
+
+async def test_a_kill_takes_the_children_of_the_task_along(children: Children) -> None:
+    executor = await children.executor()
+
+    def work() -> None:
+        child = subprocess.Popen(["sleep", "600"])
+        print(child.pid)
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+
+    attempt = children.send(executor, work)
+    await started(children, executor)
+    pid = int(children.lines_of(attempt)[0])
+    children.pool.stop(executor, attempt, False)
+    children.pool.kill(executor)
+    reason, unread = await children.death(executor)
+    assert (reason, unread) == ("killed by signal 9 (SIGKILL)", [])
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+    assert not psutil.pid_exists(pid), "neither running nor a zombie"
+
+
+# --- death ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("func", "text"),
+    [
+        (lambda: os._exit(3), "exited with code 3"),
+        (lambda: __import__("ctypes").string_at(0), "killed by signal 11 (SIGSEGV)"),
+        (lambda: os.kill(os.getpid(), 9), "out of memory"),
+        (lambda: os.abort(), "killed by signal 6 (SIGABRT)"),
+    ],
+)
+async def test_how_an_executor_died_is_told(children: Children, func: Any, text: str) -> None:
+    executor = await children.executor()
+    children.send(executor, func)
+    behind = children.send(executor, time.sleep, 0)
+    reason, unread = await children.death(executor)
+    assert text in reason
+    assert unread == [behind]
+
+
+async def test_the_last_words_are_heard(children: Children) -> None:
+    executor = await children.executor()
+
+    def talk() -> None:
+        print("last words")
+        os.write(2, b"and more")
+        os._exit(1)
+
+    attempt = children.send(executor, talk)
+    await children.death(executor)
+    assert children.lines_of(attempt) == ["last words", "and more"]
+
+
+async def test_an_executor_that_was_told_to_ends(children: Children) -> None:
+    executor = await children.executor()
+    children.pool.close_executor(executor)
+    assert await children.death(executor) == ("exited with code 0", [])
+
+
+async def test_what_was_not_taken_is_got_back_and_what_runs_is_not(children: Children) -> None:
+    executor = await children.executor()
+
+    def work() -> int:
+        print("up")
+        time.sleep(0.2)
+        return 1
+
+    first = children.send(executor, work)
+    await started(children, executor)
+    small = children.send(executor, time.sleep, 60)
+    large = children.send(executor, len, b"x" * 200_000)
+    assert children.pool.reclaim(executor) == [small, large]
+    assert list((children.root / "frames").iterdir()) == []
+    assert (await children.answer(first)).value == 1
+    assert (await children.run(executor, lambda: 2)).value == 2
+
+
+async def test_more_frames_than_the_socket_holds(children: Children) -> None:
+    executor = await children.executor()
+    first = children.send(executor, time.sleep, 0.2)
+    rest = [children.send(executor, len, os.urandom(30_000)) for _ in range(60)]
+    assert [(await children.answer(attempt)).done for attempt in (first, *rest)] == [True] * 61
+    attempt = children.send(executor, time.sleep, 0.2)
+    rest = [children.send(executor, len, os.urandom(30_000)) for _ in range(60)]
+    back = children.pool.reclaim(executor)
+    assert back == rest[-len(back) :]
+    assert len(back) >= 59
+    await children.answer(attempt)
+
+
+async def test_a_fork_server_that_dies_takes_its_executors_along_and_is_replaced(tmp_path: Path) -> None:
+    children = Children(tmp_path)
+    executor = await children.executor()
+    pid = (await children.run(executor, os.getpid)).value
+
+    def work() -> None:
+        print("up")
+        time.sleep(60)
+
+    attempt = children.send(executor, work)
+    await started(children, executor)
+    psutil.Process(children.pool.server_pid).kill()
+    assert await children.death(executor) == ("the fork server has ended", [])
+    assert attempt not in children.frames
+    again = await children.executor()
+    assert (await children.run(again, os.getpid)).value != pid
+    assert not runs(pid)
+    children.pool.close()
