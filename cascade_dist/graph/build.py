@@ -12,68 +12,28 @@ from hashlib import blake2b
 from marshal import dumps
 from typing import Any, Final
 
-from cascade_dist.errors import CycleError, GraphError
+from cascade_dist.errors import CycleError
 from cascade_dist.graph.code_hash import CodeHasher
 from cascade_dist.graph.encoding import DIGEST_SIZE, SCALARS, VERSION
+from cascade_dist.graph.frames import NO_KWARGS, Frame, Opener, argument_name, root_of
 from cascade_dist.graph.identity import Identity, Specs
 from cascade_dist.graph.model import EdgeKind, Graph, MapRange, Node, NodeKind, TaskSpec
 from cascade_dist.graph.params import Inputs
-from cascade_dist.graph.scan import ATOMS, Found, Scanner, substituted
-from cascade_dist.language.inputs import Env, Param
+from cascade_dist.graph.scan import ATOMS, Found, Scanner
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, Unmapped
-from cascade_dist.language.task import Task, check_lengths, items_of, task
 
 __all__ = ["Compilation", "build"]
 
-_NO_KWARGS: Final[dict[str, Any]] = {}
 _NO_EDGES: Final = dumps(((), ()), VERSION)
 _OPEN: Final = -1
 _TEMPLATE_BUFFER: Final = 1 << 16
 _CYCLE_NAMES_MAX: Final = 20
-_POSITIONS: Final = tuple(map(str, range(64)))
-
-
-@task(name="never", pure=True, resources={"cpu": 0})
-def never() -> bool:
-    """The condition of ``run_if(False)``: a node like any other, so that there is one way to be false."""
-    return False
-
-
-class _Frame:
-    """A lazy result whose needs are being walked."""
-
-    __slots__ = ("after", "args", "columns", "condition", "found", "kwargs", "lazy", "needs")
-
-    def __init__(self, lazy: LazyResult[Any]) -> None:
-        self.lazy = lazy
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = _NO_KWARGS
-        self.columns: dict[str, Any] = _NO_KWARGS
-        self.found: Found = {}
-        self.condition: LazyResult[Any] | None = None
-        self.after: Sequence[LazyResult[Any]] = ()
-        self.needs: Iterator[LazyResult[Any]] = iter(())
-
-
-class _Gather(LazyResult[Any]):
-    """The target when it is a container."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        super().__init__(_gather_task)
-        self.value = value
 
 
 class _Items(LazyResult[Any]):
     """Stands in a map's arguments for an item of a lazy list."""
 
     __slots__ = ()
-
-
-@task(name="gather")
-def _gather_task() -> None:
-    """Names the gather in messages; never called."""
 
 
 class Compilation:
@@ -102,15 +62,15 @@ class Compilation:
         strict_params: bool = False,
         require_params: bool = True,
     ) -> None:
-        self._root = _root_of(target)
+        self._root = root_of(target)
         self._inputs = Inputs(params or {}, strict=strict_params, require=require_params)
         self._scanner = Scanner()
+        self._opener = Opener(self._inputs, self._scanner)
         self._index: dict[LazyResult[Any], int] = {}
         self._hasher = CodeHasher()
         self._identity = Identity(self._hasher, self._index)
         self._specs = Specs(self._hasher)
         self._pure: dict[bytes, int] = {}
-        self._never = never()
         self._template = blake2b(digest_size=DIGEST_SIZE)
         self._template_buffer = bytearray()
         self._started = False
@@ -148,18 +108,18 @@ class Compilation:
             raise RuntimeError("a compilation is walked once: make another")
         self._started = True
         index = self._index
-        stack = [self._open(self._root)]
+        stack = [self._opener.open(self._root)]
         index[self._root] = _OPEN
         while stack:
             frame = stack[-1]
             for need in frame.needs:
                 seen = index.get(need)
                 if seen is None:
-                    leaf = self._leaf(need)
-                    if leaf is not None:
-                        yield leaf
+                    ready = self._ready(need)
+                    if ready is not None:
+                        yield ready
                         continue
-                    opened = self._open(need)
+                    opened = self._opener.open(need)
                     index[need] = _OPEN
                     stack.append(opened)
                     break
@@ -176,112 +136,37 @@ class Compilation:
         self.target_index = index[self._root]
         self._inputs.finish()
 
-    # --- what a lazy result needs -----------------------------------------------------------------
-
-    def _open(self, lazy: LazyResult[Any]) -> _Frame:
-        frame = _Frame(lazy)
-        try:
-            if type(lazy) is LazyResult:
-                if lazy.args or lazy.kwargs:
-                    self._open_call(lazy, frame)
-            elif isinstance(lazy, MappedLazyResult):
-                self._open_map(lazy, frame)
-            elif isinstance(lazy, _Gather):
-                self._open_gather(lazy, frame)
-        except RecursionError:
-            raise GraphError(
-                f"the arguments of {lazy.task.name!r} are nested too deeply, or a container holds itself: "
-                "pass a flatter value"
-            ) from None
-        chain = lazy.chain
-        if chain is None:
-            if frame.found:
-                frame.needs = iter(frame.found)
-            return frame
-        condition = chain.condition
-        if condition is not True:
-            if isinstance(condition, Param | Env):
-                condition = bool(self._inputs.resolve(condition))
-            if not isinstance(condition, bool):
-                frame.condition = condition
-            elif not condition:
-                frame.condition = self._never
-        frame.after = tuple(dict.fromkeys(chain.after))
-        conditions = () if frame.condition is None else (frame.condition,)
-        frame.needs = iter((*frame.found, *conditions, *frame.after))
-        return frame
-
-    def _open_call(self, lazy: LazyResult[Any], frame: _Frame) -> None:
-        scanner, found = self._scanner, frame.found
-        scanner.inputs = False
-        for position, value in enumerate(lazy.args):
-            if type(value) not in ATOMS:
-                scanner.scan(value, _POSITIONS[position] if position < 64 else str(position), found)
-        for name, value in lazy.kwargs.items():
-            if type(value) not in ATOMS:
-                scanner.scan(value, name, found)
-        frame.args = lazy.args
-        frame.kwargs = dict(lazy.kwargs) if lazy.kwargs else _NO_KWARGS
-        if scanner.inputs:
-            resolve = self._inputs.resolve
-            frame.args = tuple(substituted(value, resolve) for value in lazy.args)
-            frame.kwargs = {name: substituted(value, resolve) for name, value in lazy.kwargs.items()}
-
-    def _open_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> None:
-        resolve, scanner = self._inputs.resolve, self._scanner
-        columns: dict[str, Any] = {}
-        missing = False
-        for name, column in lazy.columns.items():
-            if isinstance(column, Param | Env):
-                lacking = self._inputs.lacks(column)
-                missing |= lacking
-                column = [] if lacking else items_of(lazy.task.name, name, resolve(column))
-            scanner.inputs = False
-            scanner.scan(column.value if isinstance(column, Unmapped) else column, name, frame.found)
-            if scanner.inputs and isinstance(column, Unmapped):
-                column = Unmapped(substituted(column.value, resolve))
-            elif scanner.inputs:
-                column = [substituted(item, resolve) for item in column]
-            columns[name] = column
-        if missing:  # which is said when the whole graph has been walked
-            columns = {name: [] if isinstance(column, list) else column for name, column in columns.items()}
-        check_lengths(lazy.task.name, columns)
-        frame.columns = columns
-
-    def _open_gather(self, lazy: _Gather, frame: _Frame) -> None:
-        self._scanner.inputs = False
-        value = lazy.value
-        found, scan = frame.found, self._scanner.scan
-        if isinstance(value, dict):
-            for key, item in value.items():
-                scan(key, "key", found)
-                scan(item, key if isinstance(key, str) else repr(key), found)
-        else:
-            for position, item in enumerate(value):
-                if type(item) is LazyResult:
-                    found.setdefault(item, str(position))
-                else:
-                    scan(item, str(position), found)
-        frame.args = (substituted(value, self._inputs.resolve) if self._scanner.inputs else value,)
-
     # --- the nodes of a lazy result ---------------------------------------------------------------
 
-    def _leaf(self, lazy: LazyResult[Any]) -> Node | None:
-        """The node of an impure call with nothing but scalars, the short way: most nodes of wide graphs."""
-        args = lazy.args
+    def _ready(self, lazy: LazyResult[Any]) -> Node | None:
+        """The node of an impure call whose positional arguments are scalars and known nodes; else None.
+
+        The short way, without a frame, for most nodes of wide graphs.
+        """
+        args, index = lazy.args, self._index
         if lazy.chain is not None or lazy.kwargs or type(lazy) is not LazyResult:
             return None
+        found: Found | None = None
         if args and not SCALARS.issuperset(map(type, args)):
-            return None
+            found = {}
+            for position, value in enumerate(args):
+                if type(value) is LazyResult:
+                    if index.get(value, _OPEN) == _OPEN:
+                        return None
+                    found.setdefault(value, argument_name(position))
+                elif type(value) not in SCALARS:
+                    return None
         spec = self._specs.of(lazy.task, None)
         if spec.pure:
             return None
-        content = blake2b(spec.digest + dumps(args, VERSION), digest_size=DIGEST_SIZE).digest()
-        number = self._index[lazy] = self.node_count
-        node = Node(number, spec, spec.name, args, _NO_KWARGS)
+        content = self._identity.content(spec, args, NO_KWARGS, -1, ())
+        number = index[lazy] = self.node_count
+        node = Node(number, spec, spec.name, args, NO_KWARGS)
+        if found:
+            self._connect(node, found)
         return self._finish(node, self._identity.occurrence(content))
 
-    def _close(self, frame: _Frame) -> Iterator[Node]:
+    def _close(self, frame: Frame) -> Iterator[Node]:
         lazy = frame.lazy
         if isinstance(lazy, MappedLazyResult):
             if any(isinstance(column, LazyResult) for column in frame.columns.values()):
@@ -289,7 +174,7 @@ class Compilation:
             return self._close_map(lazy, frame)
         return iter((self._close_gather(frame),))
 
-    def _close_call(self, frame: _Frame) -> Node | None:
+    def _close_call(self, frame: Frame) -> Node | None:
         lazy, index = frame.lazy, self._index
         spec = self._specs.of(lazy.task, lazy.chain)
         condition = -1 if frame.condition is None else index[frame.condition]
@@ -359,15 +244,15 @@ class Compilation:
             buffer.clear()
         return node
 
-    def _close_gather(self, frame: _Frame) -> Node:
+    def _close_gather(self, frame: Frame) -> Node:
         spec = self._specs.structural(NodeKind.GATHER, "gather")
-        content = self._identity.content(spec, frame.args, _NO_KWARGS, -1, ())
+        content = self._identity.content(spec, frame.args, NO_KWARGS, -1, ())
         number = self._index[frame.lazy] = self.node_count
-        node = Node(number, spec, spec.name, (), _NO_KWARGS, value=frame.args[0])
+        node = Node(number, spec, spec.name, (), NO_KWARGS, value=frame.args[0])
         self._connect(node, frame.found)
         return self._finish(node, content)
 
-    def _map_content(self, spec: TaskSpec, frame: _Frame) -> tuple[bytes, int, Sequence[int]]:
+    def _map_content(self, spec: TaskSpec, frame: Frame) -> tuple[bytes, int, Sequence[int]]:
         """What a map is, and the indices of its condition and predecessors."""
         index = self._index
         condition = -1 if frame.condition is None else index[frame.condition]
@@ -379,7 +264,7 @@ class Compilation:
         content = self._identity.content(spec, (), plain, condition, after)
         return self._identity.mapped(content), condition, after
 
-    def _close_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> Iterator[Node]:
+    def _close_map(self, lazy: MappedLazyResult[Any], frame: Frame) -> Iterator[Node]:
         """A map over known lists: a gate if it has a condition or predecessors, the children, their list."""
         spec = self._specs.of(lazy.task, lazy.chain)
         content, condition, after = self._map_content(spec, frame)
@@ -391,7 +276,7 @@ class Compilation:
         if condition >= 0 or after:
             gate = self.node_count
             gate_spec = self._specs.structural(NodeKind.GATE, f"{lazy.task.name}.gate")
-            node = Node(gate, gate_spec, gate_spec.name, (), _NO_KWARGS)
+            node = Node(gate, gate_spec, gate_spec.name, (), NO_KWARGS)
             self._connect(node, {}, condition, after)
             yield self._finish(node, self._identity.gate(identity))
         first = self.node_count
@@ -407,14 +292,14 @@ class Compilation:
             collect_spec,
             collect_spec.name,
             (),
-            _NO_KWARGS,
+            NO_KWARGS,
             sources=(*range(first, first + count), *gates),
             kinds=(EdgeKind.DATA,) * count + (EdgeKind.GATE,) * len(gates),
             edge_args=("",) * (count + len(gates)),
         )
         yield self._finish(collect, identity)
 
-    def _children(self, frame: _Frame, spec: TaskSpec, identity: bytes, gate: int) -> Iterator[Node]:
+    def _children(self, frame: Frame, spec: TaskSpec, identity: bytes, gate: int) -> Iterator[Node]:
         columns = frame.columns
         lists = {name: column for name, column in columns.items() if isinstance(column, list)}
         shared = {name: column.value for name, column in columns.items() if isinstance(column, Unmapped)}
@@ -427,7 +312,7 @@ class Compilation:
         for position in range(length):
             kwargs = {name: lists[name][position] if name in lists else shared[name] for name in names}
             node = Node(
-                self.node_count, spec, f"{spec.name}[{position}]", (), kwargs, shared=shared or _NO_KWARGS
+                self.node_count, spec, f"{spec.name}[{position}]", (), kwargs, shared=shared or NO_KWARGS
             )
             if position == 0:
                 node.map_count = length
@@ -443,7 +328,7 @@ class Compilation:
                 node.edge_args += ("",)
             yield self._finish(node, self._identity.child(identity, position))
 
-    def _close_lazy_map(self, lazy: MappedLazyResult[Any], frame: _Frame) -> Iterator[Node]:
+    def _close_lazy_map(self, lazy: MappedLazyResult[Any], frame: Frame) -> Iterator[Node]:
         """A map of which at least one list is lazy: one node, which becomes children at run time."""
         spec = self._specs.of(lazy.task, lazy.chain, NodeKind.MAP)
         content, condition, after = self._map_content(spec, frame)
@@ -480,19 +365,6 @@ class Compilation:
         if spec.pure:
             self._pure[content] = number
         yield self._finish(node, identity)
-
-
-def _root_of(target: Any) -> LazyResult[Any]:
-    if isinstance(target, LazyResult):
-        return target
-    if isinstance(target, list | tuple | dict):
-        return _Gather(target)
-    remedy = "a target is a lazy result, a map, or a list, tuple or dict of such"
-    if isinstance(target, Task):
-        raise GraphError(f"{target!r} is a task, not a call of it: write {target.name}(…); {remedy}")
-    if isinstance(target, Param | Env):
-        raise GraphError(f"{target!r} has nothing to run: {remedy}")
-    raise GraphError(f"nothing to run in {target!r}, a {type(target).__name__}: {remedy}")
 
 
 def _cycle(path: list[LazyResult[Any]], again: LazyResult[Any]) -> CycleError:
