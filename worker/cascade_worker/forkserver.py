@@ -84,7 +84,10 @@ class ForkServer:
 
     def _take(self) -> bool:
         """Takes one message; False when the worker is gone."""
-        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES_MAX, EXECUTOR_FDS)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES_MAX, EXECUTOR_FDS)
+        except ConnectionResetError:  # it closed its end without reading all; what it sent comes after this
+            return True
         if not data:
             return False
         message = json.loads(data)
@@ -142,10 +145,8 @@ class ForkServer:
                 self._say([DIED, executor, status])
 
     def _say(self, message: list[Any]) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the worker is gone; the next read says so
             self._control.send(json.dumps(message).encode())
-        except OSError:
-            self._ending = True
 
     def _kill_all(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
