@@ -26,7 +26,7 @@ from marshal import dumps
 from typing import Any, Final
 
 from cascade_dist.graph.encoding import DIGEST_SIZE, VERSION, Encoder, Unencodable
-from cascade_dist.graph.installed import installed_name, is_installed
+from cascade_dist.graph.installed import installed_name, is_installed, version_of
 from cascade_dist.language.lazy import LazyResult
 from cascade_dist.language.task import Task
 
@@ -283,6 +283,11 @@ class _Reader(Encoder):
         if function.__dict__:
             self._value(function.__dict__, "an attribute of", name)
         namespace = function.__globals__
+        home = namespace.get("__name__")
+        if isinstance(home, str) and is_installed(home):
+            # A wrapper made by a library: the library counts by its version, what it wraps by the closure.
+            self.out += dumps((home, version_of(home)), VERSION)
+            return
         for chain in entry.chains:
             self._read_chain(chain, namespace, name)
         for module, imported in entry.imports:

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from marshal import dumps
 from typing import Any, Final
 
+from cascade_dist.graph.installed import installed_name
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult
 from cascade_dist.language.task import Task
@@ -285,8 +286,13 @@ def _write_missing(encoder: Encoder, value: Any, out: bytearray) -> None:
     out += _TAG["missing"]
 
 
-def _write_unknown(encoder: Encoder, value: Any, out: bytearray) -> None:
-    encoder.unknown(value, out)
+def _write_other(encoder: Encoder, value: Any, out: bytearray) -> None:
+    """Functions of compiled libraries count by name; anything else has no encoding."""
+    if installed_name(value) is not None:
+        out += _TAG["reference"]
+        encoder.reference(value, out)
+    else:
+        encoder.unknown(value, out)
 
 
 _ABSENT = type("_Absent", (), {})()
@@ -329,15 +335,14 @@ def _writer_for(kind: type) -> Writer:
         return _write_enum
     if is_dataclass(kind):
         return _write_dataclass
-    if kind.__module__ == "numpy":
-        names = {base.__name__ for base in kind.__mro__ if base.__module__ == "numpy"}
-        # A subclass of arrays (a masked one) holds more than its buffer.
-        return _write_array if kind.__name__ == "ndarray" or "generic" in names else _write_unknown
-    if any(base.__module__ == "numpy" and base.__name__ == "dtype" for base in kind.__mro__):
+    numpy = {base.__name__ for base in kind.__mro__ if base.__module__ == "numpy"}
+    if "generic" in numpy or (kind.__module__ == "numpy" and kind.__name__ == "ndarray"):
+        return _write_array  # not for subclasses of arrays: a masked one holds more than its buffer
+    if "dtype" in numpy:
         return _write_dtype
     if kind.__module__ == "re" and kind.__name__ == "Pattern":
         return _write_pattern
     plain = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
-    if plain or kind.__module__.partition(".")[0] in REDUCED_MODULES:
+    if plain or kind in copyreg.dispatch_table or kind.__module__.partition(".")[0] in REDUCED_MODULES:
         return _write_reduced
-    return _write_unknown
+    return _write_other

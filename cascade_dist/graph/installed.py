@@ -8,7 +8,7 @@ import sysconfig
 from importlib import metadata
 from typing import Any
 
-__all__ = ["installed_name", "is_installed"]
+__all__ = ["installed_name", "is_installed", "version_of"]
 
 _installed: dict[str, str | None] = {}
 """By top-level package: its version if it is installed or of the standard library, else None."""
@@ -19,7 +19,7 @@ def installed_name(owner: Any) -> tuple[str, str, str] | None:
     module, name = getattr(owner, "__module__", None), getattr(owner, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str):
         return None
-    version = _version_of(module)
+    version = version_of(module)
     if version is None:
         return None
     found: Any = sys.modules.get(module)
@@ -31,10 +31,11 @@ def installed_name(owner: Any) -> tuple[str, str, str] | None:
 
 def is_installed(module: str) -> bool:
     """Whether a module is of the standard library or an installed distribution."""
-    return _version_of(module) is not None
+    return version_of(module) is not None
 
 
-def _version_of(module: str) -> str | None:
+def version_of(module: str) -> str | None:
+    """The version of what a module came with: a distribution, or Python. None for a user's own."""
     top = module.partition(".")[0]
     try:
         return _installed[top]

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
+from cascade_dist.errors import GraphError
 from cascade_dist.language.inputs import Env, Param
-from cascade_dist.language.lazy import LazyResult
+from cascade_dist.language.lazy import LazyResult, Unmapped
 
 __all__ = ["ATOMS", "Scanner", "substituted"]
 
@@ -77,6 +78,7 @@ class Scanner:
         """Adds the lazy results in a value, in its order, each once, with the argument it was first found in.
 
         Raises:
+            GraphError: there is an `unmapped` in it.
             RecursionError: the value is nested too deeply, or holds itself.
         """
         kind = type(value)
@@ -100,6 +102,11 @@ class Scanner:
                 found[value] = arg
         elif kind is Param or kind is Env:
             self.inputs = True
+        elif kind is Unmapped:
+            raise GraphError(
+                f"argument {arg!r} has {value!r} in it: cs.unmapped(…) is for whole parameters of "
+                "task.map(…); in a call or inside a value pass the value itself"
+            )
 
     def _scan_set(self, value: Any, arg: str, found: Found) -> None:
         """A set's own order does not last, so its lazy results come in the order they were made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Callable, Mapping
 from html import escape
 from types import MappingProxyType
@@ -249,7 +250,7 @@ class Unmapped:
         self.value = value
 
     def __repr__(self) -> str:
-        return f"unmapped({self.value!r})"
+        return f"unmapped({reprlib.repr(self.value)})"
 
 
 def unmapped(value: Any) -> Any:

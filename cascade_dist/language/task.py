@@ -8,7 +8,7 @@ import itertools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import FunctionType, MethodType
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, Unmapped
@@ -220,6 +220,9 @@ def _check_callable(func: object, name: str) -> None:
         )
     if isinstance(func, LazyResult):
         raise TypeError(f"{func!r} is a call, not a function: cs.task takes the function")
+    if isinstance(func, staticmethod | classmethod):
+        kind = type(func).__name__
+        raise TypeError(f"{name!r} is a {kind} already: put @{kind} above @cs.task, not below")
     if not callable(func):
         raise TypeError(
             f"cs.task got {func!r}, a {type(func).__name__}: it takes a function or another callable"
@@ -301,6 +304,15 @@ def check_lengths(task: str, columns: Mapping[str, Any]) -> None:
         raise ValueError(f"{task}.map() zips its lists, so they need one length, but {named}")
 
 
+class _Decorator(Protocol):
+    """What `task` with options makes."""
+
+    @overload
+    def __call__(self, func: Callable[..., Coroutine[Any, Any, R]], /) -> Task[R]: ...
+    @overload
+    def __call__(self, func: Callable[..., R], /) -> Task[R]: ...
+
+
 @overload
 def task(func: Callable[..., Coroutine[Any, Any, R]], /, **options: Any) -> Task[R]: ...
 @overload
@@ -315,7 +327,7 @@ def task(
     timeout: float | None = ...,
     retry: RetryPolicy | int | None = ...,
     durable: bool = ...,
-) -> Callable[[Callable[..., R]], Task[R]]: ...
+) -> _Decorator: ...
 def task(func: Any = None, /, **options: Any) -> Any:
     """Makes a task of a function, bare or with options, or of any other callable.
 

@@ -402,6 +402,17 @@ def test_callables_of_every_kind_have_a_hash() -> None:
     assert hashed(functools.partial(json.dumps, indent=1)) == hashed(functools.partial(json.dumps, indent=1))
 
 
+def test_functions_of_compiled_libraries_count_by_name() -> None:
+    numpy = pytest.importorskip("numpy")
+    source = "def f(x): return g(x)"
+    found = {digest(source, g=g) for g in (numpy.sqrt, numpy.exp, numpy.sum, numpy.mean, numpy.linalg.norm)}
+    assert len(found) == 5
+    assert digest("def f(x): return np.sqrt(x)", np=numpy) == digest("def f(x): return np.sqrt(x)", np=numpy)
+    assert hashed(numpy.sqrt).reason == ""
+    wrapped = "f = np.vectorize(lambda x: x + {})"
+    assert digest(wrapped.format(1), np=numpy) != digest(wrapped.format(2), np=numpy)
+
+
 def test_loggers_do_not_stand_in_the_way() -> None:
     source = "def f(): log.info('x')"
     assert digest(source, log=logging.getLogger("a")) == digest(source, log=logging.getLogger("a"))

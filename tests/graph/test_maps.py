@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import cascade_dist as cs
 from cascade_dist.graph.build import build
 from cascade_dist.graph.model import EdgeKind, Graph, MapRange, NodeKind
@@ -107,6 +109,12 @@ def test_one_lazy_list_may_be_mapped_and_given_whole() -> None:
     assert node.inputs[0] is not node.inputs[1]
     assert node.kwargs["z"] is node.inputs[1] is xs
     assert isinstance(node.inputs[0], cs.LazyResult)
+
+
+def test_unmapped_is_for_maps() -> None:
+    for target in (f(cs.unmapped(1)), f(0, [cs.unmapped(1)]), f.map(x=[1], y=cs.unmapped([cs.unmapped(2)]))):
+        with pytest.raises(cs.GraphError, match=r"unmapped\(.\) in it: cs\.unmapped"):
+            build(target)
 
 
 def test_policies_go_to_the_children_and_conditions_to_the_map() -> None:

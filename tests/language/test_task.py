@@ -179,6 +179,26 @@ def test_a_task_in_a_class_binds_its_instance() -> None:
     assert isinstance(Model.predict, cs.Task)
 
 
+def test_static_and_class_methods_go_above() -> None:
+    class Model:
+        @staticmethod
+        @cs.task
+        def double(x: int) -> int:
+            return 2 * x
+
+        @classmethod
+        @cs.task
+        def make(cls, x: int) -> int:
+            return x
+
+    assert Model.double(3).args == (3,)
+    assert Model().double(3).args == (3,)
+    assert Model.make(3).args == (Model, 3)
+    for kind in (staticmethod, classmethod):
+        with pytest.raises(TypeError, match=f"put @{kind.__name__} above @cs.task"):
+            cs.task(kind(plain))
+
+
 # --- options ----------------------------------------------------------------------------------------
 
 
