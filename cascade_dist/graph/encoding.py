@@ -331,6 +331,8 @@ def _writer_for(kind: type) -> Writer:
         return _write_lazy
     if issubclass(kind, type):
         return _write_reference
+    if issubclass(kind, types.BuiltinFunctionType):
+        return _write_builtin
     if issubclass(kind, enum.Enum):
         return _write_enum
     if is_dataclass(kind):
