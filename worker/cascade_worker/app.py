@@ -477,7 +477,7 @@ def _limits(config: WorkerConfig) -> Limits:
 
 def _ahead_credits(slots: int) -> int:
     """How many sync tasks to hold ahead: so many that tiny ones do not run out within a round trip."""
-    return max(64, 32 * slots)
+    return max(128, 64 * slots)
 
 
 def _reachable(config: WorkerConfig) -> str:

@@ -22,7 +22,7 @@ log = logging.getLogger("cascade.worker")
 _WELCOME_TIMEOUT = 10.0
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MAX = 5.0
-_GATHER = 0.001
+_GATHER = 0.002
 """While tiny tasks stream through, reports are gathered for so many seconds between two writes."""
 
 _FATAL = {

@@ -17,6 +17,25 @@ def test_started_is_told_of_what_has_not_ended(two: Bench) -> None:
     assert two.flush() is None, "nothing new"
 
 
+def test_a_start_is_told_only_when_its_report_does_not_come_soon() -> None:
+    bench = Bench(started_delay=0.005)
+    bench.connect()
+    body = bench.body()
+    (short,), _ = bench.assign(body)
+    assert bench.flush() is None
+    bench.end(short)
+    sent = bench.flush()
+    assert sent is not None
+    assert sent.started == ()
+    (long,), _ = bench.assign(body)
+    assert bench.core.wakeup == 0.005
+    bench.turn(events.Ticked(), at=0.005)
+    sent = bench.flush()
+    assert sent is not None
+    assert sent.started == (long,)
+    assert bench.flush() is None
+
+
 def test_a_report_is_kept_until_it_is_acknowledged(bench: Bench) -> None:
     (attempt,), _ = bench.assign(bench.body())
     bench.end(attempt)

@@ -110,17 +110,19 @@ class Core:
     @property
     def wakeup(self) -> float | None:
         """When the next tick is due; None: not at all."""
-        timers, watch_at = self.state.timers, self.state.watch_at
-        if not timers:
-            return watch_at
-        first = timers[0][0]
-        return first if watch_at is None or first < watch_at else watch_at
+        state = self.state
+        due = state.watch_at
+        if state.timers and (due is None or state.timers[0][0] < due):
+            due = state.timers[0][0]
+        if state.tell_started_at is not None and (due is None or state.tell_started_at < due):
+            due = state.tell_started_at
+        return due
 
     @property
     def has_reports(self) -> bool:
         """Whether there is something to tell the scheduler."""
         state = self.state
-        return bool(state.unreported or state.started or state.draining != state.told_draining)
+        return bool(state.unreported or state.starts_due or state.draining != state.told_draining)
 
     @property
     def streaming(self) -> bool:
@@ -157,6 +159,7 @@ class Core:
             elif attempt.phase in (Phase.RUNNING, Phase.STORING) and attempt.started_at >= 0:
                 state.started.append(attempt)
         stop(state, dropped, Wanted.DROP, now, out)
+        state.starts_due = bool(state.started)
         state.told_draining = False
         for _ in range(min(state.limits.slots, state.limits.executors_max) - state.sync_count):
             if not state.draining and (executor := new_executor(state, False, out)):
@@ -238,6 +241,8 @@ class Core:
             return
         started = [a.id for a in state.started if a.phase in (Phase.RUNNING, Phase.STORING)]
         state.started.clear()
+        state.starts_due = False
+        state.tell_started_at = None
         taken, rest = self._take_reports()
         if not (started or taken or event.force or state.draining != state.told_draining):
             return
@@ -338,6 +343,11 @@ class Core:
                 self._attempt_due(what, subject, now, out)
         if state.watch_at is not None and state.watch_at <= now:
             self._watch(now, out)
+        if state.tell_started_at is not None and state.tell_started_at <= now:
+            state.tell_started_at = None
+            state.starts_due = any(a.phase in (Phase.RUNNING, Phase.STORING) for a in state.started)
+            if not state.starts_due:
+                state.started.clear()
 
     def _attempt_due(self, what: Timer, subject: int, now: float, out: list[Command]) -> None:
         attempt = self.state.attempts.get(subject)

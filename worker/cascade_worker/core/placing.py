@@ -103,6 +103,8 @@ def has_started(state: State, attempt: Attempt, now: float) -> None:
     """User code runs: the scheduler is to know, and the timeout begins."""
     attempt.started_at = now
     state.started.append(attempt)
+    if state.tell_started_at is None:
+        state.tell_started_at = now + state.limits.started_delay
     if attempt.body.timeout is not None:
         state.set_timer(now + attempt.body.timeout, Timer.DEADLINE, attempt.id)
 

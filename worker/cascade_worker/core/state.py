@@ -63,18 +63,20 @@ class Limits:
         idle: executors beyond `slots` end after so much idleness.
         start_failures_max: executors that may die in a row before they come up.
         start_delay: from such a death to the next try.
+        started_delay: how long a start may wait for a message that goes anyway.
         report_bytes_max: payload of one message to the scheduler.
     """
 
     slots: int = 1
     executors_max: int = 8
     async_max: int = 1000
-    ahead_max: int = 32
+    ahead_max: int = 64
     ahead_seconds: float = 0.002
     overrun: float = 0.02
     idle: float = 30.0
     start_failures_max: int = 3
     start_delay: float = 0.5
+    started_delay: float = 0.005
     report_bytes_max: int = 768 * 1024
 
 
@@ -234,6 +236,10 @@ class State:
     told_received: int = 0
     started: list[Attempt] = field(default_factory=list)
     """Started since the last message."""
+    tell_started_at: float | None = None
+    """When `started` deserves a message of its own; until then their reports may come, and save it."""
+    starts_due: bool = False
+    """That time has come."""
     unreported: list[Attempt] = field(default_factory=list)
     """Finished, and in no message of this session."""
     unacknowledged: deque[tuple[int, list[Attempt]]] = field(default_factory=deque)
