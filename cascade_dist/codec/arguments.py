@@ -180,7 +180,7 @@ class ArgumentEncoder:
         if node.spec.kind is NodeKind.GATHER:
             return self._refusal(node, value, error, "the target", ordinals)
         args, kwargs = value
-        named = [(str(i), arg) for i, arg in enumerate(args)] + list(kwargs.items())
+        named = [(_parameter(node, i), arg) for i, arg in enumerate(args)] + list(kwargs.items())
         for name, arg in named:
             try:
                 self._run(arg, ordinals, out_of_band=True)
@@ -200,6 +200,16 @@ class ArgumentEncoder:
             return ArgumentSerializationError(f"task {node.name!r}: {where}{at}: {reason}")
         text = f"task {node.name!r}: {where}{at} is a {type_name(part)} and cannot be pickled ({reason})"
         return ArgumentSerializationError(f"{text}: {remedy(part, reason)}")
+
+
+def _parameter(node: Node, position: int) -> str:
+    """The name of the parameter that a positional argument is for; its position where that is not known."""
+    signature = getattr(node.spec.task, "signature", None)
+    names = list(signature.parameters.values()) if signature is not None else []
+    for parameter in names[: position + 1]:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return str(position)
+    return names[position].name if position < len(names) else str(position)
 
 
 def _argument_name(name: str) -> str:
