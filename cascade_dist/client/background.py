@@ -62,8 +62,15 @@ class BackgroundLoop:
         return threading.current_thread() is self._thread
 
     def post(self, callback: Callable[..., object], *args: Any) -> None:
-        """Calls something on the loop, soon. Any thread."""
-        self.loop.call_soon_threadsafe(callback, *args)
+        """Calls something on the loop, soon. Any thread.
+
+        Raises:
+            ClusterClosedError: the loop has ended.
+        """
+        try:
+            self.loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            raise ClusterClosedError("the cluster handle is closed") from None
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Starts a coroutine on the loop. Any thread.

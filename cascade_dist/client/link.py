@@ -20,6 +20,8 @@ __all__ = ["Link", "Metadata", "frame_submit"]
 
 Metadata = tuple[tuple[str, str], ...]
 
+HANDSHAKES_MAX = 5
+_MASK = "Internal error from Core"
 _OPEN = "/cascade_dist.v1.ClientService/Open"
 _SUBMIT_TAG = bytes([pb.OpenRequest.SUBMIT_FIELD_NUMBER << 3 | 2])
 
@@ -33,6 +35,10 @@ def frame_submit(submit: pb.Submit) -> bytes:
         size >>= 7
     head.append(size)
     return bytes(head) + body
+
+
+class _MaskedError(ConnectionFailedError):
+    """The server ended the stream while we were writing, and gRPC put its own status over the server's."""
 
 
 class Link:
@@ -72,11 +78,16 @@ class Link:
             VersionMismatchError: the two sides cannot work together.
         """
         channel = open_channel(address, credentials)
+        opening: Any = channel.stream_stream(_OPEN, response_deserializer=pb.OpenResponse.FromString)
         try:
-            call: Any = channel.stream_stream(_OPEN, response_deserializer=pb.OpenResponse.FromString)(
-                metadata=grpc.aio.Metadata(*metadata)
-            )
-            welcome = await _shake_hands(address, call, timeout)
+            for left in reversed(range(HANDSHAKES_MAX)):
+                call = opening(metadata=grpc.aio.Metadata(*metadata))
+                try:
+                    welcome = await _shake_hands(address, call, timeout)
+                    break
+                except _MaskedError:
+                    if not left:
+                        raise
             error, warnings = check_versions(welcome.versions, f"the scheduler at {address}")
             if error:
                 raise VersionMismatchError(error)
@@ -122,15 +133,12 @@ class Link:
             code, details = await self._call.code(), await self._call.details()
             return details or ("the scheduler ended the session" if code is grpc.StatusCode.OK else code.name)
         except grpc.aio.AioRpcError as error:
-            return error.details() or error.code().name
+            details = error.details() or error.code().name
+            return "the connection broke" if details == _MASK else details
 
-    async def flush(self, timeout: float) -> None:
-        """Waits until everything is written, within a bound in seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
+    async def flush(self) -> None:
+        """Waits until everything is written."""
+        await self._idle.wait()
 
     async def half_close(self) -> None:
         """Ends our side of the stream in order: the scheduler sees a client that goes."""
@@ -167,6 +175,8 @@ async def _shake_hands(address: Address, call: Any, timeout: float) -> pb.Client
                     "look into its log"
                 )
     except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INTERNAL and error.details() == _MASK:
+            raise _MaskedError(f"the scheduler at {address} ended the session at once") from None
         raise connect_error(str(address), error) from None
     except TimeoutError:
         call.cancel()

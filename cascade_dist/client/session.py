@@ -302,9 +302,16 @@ class Session:
             raise
 
     def abandon(self, tracker: Tracker) -> None:
-        """Stops a run whose submit failed or was interrupted half way. Any thread."""
-        self.cancel(tracker.run)
-        self.background.post(tracker.cancel_is_over)
+        """Stops a run whose submit failed or was interrupted half way. Any other thread."""
+
+        async def stop() -> None:
+            self._cancel(tracker.run)
+            tracker.stop()
+
+        try:
+            self.background.call(stop(), CLOSE_SECONDS)
+        except (ClusterClosedError, TimeoutError):
+            pass  # closing stops it
 
     def forget(self, tracker: Tracker) -> None:
         """The run has ended."""
@@ -417,7 +424,12 @@ class Session:
         """Starts a coroutine that ends with the session."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a fault of the client; please report it", exc_info=error)
 
     # --- the end --------------------------------------------------------------------------------------
 
@@ -434,14 +446,11 @@ class Session:
     async def _close(self) -> None:
         link = self.link
         if link is not None:
-            for tracker in list(self._trackers.values()):
-                if tracker.run._owned and not tracker.cancelling:
-                    link.send(pb.OpenRequest(cancel=pb.Cancel(run_id=tracker.run.id)).SerializeToString())
-            await link.flush(CLOSE_SECONDS)
-            await link.half_close()
-            if self._keeper is not None:
-                # Dropping the connection before the scheduler has read to its end could cost what was sent.
-                await asyncio.wait([self._keeper], timeout=CLOSE_SECONDS)
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._say_goodbye(link)
+            except TimeoutError:
+                log.info("the scheduler at %s did not hear that this client goes", self.address)
         for tracker in list(self._trackers.values()):
             if tracker.run._owned:
                 tracker.stop()
@@ -455,6 +464,16 @@ class Session:
         if link is not None:
             await link.close()
         self._link_is(None)
+
+    async def _say_goodbye(self, link: Link) -> None:
+        for tracker in list(self._trackers.values()):
+            if tracker.run._owned and not tracker.cancelling:
+                link.send(pb.OpenRequest(cancel=pb.Cancel(run_id=tracker.run.id)).SerializeToString())
+        await link.flush()
+        await link.half_close()
+        if self._keeper is not None:
+            # Dropping the connection before the scheduler has read to its end could cost what was sent.
+            await asyncio.wait([self._keeper])
 
 
 CLOSED = "the cluster handle is closed"

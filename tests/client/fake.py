@@ -4,6 +4,8 @@ It is one thread with one loop, as the real one is, so that a client that waits 
 steer it by attributes; what it has heard is in lists.
 """
 
+# ruff: noqa: N802 - gRPC names its methods
+
 from __future__ import annotations
 
 import asyncio
@@ -107,6 +109,7 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
         self.store: dict[bytes, bytes] = {}
         self.sessions: list[asyncio.Queue[pb.OpenResponse | None]] = []
         self.half_closed = 0
+        self.faults: list[BaseException] = []
         self.refuse: tuple[int, str] | None = None
         self.hold = False
         """Runs are accepted and then wait."""
@@ -160,6 +163,8 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopped.set)
             self._thread.join(10)
+        if self.faults:
+            raise AssertionError("the fake has a fault") from self.faults[0]
 
     def call(self, what: Callable[[], Any]) -> None:
         """Does something on the scheduler's loop."""
@@ -206,6 +211,8 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
                 await asyncio.wait([getting, reader], return_when=asyncio.FIRST_COMPLETED)
                 if not getting.done():
                     getting.cancel()
+                    if error := reader.exception():
+                        self.faults.append(error)
                     return  # the client has ended its side
                 message = getting.result()
                 if message is None:

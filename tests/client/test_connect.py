@@ -251,7 +251,7 @@ def test_arguments_that_do_not_go_together(scheduler: FakeScheduler) -> None:
         cs.connect("local", token="x")
     with pytest.raises(cs.ConfigError, match="address"):
         cs.connect("http://x:1")
-    with pytest.raises(cs.ConfigError, match="connect_timeout.*'soon'"):
+    with pytest.raises(cs.ConfigError, match=r"connect_timeout.*'soon'"):
         cs.connect(scheduler.address, connect_timeout="soon")
     with pytest.raises(TypeError, match="nonsense"):
         cs.connect(scheduler.address, nonsense=1)  # type: ignore[call-arg]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import threading
 import time
 from typing import Any
@@ -12,11 +14,11 @@ import pytest
 import cascade_dist as cs
 from cascade_dist.client import submitting
 from cascade_dist.client.link import frame_submit
-from cascade_dist.codec.graph_pickler import GraphPickler
 from cascade_dist.v1 import client_pb2 as pb
 from tests.client.fake import FakeScheduler, Graph, succeeded
 
 MIB = 1 << 20
+INPUT = object()
 
 
 @cs.task
@@ -32,6 +34,18 @@ def size(x: Any) -> int:
 @cs.task
 def make(n: int) -> bytes:
     return bytes(n)
+
+
+def template_of(value: Any) -> bytes:
+    """The pickle of a container in which INPUT stands for the first input."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> int | None:
+            return 0 if obj is INPUT else None
+
+    file = io.BytesIO()
+    Pickler(file, 5).dump(value)
+    return file.getvalue()
 
 
 def test_a_submit_is_framed_as_protobuf_would() -> None:
@@ -58,7 +72,7 @@ def test_a_blob_that_is_gone_or_damaged(scheduler: FakeScheduler, cluster: cs.Cl
         return [pb.RunUpdate(run_id=run_id, results=[result], finish=finish)]
 
     scheduler.on_submit = gone
-    with pytest.raises(cs.RunLostError, match="no longer in the blob store.*submit the run again"):
+    with pytest.raises(cs.RunLostError, match=r"no longer in the blob store.*submit the run again"):
         cluster.run(add(1))
 
     def damaged(graph: Graph, run_id: str) -> list[pb.RunUpdate]:
@@ -87,8 +101,7 @@ def test_many_large_results_come_few_at_a_time(scheduler: FakeScheduler, cluster
 
 def test_a_container_whose_pickle_is_a_blob(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:
     def updates(graph: Graph, run_id: str) -> list[pb.RunUpdate]:
-        lazy = add(1)
-        template = GraphPickler().run([lazy, "x" * 100_000], {id(lazy): 0}, False).pickled()
+        template = template_of([INPUT, "x" * 100_000])
         compound = pb.TargetCompound(template_blob=scheduler.keep(template), nodes=[7])
         finish = succeeded(pb.TargetTree(list=pb.TargetList(items=[pb.TargetTree(compound=compound)])))
         return [pb.RunUpdate(run_id=run_id, results=[scheduler.result(7, 42)], finish=finish)]
@@ -124,7 +137,7 @@ def test_a_graph_in_parts(scheduler: FakeScheduler, cluster: cs.Cluster) -> None
 def test_few_parts_are_in_flight(
     scheduler: FakeScheduler, cluster: cs.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scheduler that does not read holds up the compiler; memory does not take what the network does not."""
+    """When the scheduler does not read, the compiler waits: memory holds no more than a few parts."""
     scheduler.deaf = True
     scheduler.drop_sessions()
     deadline = time.monotonic() + 10

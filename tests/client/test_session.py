@@ -153,7 +153,7 @@ def test_a_result_that_cannot_be_loaded_here(scheduler: FakeScheduler, cluster: 
     result = pb.NodeResult(node=0, value=value_pb2.Value(inline=inline))
     finish = succeeded(pb.TargetTree(node=0))
     scheduler.on_submit = lambda graph, run_id: [pb.RunUpdate(run_id=run_id, results=[result], finish=finish)]
-    with pytest.raises(cs.SerializationError, match="no_such_module.*client needs"):
+    with pytest.raises(cs.SerializationError, match=r"no_such_module.*client needs"):
         cluster.run(add(1))
 
 
@@ -195,7 +195,7 @@ def test_bad_run_ids(cluster: cs.Cluster, run_id: Any) -> None:
 
 
 def test_bad_options(cluster: cs.Cluster) -> None:
-    with pytest.raises(ValueError, match="on_failure is 'stop'.*cancel, finish"):
+    with pytest.raises(ValueError, match=r"on_failure is 'stop'.*cancel, finish"):
         cluster.submit(add(1), on_failure="stop")
     with pytest.raises(TypeError, match="system_resources"):
         cluster.submit(add(1), system_resources={})  # type: ignore[call-arg]
@@ -368,9 +368,14 @@ def test_an_interrupt_in_the_block_is_said(
     scheduler: FakeScheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scheduler.hold = True
-    with pytest.raises(KeyboardInterrupt), cs.connect(scheduler.address) as cluster:
-        cluster.submit(add(1), run_id="mine")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with cs.connect(scheduler.address) as cluster:
+            cluster.submit(add(1), run_id="mine")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert "cascade: interrupted; cancelled 1 unfinished run (mine)" in capsys.readouterr().err
 
 
