@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cascade_dist._version import __version__
 from cascade_dist.config import Settings as Config
 from cascade_dist.config import format_duration, load_settings, parse_duration, parse_size
 from cascade_dist.errors import CascadeError, ConfigError
+from cascade_dist.storage.seal import state_directory
 from cascade_scheduler.app import Scheduler, SchedulerOptions, StartError
 from cascade_scheduler.blobs.base import BlobError
 from cascade_scheduler.blobs.choose import BlobPlace, choose_blobs
@@ -29,7 +29,7 @@ from cascade_scheduler.core.books import EPOCH_SHIFT
 from cascade_scheduler.core.state import Settings
 from cascade_scheduler.hub import Bounds, Times
 from cascade_scheduler.logs import set_up_logging
-from cascade_scheduler.store.base import StoreError
+from cascade_scheduler.store.base import RunStore, StoreError
 from cascade_scheduler.store.choose import choose_store
 
 __all__ = ["main"]
@@ -154,7 +154,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
         times=times,
         drain_timeout=arguments.drain_timeout,
-        story_dir=Path(tempfile.gettempdir()),
+        story_dir=state_directory() / "bugs",
     )
 
 
@@ -168,23 +168,31 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
         scheduler = Scheduler(options, store, place.store)
         address = await scheduler.start()
         with contextlib.ExitStack() as stack:
-            _listen_to_signals(scheduler, stack)
-            if arguments.lifeline_fd is not None:
-                _hold_lifeline(arguments.lifeline_fd, place)
-            if arguments.ready_file:
-                _write_ready_file(Path(arguments.ready_file), address, stack)
-            print(f"cascade-scheduler listening on {address}", flush=True)
-            logger.info("listening on %s; state in %s", address, store.url)
-            if store.immediate:
-                logger.info(
-                    "the state is kept in memory: a restart forgets all runs (--state redis://… keeps them)"
-                )
-            # What is there now stays for ever; collections need not look at it again. And they come rarely:
-            # a graph is many objects that live long, which is what the defaults are worst at.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 20)
+            try:
+                _listen_to_signals(scheduler, stack)
+                if arguments.lifeline_fd is not None:
+                    _hold_lifeline(arguments.lifeline_fd, place)
+                if arguments.ready_file:
+                    _write_ready_file(Path(arguments.ready_file), address, stack)
+            except BaseException:
+                scheduler.stop_now()
+                await scheduler.run()
+                raise
+            _announce(address, store)
             return await scheduler.run()
+
+
+def _announce(address: str, store: RunStore) -> None:
+    """Says that the scheduler is there."""
+    print(f"cascade-scheduler listening on {address}", flush=True)
+    logger.info("listening on %s; state in %s", address, store.url)
+    if store.immediate:
+        logger.info("the state is kept in memory: a restart forgets all runs (--state redis://… keeps them)")
+    # What is there now stays for ever; collections need not look at it again. And they come rarely: a graph
+    # is many objects that live long, which is what the defaults are worst at.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _listen_to_signals(scheduler: Scheduler, stack: contextlib.ExitStack) -> None:

@@ -172,6 +172,11 @@ class Scheduler:
             self._now.set()
         self._stop.set()
 
+    def stop_now(self) -> None:
+        """Ends without a drain."""
+        self._now.set()
+        self._stop.set()
+
     async def run(self) -> int:
         """Serves until stopped; returns the exit code."""
         await self._stop.wait()
@@ -233,8 +238,7 @@ class Scheduler:
 
     def _fail(self, code: int) -> None:
         self.exit_code = code
-        self._now.set()
-        self._stop.set()
+        self.stop_now()
 
 
 def _check_free(host: str, port: int) -> None:

@@ -107,8 +107,8 @@ class RunRecord:
         """Functions and blobs that the graph needs, until the run has ended."""
         self.kept: list[bytes] = []
         """Blobs that the target's value is made of, until the run is forgotten."""
-        self.waiting: list[tuple[ClientSession, bool, bool]] = []
-        """(session, logs, joined) of clients that wait for the run to be accepted."""
+        self.waiting: list[tuple[ClientSession, bool, bool, bool]] = []
+        """(session, logs, joined, soon) of clients that wait for the run to be accepted."""
 
     def add_piece(self, first: int) -> tuple[int, ...]:
         """Notes a piece of events that goes to the store; returns those that are past the bound by now."""

@@ -123,6 +123,8 @@ class Turn:
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._due: float | None = None
+        """When the core wants a Tick; nothing changes it between turns."""
         self._story: deque[tuple[float, Sequence[Event]]] = deque(maxlen=STORY_TURNS)
         self.count = 0
         """Turns so far."""
@@ -159,8 +161,7 @@ class Turn:
         records, self._records = self._records, []
         then, self._then = self._then, []
         now = self._clock()
-        due = self._core.next_wakeup
-        if due is not None and due <= now:
+        if self._due is not None and self._due <= now:
             events.append(Tick())  # last, so that what waits is read before anybody is declared lost
         self._story.append((now, events))
         try:
@@ -219,7 +220,7 @@ class Turn:
 
     def _arm(self, now: float) -> None:
         """Sets the alarm for the core's next wake-up."""
-        due = self._core.next_wakeup
+        due = self._due = self._core.next_wakeup
         if due is None or (self._timer is not None and self._timer_at <= due):
             return
         if self._timer is not None:

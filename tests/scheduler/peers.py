@@ -173,6 +173,11 @@ class Client:
         )
         await self.say(submit=submit)
 
+    async def submitted(self, run_id: str, graph: Graph, **more: Any) -> None:
+        """Submits a graph in one part, and waits until it is accepted."""
+        await self.submit(run_id, graph, **more)
+        assert (await self.accepted()).run_id == run_id
+
     async def accepted(self) -> client_pb2.Accepted:
         """The next message, which accepts."""
         message = await self.read()
@@ -190,6 +195,8 @@ class Client:
         values: dict[int, value_pb2.Value] = {}
         while True:
             message = await self.read()
+            if message.HasField("accepted"):
+                continue
             assert message.HasField("update"), message
             assert message.update.run_id == run_id
             values.update({result.node: result.value for result in message.update.results})
@@ -224,14 +231,13 @@ class Worker:
         """Begins a session."""
         self.call = self.stub.Connect(metadata=self.metadata)
         self.sequence = self.heard = self.acked = 0
-        hello.setdefault("name", self.worker_id)
+        hello = {"name": self.worker_id, "ahead_credits": 0, **hello}
         await self.say(
             hello=worker_pb2.Hello(
                 worker_id=self.worker_id,
                 versions=versions or wire.local_versions(),
                 amounts=[graph_pb2.Amount(name="cpu", micros=int(cpu * 1e6))],
                 async_credits=1000,
-                ahead_credits=0,
                 sync_credits=8,
                 object_address="127.0.0.1:1",
                 **hello,

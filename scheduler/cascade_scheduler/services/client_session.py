@@ -24,6 +24,8 @@ LINES_WAITING_MAX = 2_000
 LINES_PER_MESSAGE = 500
 RESULTS_PER_SLICE = 2_000
 """Results looked at between two writes, so that a long list does not hold the loop."""
+ACCEPT_SECONDS = 0.005
+"""A run that ends within this time is not accepted first."""
 TREE_BYTES_MAX = 12 << 20
 """A target's shape with more bytes does not fit into a message."""
 
@@ -32,6 +34,7 @@ class Feed:
     """How far one client has been told of one run; the rest is read from the run's record."""
 
     __slots__ = (
+        "accepted",
         "finished",
         "left_out",
         "lines",
@@ -54,6 +57,8 @@ class Feed:
         self.left_out = 0
         self.finished = False
         self.queued = False
+        self.accepted: client_pb2.OpenResponse | None = None
+        """What has to be said before anything else of the run."""
 
     def add_line(self, line: LogLine) -> None:
         """A line that a task printed."""
@@ -67,7 +72,7 @@ class Feed:
         record = self.record
         run_id = record.run_id
         # Looked at before the results: what is not there yet when it ends must come before the end.
-        while True:
+        while not self.finished:
             ended = record.ended
             start = self.results_told
             upto = min(len(record.results), start + RESULTS_PER_SLICE)
@@ -81,8 +86,8 @@ class Feed:
                 update.progress.CopyFrom(progress_to(self.progress))
                 self.told, self.progress = self.progress, None
             if ended is not None and upto == len(record.results) and not self.lines:
+                self.finished = True  # at once: while it is being written, the feed may be rung again
                 yield from _with_finish(update, record)
-                self.finished = True
                 return
             yield update
 
@@ -116,6 +121,8 @@ class ClientSession:
         self.owned: set[RunRecord] = set()
         """Runs that this session is the owner of."""
         self.closed = False
+        self._accepted: list[Feed] = []
+        self._accept_timer: asyncio.TimerHandle | None = None
         self.ended: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
         """Set when the stream has to end, with the reason."""
         self.outbox.on_end(self._writing_ended)
@@ -145,6 +152,23 @@ class ClientSession:
         record.feeds[self] = feed
         return feed
 
+    def accept(self, feed: Feed, accepted: client_pb2.OpenResponse) -> None:
+        """Says that a run is accepted with its first update, or soon; when that says its end, not at all.
+
+        Most of the time that a short run takes is that of messages, and this is one fewer.
+        """
+        feed.accepted = accepted
+        self._accepted.append(feed)
+        if self._accept_timer is None:
+            self._accept_timer = asyncio.get_running_loop().call_later(ACCEPT_SECONDS, self._accept_now)
+
+    def _accept_now(self) -> None:
+        self._accept_timer = None
+        feeds, self._accepted = self._accepted, []
+        for feed in feeds:
+            if feed.accepted is not None:
+                self.news(feed)
+
     def unfollow(self, run_id: str) -> None:
         """The client wants no more of the run."""
         feed = self.feeds.pop(run_id, None)
@@ -166,6 +190,9 @@ class ClientSession:
                 yield item
                 continue
             item.queued = False
+            if item.accepted is not None and item.record.ended is None:
+                yield item.accepted
+            item.accepted = None
             for update in item.messages():
                 yield client_pb2.OpenResponse(update=update)
             if item.finished:
@@ -177,4 +204,6 @@ class ClientSession:
         for run_id in list(self.feeds):
             self.unfollow(run_id)
         self._queue.clear()
+        if self._accept_timer is not None:
+            self._accept_timer.cancel()
         self.outbox.cancel()

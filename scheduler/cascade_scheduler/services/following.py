@@ -39,33 +39,43 @@ def refused(run_id: str, code: str, message: str) -> client_pb2.OpenResponse:
     )
 
 
-def follow(hub: Hub, session: ClientSession, record: RunRecord, *, logs: bool, joined: bool) -> None:
-    """The client is told that the run is accepted, as soon as it is, and from then on what happens to it."""
+def follow(
+    hub: Hub, session: ClientSession, record: RunRecord, *, logs: bool, joined: bool, soon: bool = True
+) -> None:
+    """The client is told that the run is accepted, as soon as it is, and from then on what happens to it.
+
+    Without `soon`, a run that ends at once is not accepted first.
+    """
     if logs:
         hub.logs_wanted(record)
     if record.accepted:
-        _tell(session, record, logs, joined)
+        _tell(session, record, logs, joined, soon)
     else:
-        record.waiting.append((session, logs, joined))
+        record.waiting.append((session, logs, joined, soon))
 
 
 def accept(record: RunRecord) -> None:
     """The run is in the core and in the store, or was refused: tells those that wait."""
     waiting, record.waiting = record.waiting, []
-    for session, logs, joined in waiting:
+    for session, logs, joined, soon in waiting:
         if session.closed:
             continue
         if record.refused is not None:
             session.say(refused(record.run_id, record.refused.code, record.refused.message))
         else:
-            _tell(session, record, logs, joined)
+            _tell(session, record, logs, joined, soon)
     record.accepted = record.refused is None
 
 
-def _tell(session: ClientSession, record: RunRecord, logs: bool, joined: bool) -> None:
-    accepted = client_pb2.Accepted(run_id=record.run_id, joined=joined, node_count=record.facts.node_count)
-    session.say(client_pb2.OpenResponse(accepted=accepted))
+def _tell(session: ClientSession, record: RunRecord, logs: bool, joined: bool, soon: bool) -> None:
+    accepted = client_pb2.OpenResponse(
+        accepted=client_pb2.Accepted(run_id=record.run_id, joined=joined, node_count=record.facts.node_count)
+    )
     feed = session.follow(record, logs=logs)
+    if soon:
+        session.say(accepted)
+    else:
+        session.accept(feed, accepted)
     if record.results or record.ended is not None:
         session.news(feed)
 

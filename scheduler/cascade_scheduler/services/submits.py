@@ -50,6 +50,8 @@ class _Incoming:
         self.pinned: list[bytes] = []
         """Functions and blobs that must not go while the graph is on its way."""
         self.end: graph_pb2.GraphEnd | None = None
+        self.single = False
+        """All of it came in one message."""
 
 
 class _Whole(NamedTuple):
@@ -111,6 +113,7 @@ class Submits:
         incoming = self._incoming.get(run_id)
         if incoming is None:
             incoming = self._begin(run_id, submit)
+            incoming.single = submit.HasField("end")
         if submit.functions:
             self._add_functions(incoming, submit.functions)
         if submit.HasField("chunk"):
@@ -258,7 +261,7 @@ class Submits:
         record.owner = self._session
         self._session.owned.add(record)
         hub.runs.add(record)
-        follow(hub, self._session, record, logs=options.logs, joined=False)
+        follow(hub, self._session, record, logs=options.logs, joined=False, soon=not incoming.single)
         return record
 
     async def _solve(self, whole: _Whole, record: RunRecord, key: bytes) -> None:

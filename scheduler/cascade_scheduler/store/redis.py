@@ -199,7 +199,7 @@ class RedisStore:
             )
         if status == b"GAP":
             raise StoreFenced(
-                f"Redis at {self.url} has lost results: batch {batch.number} was to come, but its last one is "
+                f"Redis at {self.url} has lost results: batch {batch.number} was to come, but its last is "
                 f"{told.decode()}; set appendonly yes and appendfsync always if that must not happen"
             )
 

@@ -139,7 +139,7 @@ def amounts_to(amounts: Iterable[tuple[str, int]]) -> list[graph_pb2.Amount]:
 
 def seconds_of(duration: Duration) -> float:
     """A duration in seconds."""
-    seconds: float = duration.seconds + duration.nanos / _NANOS
+    seconds: float = (duration.seconds * _NANOS + duration.nanos) / _NANOS
     return seconds
 
 

@@ -1,0 +1,287 @@
+"""`cascade-scheduler` as a process: how it starts, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cascade_dist.v1 import client_pb2
+from tests.scheduler.peers import Client, Worker, code_of, done, one_task, pickled
+
+SECONDS = 20.0
+
+
+class Command:
+    """Starts schedulers in a state directory of the test's own, and stops them."""
+
+    def __init__(self, root: Path, directory: Path) -> None:
+        self.directory = directory
+        self.environ = {
+            **os.environ,
+            "PYTHONPATH": f"{root}:{root / 'scheduler'}",
+            "XDG_STATE_HOME": str(directory / "state"),
+            "TMPDIR": str(directory / "tmp"),
+            "CASCADE_CONFIG": "",
+        }
+        (directory / "tmp").mkdir()
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        """A process; its address is awaited by `address`."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cascade_scheduler", *arguments],
+            env=self.environ,
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,
+        )
+        self.started.append(process)
+        return process
+
+    def serve(self, *arguments: str, **more: Any) -> tuple[subprocess.Popen[str], str]:
+        """A process that listens on a free port: (process, address)."""
+        process = self.start("--port", "0", *arguments, **more)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            pytest.fail(f"it did not start: {process.communicate()[1]}")
+        words = line.split()
+        assert words[:3] == ["cascade-scheduler", "listening", "on"]
+        return process, words[3]
+
+    def refuse(self, *arguments: str) -> tuple[int, str]:
+        """A process that does not start: (exit code, what it says)."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=SECONDS)
+        assert out == ""
+        return process.returncode, err
+
+    def stop(self) -> None:
+        """Kills what still runs."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """(exit code, stderr) of a process that ends by itself."""
+    _, err = process.communicate(timeout=SECONDS)
+    return process.returncode, err
+
+
+@pytest.fixture
+def command(root: Path, tmp_path: Path) -> Iterator[Command]:
+    """Starts schedulers."""
+    made = Command(root, tmp_path)
+    yield made
+    made.stop()
+
+
+def test_it_starts_says_where_and_ends_on_sigterm(command: Command, tmp_path: Path) -> None:
+    ready = tmp_path / "ready.json"
+    process, address = command.serve("--ready-file", str(ready))
+    assert json.loads(ready.read_text()) == {"address": address, "pid": process.pid}
+    assert stat.S_IMODE(ready.stat().st_mode) == 0o600
+    host, port = address.split(":")
+    assert host == "127.0.0.1"
+    assert int(port) > 0
+    process.send_signal(signal.SIGTERM)
+    code, err = end(process)
+    assert code == 0
+    assert "a restart forgets all runs" in err
+    assert "cascade.scheduler - INFO" in err
+    assert not ready.exists()
+    assert list((tmp_path / "tmp").iterdir()) == [], "its blob directory is gone"
+
+
+def test_logs_can_be_json(command: Command) -> None:
+    process, address = command.serve("--log-format", "json")
+    process.send_signal(signal.SIGINT)
+    code, err = end(process)
+    assert code == 0
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert lines[0]["level"] == "info"
+    assert lines[0]["logger"] == "cascade.scheduler"
+    assert address in lines[0]["message"]
+
+
+def test_the_port_taken_is_one_clear_line(command: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, err = command.refuse("--port", port)
+    assert code == 1
+    assert err == (
+        f"cascade-scheduler: cannot listen on 127.0.0.1:{port}: another process listens there; "
+        f"choose another port with --port (0: any free one)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--host", "0.0.0.0"], 2, "--token-file"),
+        (["--host", "no.such.host.invalid", "--token-file", "token"], 1, "is no address of this machine"),
+        (["--port", "99999"], 2, "is not a port"),
+        (["--state", "mongodb://x"], 2, "memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH"),
+        (["--state", "redis://:secret@127.0.0.1:1/0"], 1, "no Redis at redis://:***@127.0.0.1:1/0"),
+        (["--token-file", "nowhere"], 1, "nowhere"),
+        (["--infeasible-after", "soon"], 2, "'soon' is not a duration"),
+        (["--drain-timeout", "soon"], 2, "soon"),
+        (["--tls-cert", "token"], 2, "--tls-key"),
+        (["--expect-workers", "2"], 2, "--closed"),
+        (["--heartbeat-timeout", "1s"], 2, "at least twice --heartbeat-period"),
+        (["--blob-dir", "token/blobs"], 1, "--blob-dir"),
+        (["--ready-file", "nowhere/ready"], 1, "--ready-file nowhere/ready cannot be written"),
+    ],
+)
+def test_what_it_refuses(
+    command: Command, tmp_path: Path, arguments: list[str], code: int, told: str
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    if "--port" not in arguments:
+        arguments = ["--port", "0", *arguments]
+    found, err = command.refuse(*arguments)
+    assert (found, told in err) == (code, True), err
+    assert "Traceback" not in err
+    assert "secret" not in err
+
+
+def test_another_address_needs_a_token_and_then_listens(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").chmod(0o600)
+    process, address = command.serve("--host", "0.0.0.0", "--token-file", "token")
+    assert address.startswith("0.0.0.0:")
+    process.send_signal(signal.SIGTERM)
+    code, err = end(process)
+    assert code == 0
+    assert "secret" not in err
+
+
+def test_the_lifeline_ends_it_at_once(command: Command, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    process, _ = command.serve("--lifeline-fd", str(reading), pass_fds=[reading])
+    os.close(reading)
+    assert process.poll() is None
+    os.close(writing)
+    code, _ = end(process)
+    assert code == 0
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+async def test_a_drain_lets_runs_end_and_refuses_new_ones(command: Command) -> None:
+    process, address = command.serve()
+    async with Client(address) as client, Worker(address) as worker:
+        await client.submitted("r", one_task())
+        attempt = (await worker.work()).assignments[0].attempt
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SECONDS):
+            for number in itertools.count():
+                await client.submit(f"new{number}", one_task())
+                message = await client.read()
+                if message.HasField("refused"):
+                    break
+                await client.say(cancel=client_pb2.Cancel(run_id=f"new{number}"))
+                await client.finish(f"new{number}")
+        assert message.refused.code == client_pb2.REFUSAL_CODE_DRAINING
+        assert "submit to another" in message.refused.message
+        await worker.report(done(attempt, pickled(1)))
+        _, finish = await client.finish("r")
+        assert finish.state == client_pb2.RUN_STATE_SUCCEEDED
+        while not (message := await worker.read()).HasField("goodbye"):
+            pass
+        assert message.goodbye.reconnect
+        code, details = await code_of(client.call)
+        assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "the scheduler is going away")
+    code_, err = await asyncio.to_thread(end, process)
+    assert code_ == 0
+    assert "draining: 1 runs may go on for 30 s" in err
+
+
+async def test_a_drain_has_a_bound(command: Command) -> None:
+    process, address = command.serve("--drain-timeout", "100ms")
+    async with Client(address) as client, Worker(address):
+        await client.submitted("r", one_task())
+        process.send_signal(signal.SIGTERM)
+        code, err = await asyncio.to_thread(end, process)
+    assert code == 0
+    assert "1 runs did not end in time" in err
+
+
+async def test_a_second_signal_ends_it_now(command: Command) -> None:
+    process, address = command.serve("--drain-timeout", "1h")
+    async with Client(address) as client, Worker(address):
+        await client.submitted("r", one_task())
+        process.send_signal(signal.SIGINT)
+        await code_after(process, signal.SIGINT)
+
+
+async def code_after(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Signals again until the process has ended."""
+    async with asyncio.timeout(SECONDS):
+        while process.poll() is None:
+            await asyncio.sleep(0.1)
+            process.send_signal(number)
+    code, _ = end(process)
+    assert code == 0
+
+
+async def test_a_run_lives_in_redis(command: Command, redis_server: str) -> None:
+    process, address = command.serve("--state", redis_server)
+    async with Client(address) as client, Worker(address) as worker:
+        await client.submitted("in-redis", one_task())
+        work = await worker.work()
+        await worker.report(done(work.assignments[0].attempt, pickled(42)))
+        values, _ = await client.finish("in-redis")
+        assert values[0].inline == pickled(42)
+        status = await client.stub.GetStatus(client_pb2.GetStatusRequest())
+        assert status.state == redis_server
+    process.send_signal(signal.SIGTERM)
+    code, err = await asyncio.to_thread(end, process)
+    assert code == 0, err
+    assert (command.directory / "state" / "cascade" / "seal-key").exists()
+    found = await stored(redis_server, (command.directory / "state" / "cascade" / "seal-key").read_bytes())
+    assert found["in-redis"] == ("succeeded", [pickled(42)])
+
+
+async def stored(url: str, key: bytes) -> dict[str, tuple[str, list[object]]]:
+    """What the next scheduler would find."""
+    from cascade_dist.storage.seal import Sealer
+    from cascade_scheduler.store.redis import RedisStore
+
+    store = RedisStore(url, Sealer(key.strip()))
+    await store.open()
+    found = {
+        run.created.run_id: (run.state, [result.value for result in run.results.values()])
+        async for run in store.load()
+    }
+    await store.close()
+    return found
+
+
+async def test_a_scheduler_that_lost_the_lead_ends(command: Command, redis_server: str) -> None:
+    process, address = command.serve("--state", redis_server)
+    _, second = command.serve("--state", redis_server)
+    assert second
+    async with Client(address) as client:
+        await client.submit("r", one_task())
+        code, err = await asyncio.to_thread(end, process)
+    assert code == 75
+    assert "led by another scheduler" in err

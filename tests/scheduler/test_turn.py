@@ -1,0 +1,225 @@
+"""The turn loop with a tiny core: order, gating, wake-ups, bugs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cascade_scheduler.core.commands import (
+    CancelAttempt,
+    Command,
+    EventRecord,
+    ReleaseObject,
+    RetractAttempt,
+    RunEnded,
+    RunRefused,
+    SaveSkip,
+    TargetValue,
+    WelcomeWorker,
+    WorkerGone,
+)
+from cascade_scheduler.core.events import Event, RunCancelRequested, RunForgotten, Tick
+from cascade_scheduler.store.base import Record, RunDropped
+from cascade_scheduler.story import write_story
+from cascade_scheduler.turn import Turn
+
+Then = Callable[[], None]
+SAVED = SaveSkip("r", 0, "aa", "Pruned")
+TOLD = TargetValue("r", 0, b"\x80")
+ENDED = RunEnded("r", "succeeded", None, "", "", 0, "", 1.0)
+
+
+class TinyCore:
+    """Answers every turn with the commands of a script."""
+
+    def __init__(self, *script: Sequence[Command]) -> None:
+        self.script = list(script)
+        self.turns: list[tuple[list[Event], float]] = []
+        self.next_wakeup: float | None = None
+        self.error: Exception | None = None
+
+    def turn(self, events: Sequence[Event], now: float) -> list[Command]:
+        """Notes the events."""
+        self.turns.append((list(events), now))
+        if self.error is not None:
+            raise self.error
+        return list(self.script.pop(0)) if self.script else []
+
+
+class Books:
+    """Listener and writer that note what they are told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.records: list[Sequence[Record]] = []
+        self.waiting: list[Then] = []
+        self.hold = False
+        self.now = 100.0
+        self.bugs: list[tuple[BaseException, int]] = []
+
+    def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
+        """Calls back at once, or when `land` is called."""
+        self.records.append(tuple(records))
+        self.waiting.extend(then)
+        if not self.hold:
+            self.land()
+
+    def land(self) -> None:
+        """Everything has landed."""
+        waiting, self.waiting = self.waiting, []
+        for call in waiting:
+            call()
+
+    def to_worker(self, worker: str, command: object) -> None:
+        """Notes an order."""
+        self.told.append(command)
+
+    def welcome(self, command: WelcomeWorker) -> None:
+        """Notes."""
+        self.told.append(command)
+
+    def worker_gone(self, command: WorkerGone) -> None:
+        """Notes."""
+        self.told.append(command)
+
+    def record_event(self, command: EventRecord) -> None:
+        """Notes."""
+        self.told.append(command)
+
+    def event_records(self) -> tuple[Sequence[Record], Then | None]:
+        """None."""
+        return (), None
+
+    def tell_run(self, command: TargetValue | RunEnded) -> None:
+        """Notes."""
+        self.told.append(command)
+
+    def run_refused(self, command: RunRefused) -> Sequence[Record]:
+        """Notes; takes back."""
+        self.told.append(command)
+        return (RunDropped(command.run_id),)
+
+    def run_ending(self, command: RunEnded) -> None:
+        """Notes."""
+        self.told.append(("ending", command.run_id))
+
+    def clock(self) -> float:
+        """The time."""
+        return self.now
+
+    def bug(self, error: BaseException, story: Sequence[tuple[float, Sequence[Event]]]) -> None:
+        """Notes a bug."""
+        self.bugs.append((error, len(story)))
+
+
+def turn_of(core: TinyCore, books: Books) -> Turn:
+    """A turn between a core and books."""
+    return Turn(core, books, books, clock=books.clock, on_bug=books.bug)
+
+
+async def settle() -> None:
+    """Lets everything that is ready run."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_events_that_come_together_make_one_turn() -> None:
+    core, books = TinyCore(), Books()
+    turn = turn_of(core, books)
+    first, second = RunForgotten("a"), RunCancelRequested("b")
+    turn.post(first)
+    turn.post(second)
+    assert core.turns == []
+    await settle()
+    assert core.turns == [([first, second], 100.0)]
+    turn.post(first)
+    await settle()
+    assert turn.count == 2
+
+
+async def test_orders_go_at_once_and_clients_wait_for_the_store() -> None:
+    orders = [RetractAttempt("w", 1), CancelAttempt("w", 2), ReleaseObject("w", 3)]
+    core, books = TinyCore([*orders, SAVED, TOLD, ENDED]), Books()
+    books.hold = True
+    turn = turn_of(core, books)
+    turn.post(RunForgotten("a"), then=lambda: books.told.append("posted"), records=[RunDropped("first")])
+    await settle()
+    assert books.told == [*orders, ("ending", "r")]
+    assert books.records == [(RunDropped("first"), SAVED)]
+    books.land()
+    assert books.told[4:] == ["posted", TOLD, ENDED]
+
+
+async def test_a_refused_run_is_taken_back_in_the_same_batch() -> None:
+    refused = RunRefused("r", "infeasible", "no gpu")
+    core, books = TinyCore([refused]), Books()
+    turn_of(core, books).post(RunForgotten("r"), records=[SAVED])
+    await settle()
+    assert books.records == [(SAVED, RunDropped("r"))]
+
+
+async def test_a_tick_comes_last_and_in_time() -> None:
+    core, books = TinyCore(), Books()
+    turn = turn_of(core, books)
+    core.next_wakeup = 100.005
+    turn.post(RunForgotten("a"))
+    await settle()
+    books.now = 100.005
+    turn.post(RunForgotten("b"))
+    await settle()
+    assert core.turns[-1] == ([RunForgotten("b"), Tick()], 100.005)
+    core.next_wakeup = 100.006
+    turn.post(RunForgotten("c"))
+    await settle()
+    books.now = 100.006
+    async with asyncio.timeout(5):
+        while core.turns[-1][0] != [Tick()]:
+            core.next_wakeup = None if core.turns[-1][0] == [Tick()] else 100.006
+            await asyncio.sleep(0.001)
+
+
+async def test_an_overdue_wakeup_does_not_spin() -> None:
+    core, books = TinyCore(), Books()
+    core.next_wakeup = 1.0
+    turn = turn_of(core, books)
+    turn.post(RunForgotten("a"))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert turn.count < 20
+    turn.stop()
+
+
+async def test_a_bug_stops_everything_and_tells_its_story(tmp_path: Path) -> None:
+    core, books = TinyCore(), Books()
+    turn = turn_of(core, books)
+    turn.post(RunForgotten("a"))
+    await settle()
+    core.error = ZeroDivisionError("in the core")
+    turn.post(RunCancelRequested("b"))
+    await settle()
+    assert books.bugs == [(core.error, 2)]
+    turn.post(RunForgotten("c"))
+    await settle()
+    assert len(core.turns) == 2
+
+
+async def test_an_unknown_command_is_a_bug() -> None:
+    core, books = TinyCore([("what", "is this")]), Books()  # type: ignore[list-item]
+    turn_of(core, books).post(RunForgotten("a"))
+    await settle()
+    assert "nobody carries out" in str(books.bugs[0][0])
+
+
+def test_a_story_shows_shapes_and_not_data(tmp_path: Path) -> None:
+    events: list[Event] = [RunForgotten("r" * 10_000), RunCancelRequested("x", "why")]
+    path = write_story(tmp_path / "new", 1000.0, "Traceback …\n", [(5.0, events), (6.0, [Tick()])])
+    assert path is not None
+    text = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "Traceback …" in text
+    assert "turn at 5.0" in text
+    assert "RunCancelRequested('x', 'why', )" in text
+    assert max(map(len, text.splitlines())) < 5000
+    (tmp_path / "file").write_text("")
+    assert write_story(tmp_path / "file", 1000.0, "", []) is None

@@ -1,0 +1,165 @@
+"""Records go to the store in order, one batch at a time, again and again until they have landed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cascade_scheduler.core.commands import SaveResult, SaveSkip
+from cascade_scheduler.store import writer as module
+from cascade_scheduler.store.base import Batch, StoredRun, StoreFenced, StoreUnavailable
+from cascade_scheduler.store.memory import MemoryStore
+from cascade_scheduler.store.writer import StoreWriter
+
+
+def skip(number: int) -> SaveSkip:
+    """One record."""
+    return SaveSkip("r", number, f"{number}", "Pruned")
+
+
+class Scripted:
+    """A store that does what a test says, one word per commit: land, away, fence."""
+
+    url = "scripted://"
+    immediate = False
+
+    def __init__(self, *script: str) -> None:
+        self.script = list(script)
+        self.seen: list[Batch] = []
+        self.flying = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def open(self) -> int:
+        """The first epoch."""
+        return 1
+
+    async def load(self) -> AsyncIterator[StoredRun]:
+        """Nothing."""
+        for run in list[StoredRun]():
+            yield run
+
+    def apply(self, batch: Batch) -> None:
+        """Not immediate."""
+        raise AssertionError
+
+    async def commit(self, batch: Batch) -> None:
+        """The next word of the script."""
+        self.flying += 1
+        assert self.flying == 1, "one batch in flight"
+        await self.gate.wait()
+        self.flying -= 1
+        self.seen.append(batch)
+        word = self.script.pop(0) if self.script else "land"
+        if word == "away":
+            raise StoreUnavailable("no answer")
+        if word == "fence":
+            raise StoreFenced("another epoch")
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting between tries."""
+    monkeypatch.setattr(module, "RETRY_FIRST", 0.0)
+    monkeypatch.setattr(module, "RETRY_MAX", 0.0)
+
+
+def never(error: StoreFenced) -> None:
+    """Nobody is fenced off here."""
+    raise AssertionError(error)
+
+
+async def test_an_immediate_store_answers_at_once() -> None:
+    store = MemoryStore()
+    await store.open()
+    writer = StoreWriter(store, on_fenced=never)
+    called: list[int] = []
+    writer.put([skip(1)], [lambda: called.append(1)])
+    writer.put([], [lambda: called.append(2)])
+    assert called == [1, 2]
+
+
+async def test_what_comes_meanwhile_is_the_next_batch() -> None:
+    store = Scripted()
+    store.gate.clear()
+    writer = StoreWriter(store, on_fenced=never)
+    called: list[int] = []
+    writer.put([], [lambda: called.append(0)])
+    assert called == [0], "nothing to store, nothing to wait for"
+    for number in (1, 2, 3):
+        writer.put([skip(number)], [lambda number=number: called.append(number)])  # type: ignore[misc]
+        await asyncio.sleep(0)
+    writer.put([], [lambda: called.append(4)])
+    assert called == [0]
+    store.gate.set()
+    assert await writer.flush(5)
+    assert called == [0, 1, 2, 3, 4]
+    assert [(batch.number, list(batch.records)) for batch in store.seen] == [
+        (1, [skip(1)]),
+        (2, [skip(2), skip(3)]),
+    ]
+
+
+async def test_a_store_that_is_away_is_tried_again(quick: None, caplog: pytest.LogCaptureFixture) -> None:
+    store = Scripted("away", "away", "land")
+    writer = StoreWriter(store, on_fenced=never)
+    called: list[int] = []
+    writer.put([skip(1)], [lambda: called.append(1)])
+    assert await writer.flush(5)
+    assert called == [1]
+    assert [batch.number for batch in store.seen] == [1, 1, 1]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert not writer.away
+
+
+async def test_fenced_off_is_said_once_and_nothing_is_told() -> None:
+    store = Scripted("fence")
+    fenced: list[StoreFenced] = []
+    writer = StoreWriter(store, on_fenced=fenced.append)
+    called: list[int] = []
+    writer.put([skip(1)], [lambda: called.append(1)])
+    await asyncio.sleep(0.01)
+    assert len(fenced) == 1
+    assert called == []
+
+
+async def test_a_large_turn_is_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_BYTES_MAX", 1000)
+    store = Scripted()
+    writer = StoreWriter(store, on_fenced=never)
+    called: list[int] = []
+    records = [SaveResult("r", number, f"{number}", 1, b"\x80" * 400) for number in range(5)]
+    writer.put(records, [lambda: called.append(len(store.seen))])
+    assert await writer.flush(5)
+    assert [len(batch.records) for batch in store.seen] == [2, 2, 1]
+    assert [batch.number for batch in store.seen] == [1, 2, 3]
+    assert called == [3], "told when the last of it has landed"
+
+
+async def test_there_is_no_room_past_the_bound() -> None:
+    store = Scripted()
+    store.gate.clear()
+    writer = StoreWriter(store, on_fenced=never, backlog_max=1000)
+    for number in range(8):
+        writer.put([skip(number)], [])
+        assert writer.room.is_set()
+    for number in range(4):
+        writer.put([skip(number)], [])
+    assert not writer.room.is_set()
+    store.gate.set()
+    await asyncio.wait_for(writer.room.wait(), 5)
+    assert await writer.flush(5)
+
+
+async def test_flush_gives_up_in_time() -> None:
+    store = Scripted()
+    store.gate.clear()
+    writer = StoreWriter(store, on_fenced=never)
+    writer.put([skip(1)], [])
+    assert not await writer.flush(0.01)
+    await writer.close()
