@@ -95,6 +95,7 @@ class Children:
         inline_max: int = 65_536,
         observe: int = 0,
         publish: bool = False,
+        inline_bytes_max: int = 0,
         map_index: int = -1,
         try_: int = 1,
         run_id: str = "run-1",
@@ -120,6 +121,7 @@ class Children:
             map_index,
             observe,
             publish,
+            inline_bytes_max,
         )
         self.pool.send(executor, attempt, frames.dumps(frame))
         return attempt

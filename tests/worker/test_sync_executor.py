@@ -85,6 +85,8 @@ async def test_inputs_take_every_form(children: Children, shared: int, tmp_path:
         Reference(file, 5).dump(value)
         return file.getvalue()
 
+    template = tmp_path / "template"
+    template.write_bytes(refer((slice(0), 2)))
     inputs = [
         inline,
         (frames.FILE, *pack(array, "array")),
@@ -92,15 +94,16 @@ async def test_inputs_take_every_form(children: Children, shared: int, tmp_path:
         (frames.LIST, [inline, (frames.LIST, [inline])]),
         (frames.COMPOUND, refer({"k": slice(1), "j": slice(0)}), [inline, (frames.LIST, [])]),
         (frames.PARTS, str(parts), None),
+        (frames.COMPOUND, (frames.FILE, str(template), 0), [inline]),
     ]
-    payload = refer(([slice(number) for number in range(6)], {}))
+    payload = refer(([slice(number) for number in range(7)], {}))
 
-    def look(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
-        return a, int(b.sum()), b.flags.writeable, c, d, e, f
+    def look(a: Any, b: Any, *others: Any) -> Any:
+        return a, int(b.sum()), b.flags.writeable, *others
 
     answer = await children.run(shared, look, payload=payload, inputs=inputs)
     total = int(array.sum())
-    assert answer.value == (1, total, False, "b", [1, [1]], {"k": [], "j": 1}, [1, 1, 1])
+    assert answer.value == (1, total, False, "b", [1, [1]], {"k": [], "j": 1}, [1, 1, 1], (1, 2))
     assert not parts.exists(), "whoever reads it removes it"
 
 
@@ -112,6 +115,11 @@ async def test_a_large_result_is_an_object_that_maps(children: Children, shared:
     assert answer.frame[10], "it is to be published"
     small = await children.run(shared, lambda: 1, publish=True)
     assert not small.frame[10], "an inline value needs no blob"
+
+
+async def test_the_inline_limit_may_come_with_the_task(children: Children, shared: int) -> None:
+    assert (await children.run(shared, lambda: b"x" * 5000)).size == 0
+    assert (await children.run(shared, lambda: b"x" * 5000, inline_bytes_max=1000)).size > 5000
 
 
 async def test_truth_and_split_are_observed(children: Children, shared: int) -> None:

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from cascade_dist.codec.cid import cid_of
 from cascade_dist.codec.exceptions import ErrorRecord, decode_exception
-from cascade_dist.codec.values import dump_inline_or_packed, load
+from cascade_dist.codec.values import dump_inline_or_packed, dump_items, load
 from cascade_dist.context import current_attempt
 from cascade_dist.errors import TaskTimeoutError
 from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2, worker_pb2_grpc
@@ -374,6 +374,42 @@ async def test_a_function_that_the_worker_has_lost_is_asked_for(
     worker._functions.add(scheduler._specs[task.attempt][1])  # so that it is not sent
     (report,) = await worker.submit(task)
     assert value_of(report) == "found"
+
+
+async def test_a_large_function_is_a_blob(scheduler: Scheduler, worker: WorkerSession) -> None:
+    baggage = os.urandom(600_000)
+    task = scheduler.task(lambda: len(baggage))
+    spec, cid, body, run_id = scheduler._specs[task.attempt]
+    scheduler.blobs[cid] = body
+    scheduler._specs[task.attempt] = (spec, cid, b"", run_id)
+    (report,) = await worker.submit(task)
+    assert value_of(report) == 600_000
+
+
+async def test_items_and_containers_in_the_blob_store(scheduler: Scheduler, worker: WorkerSession) -> None:
+    def store(data: bytes) -> value_pb2.BlobRef:
+        scheduler.blobs[cid_of(data)] = data
+        return value_pb2.BlobRef(cid=cid_of(data), size_bytes=len(data))
+
+    split = dump_items(["a", "b"], 0)
+    assert not isinstance(split, list)
+    item = value_pb2.ItemValue(blob=store(split.to_bytes()), index=1)
+    inner = value_pb2.Value(item=item)
+    compound = value_pb2.CompoundValue(template_blob=store(refer_to_first_input()), inputs=[inner])
+    value = value_pb2.Value(compound=compound)
+    for _ in range(2):  # fetched, then found here
+        (report,) = await worker.submit(
+            scheduler.task(lambda a: a, inputs=[value], payload=refer_to_first_input())
+        )
+        assert value_of(report) == (("b",), {})
+    scheduler.deferred = [
+        worker_pb2.FetchValueResponse(compound=True, template_blob=compound.template_blob, items=[inner])
+    ]
+    value = value_pb2.Value(deferred=value_pb2.DeferredValue(run_id="run-1", node=3))
+    (report,) = await worker.submit(
+        scheduler.task(lambda a: a, inputs=[value], payload=refer_to_first_input())
+    )
+    assert value_of(report) == (("b",), {})
 
 
 async def test_no_message_carries_much(scheduler: Scheduler, worker: WorkerSession) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from cascade_dist.codec.exceptions import encode_exception
-from cascade_dist.errors import CascadeError, TaskLoadError
+from cascade_dist.errors import CascadeError
 from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import Address, TokenAuth, local_versions
 from cascade_dist.wire.convert import seconds, to_amounts
@@ -119,6 +119,7 @@ class Worker:
         """What makes an executor run an attempt, as long as that may still be needed."""
         self._waiting: dict[int, tuple[worker_pb2.Assignment, bytes, bytes]] = {}
         """Attempts whose inputs are being fetched: assignment, body and function."""
+        self._function_fetch = asyncio.Lock()
         self._jobs: dict[int, asyncio.Task[None]] = {}
         """Fetches and publishes under way, by attempt."""
         self._logs: deque[LogText] = deque()
@@ -398,15 +399,15 @@ class Worker:
         """Gets what an attempt needs."""
         assignment, key, function = self._waiting[attempt]
         try:
-            if function not in self._functions:
-                found = await self._transfers.functions([function])
-                self._functions.add(found, {function})
+            async with self._function_fetch:  # many attempts may wait for one body
                 if function not in self._functions:
-                    raise TaskLoadError("the scheduler sent no body for a function it was asked for")
+                    self._functions.put(function, await self._transfers.function(function))
             args, inputs = await self._transfers.inputs(assignment)
         except ObjectsLostError as error:
             self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), error.attempts)))
-        except (CascadeError, OSError) as error:
+        except Exception as error:  # whatever it is, the attempt must end
+            if not isinstance(error, CascadeError | OSError):
+                log.exception("attempt %d: its inputs could not be made ready", attempt)
             self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), ())))
         else:
             self._frames[attempt] = task_frame(assignment, key, args, inputs)

@@ -84,18 +84,21 @@ class FunctionStore:
     def add(self, functions: Iterable[graph_pb2.Function], in_use: set[bytes]) -> None:
         """Keeps bodies; the oldest of many that are not in use go."""
         for function in functions:
-            if not function.body or function.cid in self._known:
-                continue
-            path = self._directory / function.cid.hex()
-            # Executors look for the name, so it appears when the bytes are there.
-            part = path.with_suffix(".part")
-            part.write_bytes(function.body)
-            part.rename(path)
-            self._known[function.cid] = None
+            if function.body and function.cid not in self._known:
+                self.put(function.cid, function.body)
         if len(self._known) > _FUNCTIONS_MAX:
             for cid in [cid for cid in self._known if cid not in in_use][: len(self._known) - _FUNCTIONS_MAX]:
                 del self._known[cid]
                 (self._directory / cid.hex()).unlink(missing_ok=True)
+
+    def put(self, cid: bytes, body: bytes) -> None:
+        """Keeps one body."""
+        path = self._directory / cid.hex()
+        # Executors look for the name, so it appears when the bytes are there.
+        part = path.with_suffix(".part")
+        part.write_bytes(body)
+        part.rename(path)
+        self._known[cid] = None
 
 
 class Session:
@@ -164,6 +167,7 @@ def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs:
             assignment.map_index_plus_one - 1,
             assignment.observe,
             assignment.publish,
+            assignment.inline_bytes_max,
         )
     )
 

@@ -22,7 +22,6 @@ from cascade_dist.errors import CascadeError
 from cascade_dist.v1 import (
     client_pb2,
     client_pb2_grpc,
-    graph_pb2,
     value_pb2,
     worker_pb2,
     worker_pb2_grpc,
@@ -105,13 +104,18 @@ class Transfers:
         if form in ("object", "blob"):
             return self._local_file(value.object.attempt if form == "object" else value.blob.cid, attempt)
         if form == "item":
-            found = self._local_file(value.item.list.attempt, attempt)
-            return None if found is None else (frames.ITEM, found[1], found[2], value.item.index)
+            item = value.item
+            found = self._local_file(item.list.attempt if item.HasField("list") else item.blob.cid, attempt)
+            return None if found is None else (frames.ITEM, found[1], found[2], item.index)
         if form == "list":
             return self._local_all(value.list.items, attempt)
         if form == "compound":
-            made = self._local_all(value.compound.inputs, attempt)
-            return None if made is None else (frames.COMPOUND, value.compound.template, made[1])
+            compound = value.compound
+            template: Any = compound.template
+            if compound.HasField("template_blob"):
+                template = self._local_file(compound.template_blob.cid, attempt)
+            made = self._local_all(compound.inputs, attempt)
+            return None if made is None or template is None else (frames.COMPOUND, template, made[1])
         return None
 
     def local_blob(self, reference: value_pb2.BlobRef, attempt: int) -> Any:
@@ -158,18 +162,33 @@ class Transfers:
         if form == "blob":
             return await self._blob(value.blob, attempt)
         if form == "item":
-            _, path, size = await self._object(value.item.list, attempt)
-            return (frames.ITEM, path, size, value.item.index)
+            item = value.item
+            if item.HasField("list"):
+                _, path, size = await self._object(item.list, attempt)
+            else:
+                _, path, size = await self._blob(item.blob, attempt)
+            return (frames.ITEM, path, size, item.index)
         if form == "list":
             return (frames.LIST, await _all([self._value(item, attempt) for item in value.list.items]))
         if form == "compound":
-            inputs = await _all([self._value(item, attempt) for item in value.compound.inputs])
-            return (frames.COMPOUND, value.compound.template, inputs)
+            compound = value.compound
+            template = await self._template(compound, attempt)
+            return (
+                frames.COMPOUND,
+                template,
+                await _all([self._value(part, attempt) for part in compound.inputs]),
+            )
         if form == "deferred":
             return await self._deferred(value.deferred, attempt)
         raise FetchError(
             f"an input has the form {form!r}, which this worker does not know: install one version"
         )
+
+    async def _template(self, holder: Any, attempt: int) -> Any:
+        """The pickle of a container: bytes, or a file."""
+        if holder.HasField("template_blob"):
+            return await self._blob(holder.template_blob, attempt)
+        return holder.template
 
     async def _object(self, reference: value_pb2.ObjectRef, attempt: int) -> Any:
         key = reference.attempt
@@ -276,14 +295,14 @@ class Transfers:
         path = os.path.join(self._spill_dir, f"{attempt:016x}-{self._spilled}")
 
         async def fetch(channel: grpc.aio.Channel) -> Any:
-            template: bytes | None = None
+            template: Any = None
             call = worker_pb2_grpc.WorkerServiceStub(channel).FetchValue(
                 worker_pb2.FetchValueRequest(value=reference), metadata=self._metadata
             )
             with open(path, "wb") as file:  # noqa: ASYNC230 - shared memory, or the page cache
                 async for part in _pieces(call):
                     if part.compound:
-                        template = part.template
+                        template = await self._template(part, attempt)
                     items = await _all([self._value(item, attempt) for item in part.items])
                     file.write(frames.dumps(items))
             return (frames.PARTS, path, template)
@@ -295,20 +314,26 @@ class Transfers:
                 os.unlink(path)
             raise
 
-    async def functions(self, cids: list[bytes]) -> list[graph_pb2.Function]:
-        """Function bodies that the scheduler believed to be here.
+    async def function(self, cid: bytes) -> bytes:
+        """The body of a function that the scheduler believed to be here, or that is too large for messages.
 
         Raises:
-            FetchError: it does not know them either.
+            FetchError: it does not have it either.
         """
 
-        async def fetch(channel: grpc.aio.Channel) -> list[graph_pb2.Function]:
-            answer = await worker_pb2_grpc.WorkerServiceStub(channel).FetchFunctions(
-                worker_pb2.FetchFunctionsRequest(cids=cids), metadata=self._metadata, timeout=_SILENCE
-            )
-            return list(answer.functions)
+        async def fetch(channel: grpc.aio.Channel) -> bytes:
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
+            request = worker_pb2.FetchFunctionsRequest(cids=[cid])
+            try:
+                answer = await stub.FetchFunctions(request, metadata=self._metadata, timeout=_SILENCE)
+                body = next((function.body for function in answer.functions if function.cid == cid), b"")
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.NOT_FOUND:
+                    raise
+                body = b""
+            return body or await _blob_bytes(channel, cid, self._metadata)
 
-        return await self._from_scheduler("a function", fetch)
+        return await self._from_scheduler(f"function {cid_to_text(cid)}", fetch)
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -369,6 +394,14 @@ async def _pieces(call: Any) -> AsyncGenerator[Any, None]:
             yield message
     finally:
         call.cancel()
+
+
+async def _blob_bytes(channel: grpc.aio.Channel, cid: bytes, metadata: Any) -> bytes:
+    """A blob of a few MiB, in memory."""
+    call = client_pb2_grpc.BlobServiceStub(channel).GetBlob(
+        client_pb2.GetBlobRequest(cid=cid), metadata=metadata
+    )
+    return b"".join([piece.data async for piece in _pieces(call)])
 
 
 async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str) -> int:

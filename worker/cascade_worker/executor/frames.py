@@ -35,8 +35,8 @@ __all__ = [
 
 # To an executor, one packet each.
 TASK = 1
-"""(TASK, attempt, body, args, inputs, node_id, try, map_index, observe, publish); body is a marshalled
-BodyInfo, args are bytes, or a file as (path, size)."""
+"""(TASK, attempt, body, args, inputs, node_id, try, map_index, observe, publish, inline_bytes_max); body is a
+marshalled BodyInfo; args are bytes, or a file as (path, size); inline_bytes_max 0: as the body says."""
 SPILLED = 2
 """(SPILLED, attempt, path): a file with the frame, too large for a packet. Whoever reads it removes it."""
 CANCEL = 3
@@ -70,7 +70,7 @@ ITEM = 2
 LIST = 3
 """(LIST, [inputs])."""
 COMPOUND = 4
-"""(COMPOUND, template, [inputs])."""
+"""(COMPOUND, template, [inputs]); the template is bytes or a FILE."""
 PARTS = 5
 """(PARTS, path, template or None): a list or compound whose inputs are in a file, in marshalled lists.
 Whoever reads it removes it."""

@@ -63,6 +63,7 @@ class Task:
         "args",
         "attempt",
         "body",
+        "inline_bytes_max",
         "inputs",
         "key",
         "map_index",
@@ -84,6 +85,7 @@ class Task:
             self.map_index,
             self.observe,
             self.publish,
+            self.inline_bytes_max,
         ) = frame
         self.body: Body | None = None
 
@@ -211,7 +213,7 @@ class Workbench:
         _refuse_lazy(body.info.name, value)
         packed: bytes | Packed | None = None
         what = f"the result of {body.info.name!r}"
-        inline_max = body.info.inline_bytes_max
+        inline_max = task.inline_bytes_max or body.info.inline_bytes_max
         if task.observe & OBSERVE_TRUTH:
             try:
                 truth = bool(value)
@@ -386,13 +388,17 @@ class _Frame:
 
     __slots__ = ("made", "template", "values")
 
-    def __init__(self, template: bytes | None, values: Iterable[Any]) -> None:
+    def __init__(self, template: Any, values: Iterable[Any]) -> None:
         self.template = template
+        """A container's pickle: bytes or a file; None for a list."""
         self.values: Iterator[Any] = iter(values)
         self.made: list[Any] = []
 
     def finish(self) -> Any:
-        return self.made if self.template is None else load(self.template, self.made)
+        template = self.template
+        if template is None:
+            return self.made
+        return load(template if type(template) is bytes else _mapped(template[1]), self.made)
 
 
 def _resolve(value: Any) -> Any:
