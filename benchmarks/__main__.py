@@ -71,7 +71,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 whatever the figures are; 1 if our own side or the transport crashed."""
     options = parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     progress = Console(stderr=True)
     wanted = [name for name in MEASURES if options.measure in (name, "transport", "all")]
     sides = [*OURSELVES, *options.peers]
