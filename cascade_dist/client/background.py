@@ -61,6 +61,18 @@ class BackgroundLoop:
         """Whether the caller runs on this very thread, where waiting would never end."""
         return threading.current_thread() is self._thread
 
+    def check_outside(self) -> None:
+        """Refuses to wait on the background thread.
+
+        Raises:
+            RuntimeError: the caller is that thread.
+        """
+        if self.inside:
+            raise RuntimeError(
+                "this call waits for the cluster, and was made on the thread that talks to it (a callback "
+                "of a run, or code that runs while a result is unpickled): make it on another thread"
+            )
+
     def post(self, callback: Callable[..., object], *args: Any) -> None:
         """Calls something on the loop, soon. Any thread.
 
@@ -91,12 +103,11 @@ class BackgroundLoop:
             TimeoutError: it took longer than `timeout` seconds.
             RuntimeError: the caller is the background thread itself.
         """
-        if self.inside:
+        try:
+            self.check_outside()
+        except RuntimeError:
             coroutine.close()
-            raise RuntimeError(
-                "this call waits for the cluster, and was made on the thread that talks to it (a callback "
-                "of a run, or code that runs while a result is unpickled): make it on another thread"
-            )
+            raise
         future = self.start(coroutine)
         try:
             return future.result(timeout)

@@ -7,12 +7,13 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cascade_dist.client import background as background_loop
 from cascade_dist.client import display
+from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
 from cascade_dist.client.records import (
     ClusterStatus,
@@ -100,7 +101,7 @@ class Cluster:
             strict_params: unknown params are an error, not a warning.
             progress: show a bar on stderr; None: when it is a terminal.
             logs: print what tasks print; None: as `connect` was told.
-            detach: the run goes on when this client ends.
+            detach: the run goes on when this client ends; `submit` returns when the scheduler has taken it.
 
         Raises:
             GraphError: there is no graph to be made of the target.
@@ -206,6 +207,15 @@ class Cluster:
         """
         request = pb.GetRunRequest(run_id=check_run_id(run_id), nodes_max=nodes)
         return decode_run_details(self._session.ask("GetRun", request))
+
+    def events(self, run_id: str, after: int = 0, *, follow: bool = True) -> Iterator[Event]:
+        """What happens to a run that the scheduler knows; as `Run.events`.
+
+        Raises:
+            RunNotFoundError: the scheduler knows no such run.
+        """
+        self._session.check_process()
+        return self._session.events(check_run_id(run_id), after, follow)
 
     def cancel(self, run_id: str) -> RunStatus:
         """Stops a run's work; returns when the scheduler has taken note, with where the run stands.

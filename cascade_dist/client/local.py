@@ -108,7 +108,9 @@ class LocalCluster:
                     f"the scheduler was not ready within {START_SECONDS:g} s{self._tail('scheduler')}"
                 )
             time.sleep(POLL_SECONDS)
-        self.address = json.loads(ready.read_text())["address"]
+        # Who listens everywhere is reached here on the loopback.
+        address: str = json.loads(ready.read_text())["address"]
+        self.address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
 
     def _start_worker(self, index: int, lifeline: int) -> None:
         name = f"worker-{index}"
@@ -182,6 +184,11 @@ class LocalCluster:
             return self.failure() or "the private cluster was stopped"
         return None
 
+    def ended(self) -> list[tuple[str, int]]:
+        """The processes that have ended, with their exit codes."""
+        codes = [(name, process.poll()) for name, process in self._processes]
+        return [(name, code) for name, code in codes if code is not None]
+
     @property
     def pids(self) -> dict[str, int]:
         """Process ids by name."""
@@ -193,6 +200,10 @@ class LocalCluster:
             return
         _running.discard(self)
         processes = [process for _, process in self._processes]
+        if not self._private:
+            # For whoever reads the logs: workers that lose their scheduler would say so.
+            _signal(processes[1:], signal.SIGTERM)
+            _wait(processes[1:], STOP_SECONDS)
         _signal(processes, signal.SIGTERM)
         if not _wait(processes, STOP_SECONDS):
             _signal(processes, signal.SIGTERM)  # the second one means: now

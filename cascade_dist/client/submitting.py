@@ -3,7 +3,7 @@
 A graph that is one small message is handed over and that is all. A larger one is compiled and sent part by
 part with few parts in flight, and the caller waits until the scheduler has taken it; so memory stays bounded
 and a refusal is raised here. When the connection is lost meanwhile, it is compiled and sent again: an equal
-submit joins the run.
+submit joins the run. A run that shall go on without this client is waited for in the same way.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def submit(session: Session, target: Any, options: SubmitOptions) -> Run[Any]:
     if first.message.HasField("end"):
         frame = frame_submit(first.message)
         if len(frame) <= KEPT_GRAPH_BYTES_MAX:
-            return sender.send_whole(frame)
+            sender.is_small()
+            if not options.detach:
+                return sender.send_whole(frame)
     return sender.send_parts(first.message, parts)
 
 
@@ -182,11 +184,14 @@ class _Sender:
         if link is not None and len(link.known) < KNOWN_MAX:
             link.known |= self._known
 
+    def is_small(self) -> None:
+        """Says that what the run holds for `Run.graph` is small."""
+        self._tracker.small = not self._uploaded
+
     def send_whole(self, frame: bytes) -> Run[Any]:
         """Hands a submit over that is one message; the session keeps it until the scheduler has it."""
         tracker = self._tracker
         tracker.identity = _identity(self._compilation)
-        tracker.small = not self._uploaded
         tracker.message = frame
         self._session.begin(tracker)
         self._remember_known(self._session.link)
@@ -195,6 +200,7 @@ class _Sender:
     def send_parts(self, first: pb.Submit, rest: Iterator[Part]) -> Run[Any]:
         """Sends a submit of several parts; returns when the scheduler has taken it."""
         session, tracker = self._session, self._tracker
+        session.background.check_outside()
         tracker.reset_taken()
         session.begin(tracker)
         try:
