@@ -27,7 +27,7 @@ from cascade_scheduler.core.commands import (
 from cascade_scheduler.core.events import RunForgotten, WorkerDisconnected
 from cascade_scheduler.core.plans import PlanCache
 from cascade_scheduler.core.state import Core
-from cascade_scheduler.core.values import BlobValue
+from cascade_scheduler.core.values import BlobValue, DeferredValue
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
@@ -37,7 +37,7 @@ from cascade_scheduler.store.base import Record, RunDropped, RunEvents, RunRenew
 from cascade_scheduler.store.writer import StoreWriter, Then
 from cascade_scheduler.turn import Turn
 from cascade_scheduler.wire.updates import event_to
-from cascade_scheduler.wire.values import duration_of
+from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, duration_of, value_size
 
 __all__ = ["Bounds", "Hub", "Times"]
 
@@ -97,6 +97,8 @@ class Hub:
         self.runs = RunBook(self._run_told, self._run_forgotten)
         self.workers: dict[str, WorkerSession] = {}
         self.clients: set[ClientSession] = set()
+        self._inputs_at_ease = PAYLOAD_BYTES_MAX // 2 // bounds.inline_bytes_max
+        """So many inputs fit into a message, whatever they are."""
         self.draining = False
         self.submits_bytes = 0
         """Bytes of graphs that are being sent."""
@@ -119,7 +121,21 @@ class Hub:
         """An order; without a session it is moot, since the next Hello settles everything."""
         session = self.workers.get(worker)
         if session is not None:
+            if type(command) is Assign and len(command.inputs) > self._inputs_at_ease:
+                command = self._defer_inputs(command)
             session.order(command)
+
+    def _defer_inputs(self, command: Assign) -> Assign:
+        """Names values instead of sending them, where all together are more than a message may carry."""
+        run = self.core.runs.get(command.run_id)
+        if run is None or sum(map(value_size, command.inputs)) <= PAYLOAD_BYTES_MAX // 2:
+            return command
+        origin, _ = run.origin(command.node)
+        inputs = list(command.inputs)
+        for at, source in enumerate(run.graph.inputs(origin)):
+            if type(inputs[at]) is bytes and run.values.get(source) is inputs[at]:
+                inputs[at] = DeferredValue(command.run_id, source)
+        return command._replace(inputs=tuple(inputs))
 
     def welcome(self, command: WelcomeWorker) -> None:
         """The answer to a Hello."""

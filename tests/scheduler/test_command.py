@@ -212,7 +212,7 @@ async def test_a_drain_lets_runs_end_and_refuses_new_ones(command: Command) -> N
         assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "the scheduler is going away")
     code_, err = await asyncio.to_thread(end, process)
     assert code_ == 0
-    assert "draining: 1 runs may go on for 30 s" in err
+    assert "may go on for 30 s; new ones are refused" in err
 
 
 async def test_a_drain_has_a_bound(command: Command) -> None:

@@ -12,14 +12,14 @@ import grpc
 import grpc.aio
 
 from cascade_dist import wire
-from cascade_dist.v1 import graph_pb2, worker_pb2, worker_pb2_grpc
+from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2, worker_pb2_grpc
 from cascade_scheduler.core import views
 from cascade_scheduler.core.events import WorkerDisconnected, WorkerReported
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.services.worker_session import WorkerSession
 from cascade_scheduler.wire.reports import hello_from, reports_from
-from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, BadMessage, fill_value, value_size
+from cascade_scheduler.wire.values import ONE_VALUE, PAYLOAD_BYTES_MAX, BadMessage, fill_value, value_size
 from cascade_scheduler.wire.work import function_to
 
 __all__ = ["WorkerService"]
@@ -154,7 +154,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.FetchValueResponse]:
         """A value in pieces."""
         named = request.value
-        parts = views.fetch_value(self._hub.core, named.run_id, named.node)
+        parts = views.fetch_value(self._hub.core, named.run_id, named.node) or self._one_value(named)
         if parts is None:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
@@ -169,6 +169,12 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         # Taken at once: the core may change between two writes. These are references, not copies.
         for message in _pieces(first, list(values)):
             yield message
+
+    def _one_value(self, named: value_pb2.DeferredValue) -> tuple[bytes, Iterator[Value]] | None:
+        """A value that was named because an assignment has too many of them."""
+        run = self._hub.core.runs.get(named.run_id)
+        value = None if run is None else run.values.get(named.node)
+        return None if value is None else (ONE_VALUE, iter((value,)))
 
     async def FetchFunctions(  # noqa: N802
         self, request: worker_pb2.FetchFunctionsRequest, context: Context

@@ -20,6 +20,7 @@ from cascade_scheduler.core.values import (
 )
 
 __all__ = [
+    "ONE_VALUE",
     "PAYLOAD_BYTES_MAX",
     "BadMessage",
     "amounts_from",
@@ -36,6 +37,9 @@ __all__ = [
 
 PAYLOAD_BYTES_MAX = 1 << 20
 """No message carries more payload than this."""
+
+ONE_VALUE = b"\x80\x05K\x00Q."
+"""The pickle of a container that is nothing but its first input: a value by itself."""
 
 REF_BYTES = 64
 """What a reference counts as, in bytes of payload."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from cascade_dist.codec.values import load
 from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
 from tests.scheduler.peers import Client, Graph, Worker, done, pickled, scheduler
 
@@ -74,6 +75,27 @@ async def test_a_large_list_is_fetched_as_a_stream() -> None:
         assert pieces[0].template == b"a list of references"
         assert [item.inline for piece in pieces for item in piece.items] == [VALUE] * 40
         assert max(piece.ByteSize() for piece in pieces) < (1 << 20) + 4096
+        await worker.report(done(assignment.attempt, pickled(1)))
+        await client.finish("r")
+
+
+async def test_many_inputs_are_fetched_one_by_one() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        graph = Graph()
+        nodes = [graph.node(asynchronous=True, amounts=[]) for _ in range(40)]
+        graph.node(*nodes)
+        await client.submit("r", graph)
+        work = await worker.work()
+        await worker.report(*(done(a.attempt, VALUE) for a in work.assignments))
+        (assignment,) = (await worker.work()).assignments
+        assert [given.deferred.node for given in assignment.inputs] == nodes
+        for given in assignment.inputs:
+            (piece,) = [
+                p async for p in worker.stub.FetchValue(worker_pb2.FetchValueRequest(value=given.deferred))
+            ]
+            assert piece.compound
+            loaded = load(piece.template, [load(item.inline) for item in piece.items])
+            assert loaded == b"x" * 60_000
         await worker.report(done(assignment.attempt, pickled(1)))
         await client.finish("r")
 
