@@ -165,7 +165,7 @@ async def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.
     def full(fd: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(work, "_reserve", full)
+    monkeypatch.setattr(work, "reserve", full)
     bench = work.Workbench(frames.ExecutorConfig("w", False, (str(tmp_path),), str(tmp_path)))
     packed = dump_inline_or_packed(b"x" * 100_000, 0)
     assert not isinstance(packed, bytes)
@@ -532,6 +532,34 @@ async def test_the_last_words_are_heard(children: Children) -> None:
     attempt = children.send(executor, talk)
     await children.death(executor)
     assert children.lines_of(attempt) == ["last words", "and more"]
+
+
+async def test_an_executor_that_speaks_nonsense_is_killed(children: Children) -> None:
+    executor = await children.executor()
+
+    def scribble() -> None:
+        for fd in range(3, 20):
+            try:
+                os.write(fd, b"\x05\x00\x00\x00hello" * 10)
+            except OSError:
+                pass
+        time.sleep(60)
+
+    children.send(executor, scribble)
+    reason, _ = await children.death(executor)
+    assert "killed by signal 9" in reason
+
+
+async def test_a_task_that_closes_its_output_disturbs_nobody(children: Children) -> None:
+    executor = await children.executor()
+
+    def close() -> int:
+        os.close(1)
+        os.close(2)
+        return 1
+
+    assert (await children.run(executor, close)).value == 1
+    assert (await children.run(executor, lambda: 2)).value == 2
 
 
 async def test_an_executor_that_was_told_to_ends(children: Children) -> None:

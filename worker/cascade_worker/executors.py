@@ -40,6 +40,7 @@ log = logging.getLogger("cascade.worker")
 _READ_BYTES = 256 * 1024
 _PIPE_BYTES = 64 * 1024
 _LINE_BYTES_MAX = 8192
+_FRAME_BYTES_MAX = 64 << 20
 _PACKET_READ = PACKET_BYTES_MAX + 1024
 
 
@@ -65,6 +66,8 @@ class _Pipe:
     def __init__(self, fd: int, stream: int) -> None:
         self.fd = fd
         self.stream = stream
+        self.ended = False
+        """Nobody has the other end any more."""
         self._partial = b""
 
     def lines(self) -> list[str]:
@@ -75,6 +78,7 @@ class _Pipe:
             return []
         except OSError:
             data = b""
+        self.ended = not data
         *lines, rest = (self._partial + data).split(b"\n")
         if len(rest) > _LINE_BYTES_MAX:
             lines.append(rest)
@@ -467,23 +471,36 @@ class ExecutorPool:
             # Its end is closed, or it is dying: the fork server says when it is dead.
             asyncio.get_running_loop().remove_reader(handle.frames.fileno())
             return False
-        data: bytes | memoryview = self._view[:size]
+        answers: list[tuple[Any, ...]] = []
+        try:
+            self._take_frames(handle, self._view[:size], answers)
+        except Exception as error:  # user code wrote to a descriptor that is not its own
+            log.error("executor %d speaks nonsense (%r) and is killed", handle.id, error)
+            asyncio.get_running_loop().remove_reader(handle.frames.fileno())
+            self.kill(handle.id)
+            return False
+        if answers:
+            self._listener.executor_answered(handle.id, answers)
+        return True
+
+    def _take_frames(
+        self, handle: _Executor, data: bytes | memoryview, answers: list[tuple[Any, ...]]
+    ) -> None:
+        """Takes complete frames; keeps what is left for the next time."""
         if handle.partial:
             data = handle.partial + bytes(data)
-            size = len(data)
-        answers: list[tuple[Any, ...]] = []
+        size = len(data)
         at = 0
         while size - at >= 4:
             (length,) = LENGTH.unpack_from(data, at)
+            if length > _FRAME_BYTES_MAX:
+                raise ValueError(f"a frame of {length:,} bytes")
             end = at + 4 + length
             if end > size:
                 break
             self._take(handle, loads(data[at + 4 : end]), answers)
             at = end
         handle.partial = bytes(data[at:])
-        if answers:
-            self._listener.executor_answered(handle.id, answers)
-        return True
 
     def _take(self, handle: _Executor, frame: tuple[Any, ...], answers: list[tuple[Any, ...]]) -> None:
         kind = frame[0]
@@ -502,13 +519,15 @@ class ExecutorPool:
     def _pipe_readable(self, handle: _Executor, pipe: _Pipe) -> None:
         for line in pipe.lines():
             self._listener.executor_printed(handle.current(), pipe.stream, line)
+        if pipe.ended:  # it would be readable for ever
+            asyncio.get_running_loop().remove_reader(pipe.fd)
 
 
 def _executor_path() -> list[str]:
-    """sys.path for executors: the worker's, and the working directory, as for a script that lies there."""
+    """sys.path for executors: the worker's, and last the working directory, where a project's modules lie."""
     here = os.getcwd()
     path = [entry or here for entry in sys.path]
-    return path if here in path else [here, *path]
+    return path if here in path else [*path, here]
 
 
 def _reason(status: int, killed: bool) -> str:

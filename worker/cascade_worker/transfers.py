@@ -28,6 +28,7 @@ from cascade_dist.v1 import (
 )
 from cascade_dist.wire import TokenAuth, open_channel
 from cascade_worker.executor import frames
+from cascade_worker.executor.files import reserve
 from cascade_worker.objects import ObjectStore
 
 __all__ = ["FetchError", "ObjectsLostError", "Transfers"]
@@ -410,8 +411,7 @@ async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     hasher = CidHasher() if cid is not None else None
     try:
-        if size:
-            os.posix_fallocate(fd, 0, size)
+        reserve(fd, size)
         at = 0
         async with contextlib.aclosing(_pieces(call)) as pieces:
             async for piece in pieces:

@@ -16,6 +16,7 @@ class Bench:
 
     def __init__(self, slots: int = 1, amounts: dict[str, int] | None = None, **limits: Any) -> None:
         limits.setdefault("executors_max", 8)
+        limits.setdefault("birth", math.inf)
         limits.setdefault("started_delay", math.inf)  # starts ride on other messages, and wake nobody
         self.core = Core({"cpu": slots * CPU, **(amounts or {})}, Limits(slots=slots, **limits))
         self.now = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from cascade_worker.core import commands, events
@@ -54,7 +56,7 @@ def test_a_timeout_runs_from_the_start_of_the_executor() -> None:
     bench = Bench()
     out = bench.turn(events.Connected())
     bench.assign(bench.body(timeout=1.0))
-    assert bench.core.wakeup is None, "the executor is still being forked"
+    assert bench.core.wakeup == math.inf, "the executor is still being forked"
     executor = one(out, commands.StartExecutor).executor
     bench.turn(events.ExecutorStarted(executor), at=5.0)
     assert bench.core.wakeup == 6.0
@@ -170,6 +172,22 @@ def test_executors_that_die_before_they_come_up_are_tried_again_but_not_for_ever
     ending = bench.endings()[attempt]
     assert ending.kind == EndingKind.LOST
     assert ending.reason == "no executor could be started: exited with code 70"
+
+
+def test_an_executor_that_does_not_come_up_is_killed() -> None:
+    bench = Bench(birth=60)
+    executor = one(bench.turn(events.Connected()), commands.StartExecutor).executor
+    assert one(bench.turn(events.Ticked(), at=60), commands.KillExecutor).executor == executor
+
+
+def test_timers_of_what_has_ended_do_not_pile_up(bench: Bench) -> None:
+    body = bench.body(timeout=3600.0)
+    for _ in range(3000):
+        (attempt,), _ = bench.assign(body)
+        bench.end(attempt)
+        bench.flush()
+        bench.ack(bench.state.next_sequence - 1)
+    assert len(bench.state.timers) <= 1025
 
 
 def test_a_value_is_stored_before_it_is_reported(bench: Bench) -> None:

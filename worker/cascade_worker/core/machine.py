@@ -162,7 +162,7 @@ class Core:
         state.starts_due = bool(state.started)
         state.told_draining = False
         for _ in range(min(state.limits.slots, state.limits.executors_max) - state.sync_count):
-            if not state.draining and (executor := new_executor(state, False, out)):
+            if not state.draining and (executor := new_executor(state, False, now, out)):
                 became_idle(state, executor, now)
 
     def _on_disconnected(self, now: float, event: events.Disconnected, out: list[Command]) -> None:
@@ -339,6 +339,10 @@ class Core:
                 close_idle(state, subject, now, out)
             elif what == Timer.DRAIN:
                 self._drain_over(now, out)
+            elif what == Timer.BIRTH:
+                unborn = state.executors.get(subject)
+                if unborn is not None and not unborn.started:
+                    out.append(KillExecutor(subject))
             else:
                 self._attempt_due(what, subject, now, out)
         if state.watch_at is not None and state.watch_at <= now:

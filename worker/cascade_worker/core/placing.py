@@ -47,7 +47,7 @@ def place(state: State, now: float, out: list[Command]) -> None:
         return
     sends: Sends = {}
     while ready:
-        executor = _idle_executor(state, out)
+        executor = _idle_executor(state, now, out)
         if executor is None:
             break
         _start(state, executor, ready.popleft(), now)
@@ -65,7 +65,7 @@ def make_ready(state: State, attempt: Attempt) -> None:
     (state.async_ready if attempt.body.asynchronous else state.ready).append(attempt)
 
 
-def new_executor(state: State, asynchronous: bool, out: list[Command]) -> Executor | None:
+def new_executor(state: State, asynchronous: bool, now: float, out: list[Command]) -> Executor | None:
     """Starts an executor, unless executors die at birth just now."""
     if state.start_blocked:
         return None
@@ -76,15 +76,16 @@ def new_executor(state: State, asynchronous: bool, out: list[Command]) -> Execut
         state.async_executor = executor
     else:
         state.sync_count += 1
+    state.set_timer(now + state.limits.birth, Timer.BIRTH, executor.id)
     out.append(StartExecutor(executor.id, asynchronous))
     return executor
 
 
-def _idle_executor(state: State, out: list[Command]) -> Executor | None:
+def _idle_executor(state: State, now: float, out: list[Command]) -> Executor | None:
     if state.idle:
         return state.idle.pop()
     if state.sync_count < state.limits.executors_max:
-        return new_executor(state, False, out)
+        return new_executor(state, False, now, out)
     return None
 
 
@@ -110,7 +111,7 @@ def has_started(state: State, attempt: Attempt, now: float) -> None:
 
 
 def _place_async(state: State, now: float, sends: Sends, out: list[Command]) -> None:
-    executor = state.async_executor or new_executor(state, True, out)
+    executor = state.async_executor or new_executor(state, True, now, out)
     if executor is None or executor.victim is not None or executor.closing:
         return  # its successor is started when it is gone
     while state.async_ready and len(executor.running) < state.limits.async_max:

@@ -12,6 +12,9 @@ from cascade_worker.core.commands import Ending
 __all__ = ["Attempt", "Body", "Executor", "Limits", "Phase", "Profile", "State", "Timer", "Wanted"]
 
 
+_TIMERS_MAX = 1024
+
+
 class Phase(IntEnum):
     """Where an attempt stands."""
 
@@ -47,6 +50,7 @@ class Timer(IntEnum):
     IDLE = 3
     START = 4
     DRAIN = 5
+    BIRTH = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Limits:
         ahead_seconds: most time that these are expected to take together.
         overrun: when the attempt ahead takes longer, those behind it are got back.
         idle: executors beyond `slots` end after so much idleness.
+        birth: an executor that has not come up after so long is killed.
         start_failures_max: executors that may die in a row before they come up.
         start_delay: from such a death to the next try.
         started_delay: how long a start may wait for a message that goes anyway.
@@ -74,6 +79,7 @@ class Limits:
     ahead_seconds: float = 0.002
     overrun: float = 0.02
     idle: float = 30.0
+    birth: float = 60.0
     start_failures_max: int = 3
     start_delay: float = 0.5
     started_delay: float = 0.005
@@ -227,6 +233,8 @@ class State:
     timers: list[tuple[float, int, Timer, int]] = field(default_factory=list)
     """A heap of (when, number, what for, attempt or executor); entries whose reason is gone do nothing."""
     timer_count: int = 0
+    timers_max: int = _TIMERS_MAX
+    """Above it, timers whose reason is gone are dropped."""
     watch_at: float | None = None
     """When to look for executors whose running attempt holds up others."""
     connected: bool = False
@@ -281,6 +289,20 @@ class State:
         """Asks for a tick at a time."""
         self.timer_count += 1
         heapq.heappush(self.timers, (when, self.timer_count, what, subject))
+        if len(self.timers) > self.timers_max:
+            self._prune_timers()
+
+    def _prune_timers(self) -> None:
+        """Drops timers of attempts that have ended: long timeouts of short tasks would pile up otherwise."""
+        self.timers = [timer for timer in self.timers if self._still_matters(timer[2], timer[3])]
+        heapq.heapify(self.timers)
+        self.timers_max = max(_TIMERS_MAX, 2 * len(self.timers))
+
+    def _still_matters(self, what: Timer, subject: int) -> bool:
+        if what in (Timer.DEADLINE, Timer.KILL):
+            attempt = self.attempts.get(subject)
+            return attempt is not None and attempt.phase == Phase.RUNNING
+        return what in (Timer.START, Timer.DRAIN) or subject in self.executors
 
     def profile_of(self, key: bytes) -> Profile:
         """The durations of a code; the oldest of many is forgotten."""

@@ -22,6 +22,7 @@ from cascade_dist.codec.preview import preview
 from cascade_dist.codec.values import Packed, dump_inline_or_packed, dump_items, load, load_item
 from cascade_dist.errors import CascadeError, ResultSerializationError, TaskLoadError
 from cascade_worker.executor import frames
+from cascade_worker.executor.files import map_file, reserve
 from cascade_worker.executor.frames import DONE, FAILED, BodyInfo, ExecutorConfig
 
 __all__ = ["Body", "Task", "Unloadable", "Workbench"]
@@ -143,7 +144,7 @@ class Workbench:
             return (), {}
         try:
             if type(payload) is not bytes:
-                payload = _mapped(payload[0])
+                payload = map_file(payload[0])
             inputs = [_resolve(value) for value in task.inputs] if task.inputs else ()
             return load_arguments(payload, inputs, task.map_index)
         except Exception as error:
@@ -350,19 +351,11 @@ def _split(
 # --- files -----------------------------------------------------------------------------------------
 
 
-def _mapped(path: str) -> Any:
-    """A file's bytes, mapped read-only; they live as long as anything that was loaded from them."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-
-
 def _write_file(path: str, packed: Packed) -> None:
-    """Reserves the room, then writes: a full tmpfs is an error here and a SIGBUS in a mapped page."""
+    """Writes a result; nothing half written stays."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        _reserve(fd, packed.size)
+        reserve(fd, packed.size)
         with mmap.mmap(fd, packed.size) as mapped, memoryview(mapped) as view:
             packed.write_to(view)
     except BaseException:
@@ -371,13 +364,6 @@ def _write_file(path: str, packed: Packed) -> None:
         raise
     finally:
         os.close(fd)
-
-
-def _reserve(fd: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-    else:
-        os.ftruncate(fd, size)
 
 
 # --- inputs ----------------------------------------------------------------------------------------
@@ -398,7 +384,7 @@ class _Frame:
         template = self.template
         if template is None:
             return self.made
-        return load(template if type(template) is bytes else _mapped(template[1]), self.made)
+        return load(template if type(template) is bytes else map_file(template[1]), self.made)
 
 
 def _resolve(value: Any) -> Any:
@@ -433,7 +419,7 @@ def _resolve(value: Any) -> Any:
 def _leaf(value: Any, kind: int) -> Any:
     if kind == 0:
         return load(value)
-    mapped = _mapped(value[1])
+    mapped = map_file(value[1])
     if kind == frames.FILE:
         return load(mapped)
     return load_item(mapped, value[3])
