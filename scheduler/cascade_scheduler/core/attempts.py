@@ -36,6 +36,8 @@ def assign(books: Books, run: Run, node: int, worker: Worker, *, ahead: bool, ex
     try_ = run.tries.get(node, 0) + 1 if run.tries else 1
     attempt = Attempt(attempt_id, run, node, spec, worker, try_, not ahead, expected)
     books.attempts[attempt_id] = attempt
+    if books.infeasible:
+        books.infeasible.pop((run.run_id, node), None)
     worker.add(attempt)
     run.nodes_active[node] = attempt_id
     run.status[node] = ACTIVE

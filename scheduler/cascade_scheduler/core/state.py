@@ -67,6 +67,6 @@ class Core(Books):
         if self.infeasible:
             times.append(min(self.infeasible.values()) + self.settings.infeasible_after)
         blocked = self.queues.blocked_since()
-        if blocked:
-            times.append(blocked + self.settings.starving_after)
+        if blocked and blocked + self.settings.starving_after > self.now:
+            times.append(blocked + self.settings.starving_after)  # once past, a worker is reserved
         return min(times, default=None)

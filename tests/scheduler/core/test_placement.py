@@ -125,6 +125,18 @@ def test_a_wide_task_does_not_starve() -> None:
     assert "wide" in sim.assigned
 
 
+def test_a_core_in_which_nothing_is_due_asks_for_no_wake_up() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    sim.submit(many(2).graph())
+    sim.after(10)
+    assert sim.core.next_wakeup is None
+    sim.submit(many(1, amounts=(("gpu", 1_000_000),)).graph(), "impossible")
+    assert sim.core.next_wakeup == sim.now + 60
+    sim.turn(e.RunCancelRequested("impossible"))
+    assert sim.core.next_wakeup is None
+
+
 def test_s68_in_a_closed_cluster_an_amount_that_nobody_has_is_refused() -> None:
     sim = Sim(closed=True, expected_workers=1)
     sim.worker("w1", cpu=16)
