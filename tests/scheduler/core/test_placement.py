@@ -130,6 +130,7 @@ def test_a_core_in_which_nothing_is_due_asks_for_no_wake_up() -> None:
     sim.worker("w1", cpu=1, ahead=0)
     sim.submit(many(2).graph())
     sim.after(10)
+    sim.after(1)
     assert sim.core.next_wakeup is None
     sim.submit(many(1, amounts=(("gpu", 1_000_000),)).graph(), "impossible")
     assert sim.core.next_wakeup == sim.now + 60
