@@ -148,7 +148,7 @@ def run(
     with client.connect(address, token_file=token_file, logs=logs, progress=progress) as cluster:
         if detach:
             handle = cluster.submit(
-                made, params=params, run_id=run_id, name=name, detach=True, progress=False
+                made, params=params, run_id=run_id, name=name, detach=True, progress=False, logs=False
             )
             if _output(output) is Output.JSON:
                 emit_json({"run_id": handle.id, "status": str(handle.status)})

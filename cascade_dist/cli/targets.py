@@ -87,7 +87,7 @@ def _is_own(module: ModuleType) -> bool:
 
 
 def _candidates(module: ModuleType) -> list[str]:
-    """What may be meant: lazy results, containers that may hold some, and what the module defines to be called."""
+    """What may be meant: lazy results, containers that may hold some, functions of the module."""
 
     def may_be(value: Any) -> bool:
         own = callable(value) and getattr(value, "__module__", None) == module.__name__

@@ -180,9 +180,9 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
         """Lets a run that is held go on."""
         self.call(lambda: self.runs[run_id].finished.set())
 
-    def wait_heard(self, kind: str, count: int = 1) -> list[Any]:
+    def wait_heard(self, kind: str, count: int = 1, seconds: float = 10) -> list[Any]:
         """The messages of a kind, once there are as many."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found = [getattr(m, kind) for m in list(self.heard) if m.WhichOneof("body") == kind]
             if len(found) >= count:
