@@ -58,7 +58,7 @@ MICROS = 1_000_000
 
 # --- small texts ---------------------------------------------------------------------------------
 
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {"us": "1e-6", "ms": "1e-3", "s": "1", "m": "60", "min": "60", "h": "3600", "d": "86400"}
 _DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 _BYTES = {
@@ -87,7 +87,7 @@ def parse_duration(text: str | float) -> float:
         if math.isfinite(text) and text >= 0:
             return float(text)
         raise ConfigError(f"{text!r} is not a duration: it must be a finite number of seconds, 0 or more")
-    total, position, parts = 0.0, 0, 0
+    total, position, parts = Decimal(0), 0, 0
     source = str(text)
     while position < len(source):
         match = _DURATION_PART.match(source, position)
@@ -96,11 +96,11 @@ def parse_duration(text: str | float) -> float:
         if match is None or not (unit in _SECONDS or alone):
             parts = 0
             break
-        total += float(match.group(1)) * _SECONDS.get(unit, 1.0)
+        total += Decimal(match.group(1)) * Decimal(_SECONDS.get(unit, "1"))
         position, parts = match.end(), parts + 1
     if not parts:
         raise ConfigError(f"{source!r} is not a duration; write it like '30s', '5m', '1h 30m' or '250ms'")
-    return total
+    return float(total)
 
 
 def parse_size(text: str | int) -> int:

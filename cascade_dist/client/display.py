@@ -78,8 +78,8 @@ _loading: asyncio.Future[Any] | None = None
 
 def update(run: Run[Any]) -> None:
     """The run's counts have changed."""
+    shown = _runs.get(run.id) or _runs.setdefault(run.id, _Shown())
     now = time.monotonic()
-    shown = _runs.setdefault(run.id, _Shown())
     if now - shown.since < SHOW_AFTER_SECONDS or not run.progress.total:
         return
     if _on_terminal():
