@@ -114,6 +114,8 @@ def _conclude(state: State, attempt: Attempt, result: Result, out: list[Command]
         out.append(Discard(attempt.id))
         finish(state, attempt, timed_out(attempt, result))
     elif result.publish:
+        if not attempt.charged:  # it came from behind another one that ended in the same breath
+            state.charge(attempt)
         attempt.phase = Phase.STORING
         attempt.executor = None
         attempt.duration_ns = result.duration_ns

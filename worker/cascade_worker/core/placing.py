@@ -37,27 +37,40 @@ Sends = dict[int, list[int]]
 
 def place(state: State, now: float, out: list[Command]) -> None:
     """Charges and starts all that can be; the last step of every turn."""
-    queue, ready = state.queue, state.ready
+    _charge(state)
+    if not (state.ready or state.queue or state.async_ready):
+        return
+    sends: Sends = {}
+    while True:
+        if state.async_ready:
+            _place_async(state, now, sends, out)
+        while state.ready:
+            executor = _idle_executor(state, now, out)
+            if executor is None:
+                break
+            attempt = state.ready.popleft()
+            _start(state, executor, attempt, now)
+            sends.setdefault(executor.id, []).append(attempt.id)
+        if state.ready or state.queue:
+            _write_ahead(state, sends)
+        # Who was first may have gone into a pipe, and who is first now may need less.
+        if not _charge(state):
+            break
+    for executor_id, attempts in sends.items():
+        out.append(SendTasks(executor_id, tuple(attempts)))
+
+
+def _charge(state: State) -> bool:
+    """Gives amounts to the queue's first, as long as they fit; whether anybody got some."""
+    queue = state.queue
+    charged = False
     while queue and state.fits(queue[0].body.amounts):
         attempt = queue.popleft()
         state.charge(attempt)
+        charged = True
         if attempt.ready:
             make_ready(state, attempt)
-    if not ready and not queue and not state.async_ready:
-        return
-    sends: Sends = {}
-    while ready:
-        executor = _idle_executor(state, now, out)
-        if executor is None:
-            break
-        _start(state, executor, ready.popleft(), now)
-        sends.setdefault(executor.id, []).append(executor.pipe[0].id)
-    if state.async_ready:
-        _place_async(state, now, sends, out)
-    if ready or queue:
-        _write_ahead(state, now, sends)
-    for executor_id, attempts in sends.items():
-        out.append(SendTasks(executor_id, tuple(attempts)))
+    return charged
 
 
 def make_ready(state: State, attempt: Attempt) -> None:
@@ -120,7 +133,7 @@ def _place_async(state: State, now: float, sends: Sends, out: list[Command]) -> 
         sends.setdefault(executor.id, []).append(attempt.id)
 
 
-def _write_ahead(state: State, now: float, sends: Sends) -> None:
+def _write_ahead(state: State, sends: Sends) -> None:
     """Writes very short attempts behind running ones, spread evenly, without changing their order."""
     limits, ready, queue = state.limits, state.ready, state.queue
     hosts = [executor for executor in state.executors.values() if _takes_more(executor, limits.ahead_seconds)]
@@ -129,30 +142,39 @@ def _write_ahead(state: State, now: float, sends: Sends) -> None:
     waiting = len(ready) + len(queue) + sum(len(host.pipe) - 1 for host in hosts)
     share = min(-(-waiting // len(hosts)), limits.ahead_max)
     for host in hosts:
-        running = host.pipe[0].body
-        known = running.profile.expected or 0.0
-        while len(host.pipe) <= share:
-            source = ready or queue
-            if not source:
-                return
-            attempt = source[0]
-            body = attempt.body
-            expected = body.profile.expected
-            if not attempt.ready or body.timeout is not None or body.asynchronous or expected is None:
-                return  # nobody overtakes it
-            if len(host.pipe) * max(expected, known) > limits.ahead_seconds:
-                break
-            if not attempt.charged and body.amounts != running.amounts:
-                break  # it lives on what the one before it gives back
-            source.popleft()
-            attempt.executor = host
-            attempt.phase = Phase.SENT
-            host.pipe.append(attempt)
-            sends.setdefault(host.id, []).append(attempt.id)
+        more = _fill(state, host, share, sends)
         if len(host.pipe) > 1:
             due = host.pipe[0].started_at + limits.overrun
             if state.watch_at is None or due < state.watch_at:
                 state.watch_at = due
+        if not more:
+            return
+
+
+def _fill(state: State, host: Executor, share: int, sends: Sends) -> bool:
+    """Writes up to `share` attempts behind the one that an executor runs; whether others may get some too."""
+    limit = state.limits.ahead_seconds
+    running = host.pipe[0].body
+    known = running.profile.expected or 0.0
+    while len(host.pipe) <= share:
+        source = state.ready or state.queue
+        if not source:
+            return False
+        attempt = source[0]
+        body = attempt.body
+        expected = body.profile.expected
+        if not attempt.ready or body.timeout is not None or body.asynchronous or expected is None:
+            return False  # nobody overtakes it
+        if len(host.pipe) * max(expected, known) > limit:
+            return True
+        if not attempt.charged and body.amounts != running.amounts:
+            return True  # it lives on what the one before it gives back
+        source.popleft()
+        attempt.executor = host
+        attempt.phase = Phase.SENT
+        host.pipe.append(attempt)
+        sends.setdefault(host.id, []).append(attempt.id)
+    return True
 
 
 def _takes_more(executor: Executor, ahead_seconds: float) -> bool:
