@@ -262,7 +262,8 @@ def live(seed: int) -> None:
     state = world.core.state
     assert world.wanted == set(), f"seed {seed}: never reported"
     assert state.free == state.total, f"seed {seed}"
-    assert not (state.queue or state.ready or state.unacknowledged), f"seed {seed}"
+    left = [*state.queue, *state.ready, *state.async_ready, *state.unacknowledged]
+    assert left == [], f"seed {seed}"
     assert world.exited == drains, f"seed {seed}"
 
 
