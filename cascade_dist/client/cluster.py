@@ -100,7 +100,8 @@ class Cluster:
                 not need it.
             strict_params: unknown params are an error, not a warning.
             progress: show a bar on stderr; None: when it is a terminal.
-            logs: print what tasks print; None: as `connect` was told.
+            logs: print what tasks print; None: as `connect` was told. Without it the lines are not kept for
+                later either, unless the run is detached.
             detach: the run goes on when this client ends; `submit` returns when the scheduler has taken it.
 
         Raises:

@@ -62,7 +62,7 @@ class SubmitOptions:
         return pb.RunOptions(
             name=self.name or "",
             on_failure=ON_FAILURE[self.on_failure],
-            logs=self.logs,
+            logs=self.logs or self.detach,  # nobody watches a detached run: what it says is for later
             cancel_on_disconnect=not self.detach,
             disconnect_grace=duration(reconnect_timeout),
         )

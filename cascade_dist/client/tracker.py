@@ -109,7 +109,7 @@ class Tracker:
         """Results, counts, lines, the end: what there is of each."""
         if update.results:
             self._take(update.results)
-        if update.output:
+        if update.output and self.logs:
             display.output(update.output)
         if update.HasField("progress"):
             self.run._progress = decode_progress(update.progress)

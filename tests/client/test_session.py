@@ -179,7 +179,8 @@ def test_options_travel(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:
     [submit] = scheduler.wait_heard("submit")
     assert submit.run_id == "r:1"
     options = submit.options
-    assert (options.name, options.on_failure, options.logs) == ("mine", pb.ON_FAILURE_FINISH, False)
+    assert (options.name, options.on_failure) == ("mine", pb.ON_FAILURE_FINISH)
+    assert options.logs, "a detached run keeps its lines for later"
     assert not options.cancel_on_disconnect
     cluster.run(add(1))
     options = scheduler.wait_heard("submit", 2)[1].options
