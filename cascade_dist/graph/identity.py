@@ -167,6 +167,11 @@ def _argument(spec: TaskSpec, where: str | int) -> str:
     return repr(names[where]) if isinstance(where, int) and where < len(names) else repr(where)
 
 
+_RECENT_MAX = 64
+_recent: dict[Any, TaskSpec] = {}
+"""Specs of earlier submits, by what they are made of; so a spec that has not changed is the same object."""
+
+
 class Specs:
     """The specs of one graph: one object for each kind of node that differs from the others."""
 
@@ -225,6 +230,9 @@ class Specs:
                 f"task {task.name!r} is pure, which needs a hash of its code, but {code.reason}: "
                 "pass that as an argument or make it inside the function, or take pure off"
             )
+        key = (task, kind, code, timeout, tuple(amounts.items()), priority)
+        if retry is None and (known := _recent.get(key)) is not None:
+            return known
         held = dict(amounts) if task.asynchronous else {"cpu": MICROS, **amounts}
         counted = tuple(sorted((name, micros) for name, micros in held.items() if micros))
         mode = Mode.COMPUTE if task.mode == "compute" else Mode.BLOCKING
@@ -239,7 +247,7 @@ class Specs:
             counted,
             priority,
         )
-        return TaskSpec(
+        made = TaskSpec(
             kind=kind,
             name=task.name,
             func=task.func,
@@ -256,6 +264,11 @@ class Specs:
             code_hash=b"" if code.reason else code.digest,
             unhashable=code.reason,
         )
+        if retry is None:  # the code of its exception classes would count too
+            if len(_recent) >= _RECENT_MAX:
+                _recent.clear()
+            _recent[key] = made
+        return made
 
     def _retry_digest(self, retry: RetryPolicy | None) -> bytes:
         if retry is None:

@@ -176,20 +176,9 @@ class _Encoder:
 
     def _add_spec(self, spec: TaskSpec) -> int:
         message = self._chunk.specs.add()
-        message.kind = int(spec.kind)  # type: ignore[assignment]
-        message.name = spec.name
+        message.CopyFrom(_spec_message(spec))
         if spec.kind in (NodeKind.CALL, NodeKind.MAP):
             message.function = self._add_function(spec)
-        message.asynchronous = spec.asynchronous
-        message.mode = int(spec.mode)  # type: ignore[assignment]
-        message.pure = spec.pure
-        message.durable = spec.durable
-        if spec.timeout is not None:
-            message.timeout.CopyFrom(duration(spec.timeout))
-        if spec.retry is not None:
-            message.retry.CopyFrom(_retry(spec.retry, spec.name))
-        message.amounts.extend(to_amounts(spec.amounts))
-        message.priority = spec.priority
         index = self._specs[id(spec)] = len(self._kept)
         self._kept.append(spec)
         self._columns.size += _SPEC_BYTES
@@ -244,6 +233,36 @@ class _Encoder:
         for blob in known[1]:
             self._chunk.blob_inputs.extend((node.index, blob))
         self._columns.size += 2 * _EDGE_BYTES * len(known[1])
+
+
+_messages: dict[int, tuple[TaskSpec, graph_pb2.TaskSpec]] = {}
+"""Specs as messages, by id, of specs that are kept alive: most submits repeat earlier ones."""
+_MESSAGES_MAX = 64
+
+
+def _spec_message(spec: TaskSpec) -> graph_pb2.TaskSpec:
+    """A spec without the index of its function."""
+    known = _messages.get(id(spec))
+    if known is not None:
+        return known[1]
+    message = graph_pb2.TaskSpec(
+        kind=int(spec.kind),  # type: ignore[arg-type]
+        name=spec.name,
+        asynchronous=spec.asynchronous,
+        mode=int(spec.mode),  # type: ignore[arg-type]
+        pure=spec.pure,
+        durable=spec.durable,
+        amounts=to_amounts(spec.amounts),
+        priority=spec.priority,
+    )
+    if spec.timeout is not None:
+        message.timeout.CopyFrom(duration(spec.timeout))
+    if spec.retry is not None:
+        message.retry.CopyFrom(_retry(spec.retry, spec.name))
+    if len(_messages) >= _MESSAGES_MAX:
+        _messages.clear()
+    _messages[id(spec)] = (spec, message)
+    return message
 
 
 def _lists_its_inputs(node: Node) -> bool:
