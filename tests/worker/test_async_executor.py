@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from cascade_dist.context import current_attempt
 from tests.worker.children import Children
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def children(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Children]:
-    """A fork server that all tests here share."""
-    made = Children(tmp_path_factory.mktemp("worker"))
-    yield made
-    made.pool.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -7,6 +7,7 @@ import pickle
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from cascade_dist.context import current_attempt
 from cascade_dist.errors import TaskTimeoutError
 from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2, worker_pb2_grpc
 from cascade_dist.wire import open_channel
-from tests.worker.processes import WorkerProcess
+from tests.worker.processes import WorkerProcess, descendants
 from tests.worker.scheduler import Scheduler, WorkerSession, value_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -220,6 +221,36 @@ async def test_an_executor_that_dies(
     assert not report.lost.innocent
     (report,) = await worker.submit(scheduler.task(lambda: 1))
     assert value_of(report) == 1
+
+
+async def test_a_lazy_value_from_a_task_is_refused_by_name(
+    scheduler: Scheduler, worker: WorkerSession
+) -> None:
+    def make() -> Any:
+        import cascade_dist as cs
+
+        return cs.task(len)([1])
+
+    (report,) = await worker.submit(scheduler.task(make, name="make"))
+    assert report.failed.kind == worker_pb2.FAILURE_KIND_UNLOADABLE
+    assert "task 'make' returned a lazy value" in report.failed.error.message
+
+
+async def test_a_fork_server_that_dies_is_replaced(scheduler: Scheduler, worker: WorkerSession) -> None:
+    (server,) = [pid for pid in descendants(worker.hello.pid) if pid in children_of(worker.hello.pid)]
+    task = scheduler.task(time.sleep, 60)
+    await worker.send(task)
+    await scheduler.until(lambda: task.attempt in scheduler.started)
+    os.kill(server, 9)
+    assert "fork server" in (await scheduler.report(task.attempt)).lost.reason
+    (report,) = await worker.submit(scheduler.task(lambda: 1))
+    assert value_of(report) == 1
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that one has started itself."""
+    path = Path(f"/proc/{pid}/task")
+    return [int(word) for task in path.iterdir() for word in (task / "children").read_text().split()]
 
 
 async def test_retract_gives_back_what_has_not_started(scheduler: Scheduler, worker: WorkerSession) -> None:

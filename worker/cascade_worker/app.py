@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -221,7 +222,10 @@ class Worker:
             while self._happened:
                 batch, self._happened = self._happened, []
                 for command in self.core.turn(time.monotonic(), batch):
-                    handlers[type(command)](command)
+                    try:
+                        handlers[type(command)](command)
+                    except Exception:  # the others must be carried out all the same
+                        log.exception("a command could not be carried out: %r", command)
         finally:
             self._turning = False
         if self.core.has_reports:
@@ -287,10 +291,11 @@ class Worker:
         if not self._announced:
             self._announced = True
             slots = self._config.slots
-            print(
-                f"cascade-worker {self._config.name} connected to {self._link.address} slots={slots}",
-                flush=True,
-            )
+            with contextlib.suppress(OSError):  # nobody may be listening
+                print(
+                    f"cascade-worker {self._config.name} connected to {self._link.address} slots={slots}",
+                    flush=True,
+                )
         else:
             log.info("connected to %s again", self._link.address)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import mmap
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from cascade_worker import forkserver
+from cascade_worker.child import Child, Pipe
 from cascade_worker.executor.frames import (
     CANCEL,
     DONE,
@@ -31,15 +31,12 @@ from cascade_worker.executor.frames import (
     dumps,
     loads,
 )
-from cascade_worker.executor.process import STOP_PAGE_BYTES
 
 __all__ = ["ExecutorPool", "PoolListener"]
 
 log = logging.getLogger("cascade.worker")
 
 _READ_BYTES = 256 * 1024
-_PIPE_BYTES = 64 * 1024
-_LINE_BYTES_MAX = 8192
 _FRAME_BYTES_MAX = 64 << 20
 _PACKET_READ = PACKET_BYTES_MAX + 1024
 
@@ -58,115 +55,6 @@ class PoolListener(Protocol):
 
     def executor_died(self, executor: int, reason: str, unread: list[int]) -> None:
         """An executor has ended; `unread` are attempts that it never took."""
-
-
-class _Pipe:
-    """Descriptor 1 or 2 of an executor: what was written past sys.stdout, in lines."""
-
-    def __init__(self, fd: int, stream: int) -> None:
-        self.fd = fd
-        self.stream = stream
-        self.ended = False
-        """Nobody has the other end any more."""
-        self._partial = b""
-
-    def lines(self) -> list[str]:
-        """Complete lines that are there now."""
-        try:
-            data = os.read(self.fd, _PIPE_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            data = b""
-        self.ended = not data
-        *lines, rest = (self._partial + data).split(b"\n")
-        if len(rest) > _LINE_BYTES_MAX:
-            lines.append(rest)
-            rest = b""
-        self._partial = rest
-        return [line[:_LINE_BYTES_MAX].decode("utf-8", "replace") for line in lines]
-
-    def rest(self) -> list[str]:
-        """Everything that is left, when nothing more is to come."""
-        lines = self.lines()
-        if self._partial:
-            lines.append(self._partial.decode("utf-8", "replace"))
-            self._partial = b""
-        return lines
-
-
-class _Executor:
-    """One executor as the worker holds it."""
-
-    def __init__(self, executor: int, asynchronous: bool) -> None:
-        self.id = executor
-        self.asynchronous = asynchronous
-        self.pid = 0
-        self.killed = False
-        self.written: deque[int] = deque()
-        """Sync: attempts that it was given and has not answered."""
-        self.running: set[int] = set()
-        """Async: the same."""
-        self.backlog: deque[tuple[int, bytes]] = deque()
-        """Frames that its socket had no room for."""
-        self.partial = b""
-        self.tasks, self.tasks_read = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.frames, self.child_frames = socket.socketpair()
-        page_fd = _shared_memory(STOP_PAGE_BYTES)
-        self.page_fd = page_fd
-        self.page = mmap.mmap(page_fd, STOP_PAGE_BYTES)
-        self.stop_word = memoryview(self.page).cast("Q")
-        out_read, self.out_write = os.pipe()
-        err_read, self.err_write = os.pipe()
-        self.pipes = (_Pipe(out_read, 1), _Pipe(err_read, 2))
-        # Not tasks_read: the executor shares its description, and waits on it.
-        self.tasks.setblocking(False)
-        self.frames.setblocking(False)
-        for pipe in self.pipes:
-            os.set_blocking(pipe.fd, False)
-
-    def child_fds(self) -> list[int]:
-        """What the executor gets."""
-        return [
-            self.tasks_read.fileno(),
-            self.child_frames.fileno(),
-            self.page_fd,
-            self.out_write,
-            self.err_write,
-        ]
-
-    def handed_over(self) -> None:
-        """The executor has them; the worker keeps the reading end of the tasks alone."""
-        self.child_frames.close()
-        os.close(self.page_fd)
-        os.close(self.out_write)
-        os.close(self.err_write)
-
-    def current(self) -> int:
-        """The attempt that a line without a name most likely belongs to; 0 when it cannot be told."""
-        if self.asynchronous:
-            return next(iter(self.running)) if len(self.running) == 1 else 0
-        return self.written[0] if self.written else 0
-
-    def close(self) -> None:
-        for item in (self.tasks, self.tasks_read, self.frames):
-            item.close()
-        self.stop_word.release()
-        self.page.close()
-        for pipe in self.pipes:
-            os.close(pipe.fd)
-
-
-def _shared_memory(size: int) -> int:
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("cascade-stop")
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
-    return fd
 
 
 class ExecutorPool:
@@ -195,7 +83,7 @@ class ExecutorPool:
         self._spill_dir = spill_dir
         # The rooms' parents: what the fork server removes when the worker was killed.
         self._roots = list(dict.fromkeys(os.path.dirname(path) for path in (*object_dirs, spill_dir)))
-        self._executors: dict[int, _Executor] = {}
+        self._executors: dict[int, Child] = {}
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._buffer = bytearray(_READ_BYTES)
@@ -293,21 +181,26 @@ class ExecutorPool:
 
     def start(self, executor: int, asynchronous: bool) -> None:
         """Starts an executor; frames may be sent to it at once."""
-        if self._control is None:
-            self.start_server()
-        handle = _Executor(executor, asynchronous)
+        loop = asyncio.get_running_loop()
+        try:
+            if self._control is None:
+                self.start_server()
+            handle = Child(executor, asynchronous)
+        except OSError as error:  # too many open files, say
+            log.error("executor %d cannot be started: %s", executor, error)
+            loop.call_soon(self._listener.executor_died, executor, f"it could not be started: {error}", [])
+            return
         self._executors[executor] = handle
         config = [self._worker_id, asynchronous, list(self._object_dirs), self._functions_dir]
         told = self._tell_server([forkserver.START, executor, config], handle.child_fds())
         handle.handed_over()
-        loop = asyncio.get_running_loop()
         loop.add_reader(handle.frames.fileno(), self._frames_readable, handle)
         for pipe in handle.pipes:
             loop.add_reader(pipe.fd, self._pipe_readable, handle, pipe)
         if not told:
             loop.call_soon(self._bury, handle, "the fork server does not answer")
 
-    def _bury(self, handle: _Executor, reason: str) -> None:
+    def _bury(self, handle: Child, reason: str) -> None:
         """The process has ended: hears its last words, then closes everything."""
         if self._executors.get(handle.id) is not handle:
             return
@@ -386,7 +279,7 @@ class ExecutorPool:
                 return  # it has died; the fork server will say so
         handle.backlog.append((attempt, frame))
 
-    def _send_backlog(self, handle: _Executor) -> None:
+    def _send_backlog(self, handle: Child) -> None:
         while handle.backlog:
             try:
                 handle.tasks.send(handle.backlog[0][1])
@@ -448,18 +341,18 @@ class ExecutorPool:
 
     # --- from executors -----------------------------------------------------------------------------
 
-    def _frames_readable(self, handle: _Executor) -> None:
+    def _frames_readable(self, handle: Child) -> None:
         # What was written past sys.stdout is read first, while it is known whose it is.
         for pipe in handle.pipes:
             for line in pipe.lines():
                 self._listener.executor_printed(handle.current(), pipe.stream, line)
         self._read_frames(handle)
 
-    def _hear(self, handle: _Executor) -> None:
+    def _hear(self, handle: Child) -> None:
         while self._read_frames(handle):
             pass
 
-    def _read_frames(self, handle: _Executor) -> bool:
+    def _read_frames(self, handle: Child) -> bool:
         """Takes what is there; False when nothing was."""
         try:
             size = handle.frames.recv_into(self._buffer)
@@ -483,9 +376,7 @@ class ExecutorPool:
             self._listener.executor_answered(handle.id, answers)
         return True
 
-    def _take_frames(
-        self, handle: _Executor, data: bytes | memoryview, answers: list[tuple[Any, ...]]
-    ) -> None:
+    def _take_frames(self, handle: Child, data: bytes | memoryview, answers: list[tuple[Any, ...]]) -> None:
         """Takes complete frames; keeps what is left for the next time."""
         if handle.partial:
             data = handle.partial + bytes(data)
@@ -502,7 +393,7 @@ class ExecutorPool:
             at = end
         handle.partial = bytes(data[at:])
 
-    def _take(self, handle: _Executor, frame: tuple[Any, ...], answers: list[tuple[Any, ...]]) -> None:
+    def _take(self, handle: Child, frame: tuple[Any, ...], answers: list[tuple[Any, ...]]) -> None:
         kind = frame[0]
         if kind in (DONE, FAILED):
             if handle.asynchronous:
@@ -516,7 +407,7 @@ class ExecutorPool:
             handle.pid = frame[1]
             self._listener.executor_started(handle.id)
 
-    def _pipe_readable(self, handle: _Executor, pipe: _Pipe) -> None:
+    def _pipe_readable(self, handle: Child, pipe: Pipe) -> None:
         for line in pipe.lines():
             self._listener.executor_printed(handle.current(), pipe.stream, line)
         if pipe.ended:  # it would be readable for ever

@@ -1,0 +1,124 @@
+"""One executor as the worker holds it: sockets, pipes, and what it was given."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections import deque
+
+from cascade_worker.executor.process import STOP_PAGE_BYTES
+
+__all__ = ["Child", "Pipe"]
+
+_PIPE_BYTES = 64 * 1024
+_LINE_BYTES_MAX = 8192
+
+
+class Pipe:
+    """Descriptor 1 or 2 of an executor: what was written past sys.stdout, in lines."""
+
+    def __init__(self, fd: int, stream: int) -> None:
+        self.fd = fd
+        self.stream = stream
+        self.ended = False
+        """Nobody has the other end any more."""
+        self._partial = b""
+
+    def lines(self) -> list[str]:
+        """Complete lines that are there now."""
+        try:
+            data = os.read(self.fd, _PIPE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        self.ended = not data
+        *lines, rest = (self._partial + data).split(b"\n")
+        if len(rest) > _LINE_BYTES_MAX:
+            lines.append(rest)
+            rest = b""
+        self._partial = rest
+        return [line[:_LINE_BYTES_MAX].decode("utf-8", "replace") for line in lines]
+
+    def rest(self) -> list[str]:
+        """Everything that is left, when nothing more is to come."""
+        lines = self.lines()
+        if self._partial:
+            lines.append(self._partial.decode("utf-8", "replace"))
+            self._partial = b""
+        return lines
+
+
+class Child:
+    """One executor as the worker holds it."""
+
+    def __init__(self, executor: int, asynchronous: bool) -> None:
+        self.id = executor
+        self.asynchronous = asynchronous
+        self.pid = 0
+        self.killed = False
+        self.written: deque[int] = deque()
+        """Sync: attempts that it was given and has not answered."""
+        self.running: set[int] = set()
+        """Async: the same."""
+        self.backlog: deque[tuple[int, bytes]] = deque()
+        """Frames that its socket had no room for."""
+        self.partial = b""
+        self.tasks, self.tasks_read = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.frames, self.child_frames = socket.socketpair()
+        page_fd = _shared_memory(STOP_PAGE_BYTES)
+        self.page_fd = page_fd
+        self.page = mmap.mmap(page_fd, STOP_PAGE_BYTES)
+        self.stop_word = memoryview(self.page).cast("Q")
+        out_read, self.out_write = os.pipe()
+        err_read, self.err_write = os.pipe()
+        self.pipes = (Pipe(out_read, 1), Pipe(err_read, 2))
+        # Not tasks_read: the executor shares its description, and waits on it.
+        self.tasks.setblocking(False)
+        self.frames.setblocking(False)
+        for pipe in self.pipes:
+            os.set_blocking(pipe.fd, False)
+
+    def child_fds(self) -> list[int]:
+        """What the executor gets."""
+        return [
+            self.tasks_read.fileno(),
+            self.child_frames.fileno(),
+            self.page_fd,
+            self.out_write,
+            self.err_write,
+        ]
+
+    def handed_over(self) -> None:
+        """The executor has them; the worker keeps the reading end of the tasks alone."""
+        self.child_frames.close()
+        os.close(self.page_fd)
+        os.close(self.out_write)
+        os.close(self.err_write)
+
+    def current(self) -> int:
+        """The attempt that a line without a name most likely belongs to; 0 when it cannot be told."""
+        if self.asynchronous:
+            return next(iter(self.running)) if len(self.running) == 1 else 0
+        return self.written[0] if self.written else 0
+
+    def close(self) -> None:
+        for item in (self.tasks, self.tasks_read, self.frames):
+            item.close()
+        self.stop_word.release()
+        self.page.close()
+        for pipe in self.pipes:
+            os.close(pipe.fd)
+
+
+def _shared_memory(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("cascade-stop")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
