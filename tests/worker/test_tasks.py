@@ -23,7 +23,7 @@ from cascade_dist.context import current_attempt
 from cascade_dist.errors import TaskTimeoutError
 from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2, worker_pb2_grpc
 from cascade_dist.wire import open_channel
-from tests.worker.processes import WorkerProcess, descendants
+from tests.worker.processes import WorkerProcess
 from tests.worker.scheduler import Scheduler, WorkerSession, value_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -237,7 +237,7 @@ async def test_a_lazy_value_from_a_task_is_refused_by_name(
 
 
 async def test_a_fork_server_that_dies_is_replaced(scheduler: Scheduler, worker: WorkerSession) -> None:
-    (server,) = [pid for pid in descendants(worker.hello.pid) if pid in children_of(worker.hello.pid)]
+    (server,) = children_of(worker.hello.pid)
     task = scheduler.task(time.sleep, 60)
     await worker.send(task)
     await scheduler.until(lambda: task.attempt in scheduler.started)

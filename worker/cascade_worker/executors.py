@@ -37,6 +37,7 @@ __all__ = ["ExecutorPool", "PoolListener"]
 log = logging.getLogger("cascade.worker")
 
 _READ_BYTES = 256 * 1024
+_SERVER_GRACE = 5.0
 _FRAME_BYTES_MAX = 64 << 20
 _PACKET_READ = PACKET_BYTES_MAX + 1024
 
@@ -148,13 +149,23 @@ class ExecutorPool:
     def _server_ended(self) -> None:
         """Without the server nobody says when executors end, so they end with it."""
         self._drop_control()
-        server, self._server = self._server, None
-        if server is not None:
-            log.error("the fork server has ended (status %s); its executors are lost", server.wait())
+        status = self._end_server()
+        log.error("the fork server has ended (status %s); its executors are lost", status)
         for handle in list(self._executors.values()):
             if handle.pid:
                 forkserver.kill_group(handle.pid)
             self._bury(handle, "the fork server has ended")
+
+    def _end_server(self) -> int | None:
+        """Waits for a server that is ending; its status."""
+        server, self._server = self._server, None
+        if server is None:
+            return None
+        try:
+            return server.wait(_SERVER_GRACE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            return server.wait()
 
     def _drop_control(self) -> None:
         if self._control is not None:
@@ -233,13 +244,7 @@ class ExecutorPool:
         """Ends the fork server, and with it all executors."""
         self._tell_server([forkserver.END])
         self._drop_control()
-        server, self._server = self._server, None
-        if server is not None:
-            try:
-                server.wait(5)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+        self._end_server()
         for handle in self._executors.values():
             if handle.pid:
                 forkserver.kill_group(handle.pid)

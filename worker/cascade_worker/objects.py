@@ -19,6 +19,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,8 +36,8 @@ _ROOMS = ("objects", "copies", "blobs", "functions", "frames")
 def default_object_dir(local_dir: Path) -> Path:
     """Shared memory when at least 1 GiB is free there, else the local directory."""
     with contextlib.suppress(OSError):
-        stat = os.statvfs(_SHM)
-        if stat.f_bavail * stat.f_frsize >= _SHM_FREE_MIN and os.access(_SHM, os.W_OK):
+        room = os.statvfs(_SHM)
+        if room.f_bavail * room.f_frsize >= _SHM_FREE_MIN and os.access(_SHM, os.W_OK):
             return _SHM
     return local_dir
 
@@ -51,7 +52,8 @@ class Directories:
     def __init__(self, base: Path, worker_id: str) -> None:
         home = base / f"cascade-{os.getuid()}"
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if home.stat().st_uid != os.getuid():
+        found = home.lstat()  # a link that somebody else put there is not ours either
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise PermissionError(f"{home} belongs to another user; give another --object-dir or --local-dir")
         self.root = home / worker_id
         self.root.mkdir(mode=0o700, exist_ok=True)
@@ -124,10 +126,10 @@ class ObjectStore:
         """Results made here, for Hello."""
         return list(self._made)
 
-    def path_for(self, key: int | bytes) -> str:
-        """Where a copy or blob with this key goes."""
+    def paths_for(self, key: int | bytes) -> list[str]:
+        """Where a copy or blob with this key may go, in order of preference."""
         room, name = ("copies", f"{key:016x}") if isinstance(key, int) else ("blobs", key.hex())
-        return str(self._directories[0].room(room) / name)
+        return [str(directories.room(room) / name) for directories in self._directories]
 
     def add_made(self, attempt: int, size: int) -> None:
         """An executor has written a result."""
@@ -198,14 +200,13 @@ class ObjectStore:
         made = self._made.pop(attempt, None)
         if made is None:
             return
-        path = self.path_for(cid)
-        try:
-            os.rename(made[0], path)
-        except OSError:  # it lies in another file system
-            with contextlib.suppress(OSError):
-                os.unlink(made[0])
-            return
-        self.add_cached(cid, path, made[1])
+        for path in self.paths_for(cid):
+            with contextlib.suppress(OSError):  # it lies in another file system
+                os.rename(made[0], path)
+                self.add_cached(cid, path, made[1])
+                return
+        with contextlib.suppress(OSError):
+            os.unlink(made[0])
 
     def _remove_made(self, attempt: int) -> None:
         made = self._made.pop(attempt, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -57,6 +58,10 @@ class ObjectsLostError(FetchError):
     def __init__(self, attempts: tuple[int, ...], text: str) -> None:
         super().__init__(text)
         self.attempts = attempts
+
+
+class NoRoomError(FetchError):
+    """There is no room for it in a directory."""
 
 
 class File(NamedTuple):
@@ -220,7 +225,6 @@ class Transfers:
     # --- objects ------------------------------------------------------------------------------------
 
     async def _fetch_object(self, reference: value_pb2.ObjectRef) -> File:
-        path = self._store.path_for(reference.attempt)
         reasons: list[str] = []
         async with self._room:
             for holder in reference.holders:
@@ -228,8 +232,7 @@ class Transfers:
                     if number:
                         await asyncio.sleep(_PAUSE * 2 ** (number - 1))
                     try:
-                        size = await self._object_from(holder, reference, path)
-                        return File(path, size)
+                        return await self._object_from(holder, reference)
                     except grpc.aio.AioRpcError as error:
                         reason = f"{holder}: {error.code().name} {error.details()}"
                         gone = error.code() == grpc.StatusCode.NOT_FOUND
@@ -242,12 +245,30 @@ class Transfers:
         text = "; ".join(reasons) or "it has no holder"
         raise ObjectsLostError((reference.attempt,), f"object {reference.attempt:x} cannot be had: {text}")
 
-    async def _object_from(self, holder: str, reference: value_pb2.ObjectRef, path: str) -> int:
+    async def _object_from(self, holder: str, reference: value_pb2.ObjectRef) -> File:
         stub = worker_pb2_grpc.ObjectServiceStub(self._channel(holder))
-        call = stub.FetchObject(
-            worker_pb2.FetchObjectRequest(attempt=reference.attempt), metadata=self._metadata
-        )
-        return await _receive(call, path, reference.size_bytes, None, f"object {reference.attempt:x}")
+        request = worker_pb2.FetchObjectRequest(attempt=reference.attempt)
+        what = f"object {reference.attempt:x}"
+
+        async def receive(path: str) -> None:
+            call = stub.FetchObject(request, metadata=self._metadata)
+            await _receive(call, path, reference.size_bytes, None, what)
+
+        return await self._where_there_is_room(reference.attempt, reference.size_bytes, receive)
+
+    async def _where_there_is_room(
+        self, key: int | bytes, size: int, receive: Callable[[str], Awaitable[None]]
+    ) -> File:
+        """Receives a file into the first directory that has room for it."""
+        *others, last = self._store.paths_for(key)
+        for path in others:
+            try:
+                await receive(path)
+                return File(path, size)
+            except NoRoomError as error:
+                log.warning("%s", error)
+        await receive(last)
+        return File(last, size)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         channel = self._channels.pop(address, None)
@@ -262,14 +283,15 @@ class Transfers:
     # --- the scheduler ------------------------------------------------------------------------------
 
     async def _fetch_blob(self, reference: value_pb2.BlobRef) -> File:
-        path = self._store.path_for(reference.cid)
         what = f"blob {cid_to_text(reference.cid)}"
+        request = client_pb2.GetBlobRequest(cid=reference.cid)
 
         async def fetch(channel: grpc.aio.Channel) -> File:
-            call = client_pb2_grpc.BlobServiceStub(channel).GetBlob(
-                client_pb2.GetBlobRequest(cid=reference.cid), metadata=self._metadata
-            )
-            return File(path, await _receive(call, path, reference.size_bytes, reference.cid, what))
+            async def receive(path: str) -> None:
+                call = client_pb2_grpc.BlobServiceStub(channel).GetBlob(request, metadata=self._metadata)
+                await _receive(call, path, reference.size_bytes, reference.cid, what)
+
+            return await self._where_there_is_room(reference.cid, reference.size_bytes, receive)
 
         async with self._room:
             return await self._from_scheduler(what, fetch)
@@ -405,8 +427,13 @@ async def _blob_bytes(channel: grpc.aio.Channel, cid: bytes, metadata: Any) -> b
     return b"".join([piece.data async for piece in _pieces(call)])
 
 
-async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str) -> int:
-    """Writes a stream of pieces into a file, which gets its name when all is there and right."""
+async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str) -> None:
+    """Writes a stream of pieces into a file, which gets its name when all is there and right.
+
+    Raises:
+        NoRoomError: the file system is full.
+        FetchError: other bytes came than were meant, or the file cannot be written.
+    """
     part = f"{path}.part"
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     hasher = CidHasher() if cid is not None else None
@@ -426,9 +453,10 @@ async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str
         if hasher is not None and hasher.digest() != cid:
             raise FetchError(f"{what}: the bytes that came have another content id")
         os.rename(part, path)
-        return size
     except OSError as error:
-        raise FetchError(f"{what} of {size:,} bytes cannot be kept in {part}: {error.strerror}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        kind = NoRoomError if full else FetchError
+        raise kind(f"{what} of {size:,} bytes cannot be kept in {part}: {error.strerror}") from error
     finally:
         os.close(fd)
         with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,122 @@
+"""The files that a worker keeps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cascade_worker.objects import Directories, ObjectStore, default_object_dir
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    """A store over two bases, with room for 100 bytes of cache."""
+    bases = [Directories(tmp_path / name, "w") for name in ("fast", "slow")]
+    return ObjectStore(bases, cache_bytes_max=100)
+
+
+def made(store: ObjectStore, attempt: int, size: int = 10, place: int = 0) -> Path:
+    """A result, as an executor writes it."""
+    path = Path(store.object_dirs[place]) / f"{attempt:016x}"
+    path.write_bytes(b"x" * size)
+    store.add_made(attempt, size)
+    return path
+
+
+def cached(store: ObjectStore, key: int | bytes, size: int) -> Path:
+    """A copy or blob, as a transfer leaves it."""
+    path = Path(store.paths_for(key)[0])
+    path.write_bytes(b"x" * size)
+    store.add_cached(key, str(path), size)
+    return path
+
+
+def test_a_result_stays_until_it_is_released(store: ObjectStore) -> None:
+    path = made(store, 7)
+    assert store.find(7) == (str(path), 10)
+    assert store.held() == [7]
+    store.release(7)
+    assert store.find(7) is None
+    assert not path.exists()
+
+
+def test_a_result_may_lie_in_the_second_directory(store: ObjectStore) -> None:
+    path = made(store, 7, place=1)
+    assert store.find(7) == (str(path), 10)
+
+
+def test_a_release_waits_for_who_needs_it_here(store: ObjectStore) -> None:
+    path = made(store, 7)
+    store.pin(7, 100)
+    store.pin(7, 101)
+    store.release(7)
+    store.unpin([100])
+    assert path.exists()
+    store.unpin([101])
+    assert not path.exists()
+
+
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(store: ObjectStore) -> None:
+    first, second = cached(store, 1, 40), cached(store, b"cid", 40)
+    assert store.find(1)
+    third = cached(store, 3, 40)
+    assert [path.exists() for path in (first, second, third)] == [True, False, True]
+
+
+def test_what_is_needed_stays_in_the_cache(store: ObjectStore) -> None:
+    store.pin(1, 100)
+    first, second = cached(store, 1, 80), cached(store, 2, 80)
+    assert [path.exists() for path in (first, second)] == [True, False]
+    store.unpin([100])
+    third = cached(store, 3, 80)
+    assert [path.exists() for path in (first, third)] == [False, True]
+
+
+def test_a_published_result_becomes_a_blob(store: ObjectStore) -> None:
+    path = made(store, 7)
+    store.publish(7, b"cid")
+    assert not path.exists()
+    assert store.find(7) is None
+    found = store.find(b"cid")
+    assert found is not None
+    assert Path(found[0]).read_bytes() == b"x" * 10
+
+
+def test_a_discarded_result_is_gone_wherever_it_was(store: ObjectStore) -> None:
+    path = Path(store.object_dirs[1]) / f"{9:016x}"
+    path.write_bytes(b"half")
+    store.discard(9)
+    assert not path.exists()
+
+
+def test_everything_goes_at_the_end(store: ObjectStore, tmp_path: Path) -> None:
+    made(store, 7)
+    store.close()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_living_worker_is_not_swept(tmp_path: Path) -> None:
+    living = Directories(tmp_path, "living")
+    dead = Directories(tmp_path, "dead")
+    os.close(dead._lock)
+    Directories(tmp_path, "new")
+    assert living.root.exists()
+    assert not dead.root.exists()
+
+
+def test_another_users_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    with pytest.raises(PermissionError, match="--object-dir"):
+        Directories(tmp_path, "w")
+
+
+def test_shared_memory_is_taken_only_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        f_bavail, f_frsize = 1, 4096
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Full)
+    assert default_object_dir(tmp_path) == tmp_path
