@@ -113,7 +113,7 @@ class Scheduler:
             bounds=options.bounds,
             times=options.times,
         )
-        self.turn = hub.turn = Turn(core, self._writer, hub, clock=hub.now, on_bug=self._bug)
+        self.turn = hub.turn = Turn(core, self._writer, hub, bell=hub.bell, clock=hub.now, on_bug=self._bug)
         self._server = server = grpc.aio.server(
             interceptors=wire.TokenAuth(options.token).server_interceptors, options=wire.server_options()
         )

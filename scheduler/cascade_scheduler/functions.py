@@ -74,13 +74,15 @@ class FunctionStore:
 
     def unpin(self, cids: Iterable[bytes]) -> None:
         """Undoes one pin of each."""
+        pins = self._pins
         for cid in cids:
-            left = self._pins.get(cid, 0) - 1
+            left = pins.get(cid, 0) - 1
             if left > 0:
-                self._pins[cid] = left
+                pins[cid] = left
             else:
-                self._pins.pop(cid, None)
-        self._trim()
+                pins.pop(cid, None)
+        if self.bytes > self._bytes_max:
+            self._trim()
 
     def _trim(self) -> None:
         if self.bytes <= self._bytes_max:

@@ -14,10 +14,7 @@ from cascade_scheduler.blobs.base import BlobStore
 from cascade_scheduler.core import views
 from cascade_scheduler.core.commands import (
     Assign,
-    CancelAttempt,
     EventRecord,
-    ReleaseObject,
-    RetractAttempt,
     RunEnded,
     RunRefused,
     TargetValue,
@@ -35,7 +32,8 @@ from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.worker_session import WorkerSession
 from cascade_scheduler.store.base import Record, RunDropped, RunEvents, RunRenewed
 from cascade_scheduler.store.writer import StoreWriter, Then
-from cascade_scheduler.turn import Turn
+from cascade_scheduler.turn import Order, Turn
+from cascade_scheduler.wire.shapes import ShapeCache
 from cascade_scheduler.wire.updates import event_to
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, duration_of, value_size
 
@@ -93,8 +91,10 @@ class Hub:
         self.bounds = bounds
         self.times = times
         self.plans = PlanCache()
+        self.shapes = ShapeCache()
+        self.bell = writer.bell
         self.turn: Turn
-        self.runs = RunBook(self._run_told, self._run_forgotten)
+        self.runs = RunBook(self._run_told, self._run_forgotten, self._keep)
         self.workers: dict[str, WorkerSession] = {}
         self.clients: set[ClientSession] = set()
         self._inputs_at_ease = PAYLOAD_BYTES_MAX // 2 // bounds.inline_bytes_max
@@ -115,15 +115,23 @@ class Hub:
 
     # --- from the turn ---------------------------------------------------------------------------
 
-    def to_worker(
-        self, worker: str, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject
-    ) -> None:
-        """An order; without a session it is moot, since the next Hello settles everything."""
-        session = self.workers.get(worker)
-        if session is not None:
-            if type(command) is Assign and len(command.inputs) > self._inputs_at_ease:
-                command = self._defer_inputs(command)
-            session.order(command)
+    def orders(self, commands: Sequence[Order]) -> None:
+        """Orders for workers; without a session they are moot, since the next Hello settles everything."""
+        workers = self.workers
+        run_id, logs = "", False
+        for command in commands:
+            session = workers.get(command.worker)
+            if session is None:
+                continue
+            if isinstance(command, Assign):
+                if len(command.inputs) > self._inputs_at_ease:
+                    command = self._defer_inputs(command)
+                if command.run_id is not run_id:
+                    run_id = command.run_id
+                    logs = self.runs.wants_logs(run_id)
+                session.assign(command, logs=logs)
+            else:
+                session.order(command)
 
     def _defer_inputs(self, command: Assign) -> Assign:
         """Names values instead of sending them, where all together are more than a message may carry."""
@@ -168,18 +176,16 @@ class Hub:
         if session is not None:
             session.end(f"this worker was given up: {command.reason}")
 
-    def record_event(self, command: EventRecord) -> None:
-        """An event of a run."""
-        self.runs.record_event(command)
-
-    def event_records(self) -> tuple[Sequence[Record], Then | None]:
-        """The records of the events since the last turn, and what to call when they have landed."""
-        dirty = self.runs.take_dirty()
-        if not dirty:
-            return (), None
+    def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
+        """Keeps events; returns their records, and what to call when these have landed."""
+        runs = self.runs
+        if commands:
+            runs.record(commands)
         if not self.keeps_graphs:
-            for run in dirty:
-                run.events.publish(run.events.last)
+            runs.publish()
+            return (), None
+        dirty = runs.take_dirty()
+        if not dirty:
             return (), None
         marks = [(run, run.events.last) for run in dirty]
 
@@ -212,13 +218,9 @@ class Hub:
         run = self.core.runs.get(run_id)
         return "" if run is None else run.key(node)
 
-    def tell_run(self, command: TargetValue | RunEnded) -> None:
-        """Clients of the run may know this now."""
-        self.runs.tell(command)
-        record = self.runs.get(command.run_id)
-        if record is not None:
-            if isinstance(command, TargetValue) and isinstance(command.value, BlobValue):
-                self._keep(record, command.value)
+    def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
+        """Clients of the runs may know this now."""
+        for record in self.runs.tell(commands):
             for session, feed in record.feeds.items():
                 session.news(feed)
 
@@ -330,7 +332,7 @@ class Hub:
             line = LogLine(
                 record.run_id, self.now(), whose.node, run.task(whose.node), session.name, stream, text
             )
-            self.runs.record_event(line)
+            self.runs.record((line,))
             for client, feed in record.feeds.items():
                 if feed.logs:
                     feed.add_line(line)
@@ -388,12 +390,12 @@ class Hub:
 
     def _progress(self) -> None:
         """Tells clients of live runs how far they are, when that has changed."""
-        for run_id, run in self.core.runs.items():
-            record = self.runs.get(run_id) if run.live else None
-            if record is None or not record.feeds:
-                continue
-            progress = views.progress(run)
-            for session, feed in record.feeds.items():
+        for session in self.clients:
+            for run_id, feed in session.feeds.items():
+                run = self.core.runs.get(run_id)
+                if run is None or not run.live:
+                    continue
+                progress = views.progress(run)
                 if feed.told != progress:
                     feed.progress = progress
                     session.news(feed)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cascade_scheduler.core.commands import RunEnded, RunRefused, TargetValue
-from cascade_scheduler.core.values import Value
+from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.views import Progress, Tree
 from cascade_scheduler.eventlog import EventLog, Logged
 
@@ -128,12 +128,18 @@ class RunRecord:
 class RunBook:
     """All runs that clients may ask for, oldest first."""
 
-    def __init__(self, on_end: Callable[[RunRecord], None], on_forget: Callable[[RunRecord], None]) -> None:
+    def __init__(
+        self,
+        on_end: Callable[[RunRecord], None],
+        on_forget: Callable[[RunRecord], None],
+        on_blob: Callable[[RunRecord, BlobValue], None],
+    ) -> None:
         self._runs: OrderedDict[str, RunRecord] = OrderedDict()
         self._finished: OrderedDict[str, RunRecord] = OrderedDict()
         self._finished_events = 0
         self._on_end = on_end
         self._on_forget = on_forget
+        self._on_blob = on_blob
         self._dirty: dict[RunRecord, None] = {}
 
     def __len__(self) -> int:
@@ -167,13 +173,24 @@ class RunBook:
         record = self._runs.get(run_id)
         return record is not None and record.logs
 
-    def record_event(self, event: Logged) -> None:
-        """Keeps an event."""
-        record = self._runs.get(event.run_id)
-        if record is None:
-            return
-        record.events.append(event)
-        self._dirty[record] = None
+    def record(self, events: Sequence[Logged]) -> None:
+        """Keeps events."""
+        run_id, record = "", None
+        for event in events:
+            if event.run_id is not run_id:  # the same object, nearly always: events come run by run
+                run_id = event.run_id
+                record = self._runs.get(run_id)
+                if record is not None:
+                    self._dirty[record] = None
+            if record is not None:
+                record.events.append(event)
+
+    def publish(self) -> None:
+        """Watchers may see all events."""
+        if self._dirty:
+            for record in self._dirty:
+                record.events.publish(record.events.last)
+            self._dirty.clear()
 
     def take_dirty(self) -> list[RunRecord]:
         """Runs that have had events since the last call."""
@@ -181,19 +198,29 @@ class RunBook:
         self._dirty.clear()
         return dirty
 
-    def tell(self, command: TargetValue | RunEnded) -> None:
-        """Clients may know this now."""
-        record = self._runs.get(command.run_id)
-        if record is None:
-            return
-        if isinstance(command, TargetValue):
-            record.results.append((command.node, command.value))
-            return
-        record.ended = record.ending
-        self._finished[record.run_id] = record
-        self._finished_events += len(record.events)
-        record.events.wake()
-        self._on_end(record)
+    def tell(self, commands: Sequence[TargetValue | RunEnded]) -> Iterable[RunRecord]:
+        """Clients may know this now; returns the runs that it is about."""
+        touched: dict[RunRecord, None] = {}
+        run_id, record = "", None
+        for command in commands:
+            if command.run_id is not run_id:
+                run_id = command.run_id
+                record = self._runs.get(run_id)
+                if record is not None:
+                    touched[record] = None
+            if record is None:
+                continue
+            if type(command) is TargetValue:
+                record.results.append((command.node, command.value))
+                if isinstance(command.value, BlobValue):
+                    self._on_blob(record, command.value)
+                continue
+            record.ended = record.ending
+            self._finished[run_id] = record
+            self._finished_events += len(record.events)
+            record.events.wake()
+            self._on_end(record)
+        return touched
 
     def refuse(self, command: RunRefused) -> RunRecord | None:
         """The core did not take the run."""

@@ -1,8 +1,9 @@
 """The turn: drain what waits, ask the core, store, tell.
 
-There is no task and no queue to wake: a service that has read a message posts its event, and the first post
-of a loop iteration schedules one turn behind everything else that is ready in that iteration. So events that
-arrive together make one turn, and an event that arrives alone waits for nothing.
+There is no task and no queue to wake. A service that has read a message posts its event; when the last turn
+was a while ago, the next one runs right there, so that an event that arrives alone waits for nothing. Else a
+turn is scheduled behind everything that is ready in this iteration of the loop, so that events that arrive in
+a crowd make one turn.
 
 What the core says goes three ways. Orders for workers go out at once. Records go to the store, at most one
 batch in flight. What clients are told, and the acknowledgement of the reports that it follows from, waits for
@@ -18,7 +19,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from functools import partial
+from time import monotonic
+from typing import Protocol, TypeAlias, Union
 
 from cascade_scheduler.core.commands import (
     Assign,
@@ -38,14 +41,23 @@ from cascade_scheduler.core.commands import (
     WorkerGone,
 )
 from cascade_scheduler.core.events import Event, Tick
+from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import Record
 from cascade_scheduler.store.writer import Then
 
-__all__ = ["CoreLike", "Listener", "Turn", "Writer"]
+__all__ = ["CoreLike", "Listener", "Order", "Turn", "Writer"]
+
+Order: TypeAlias = Union[Assign, RetractAttempt, CancelAttempt, ReleaseObject]
+"""What a worker is to do."""
+
+_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, ReleaseObject))
+_SAVES = frozenset((SaveAttempt, SaveResult, SaveSkip, SaveOutcome))
 
 STORY_TURNS = 64
 """Turns whose events are kept for the story that a bug report needs."""
 
+TOGETHER_SECONDS = 0.0002
+"""A turn that begins so soon after the last one waits for what else is ready: there is a crowd."""
 ALARM_SECONDS_MIN = 0.001
 """Wake-ups are not closer than this, so that one that is overdue for ever cannot keep the loop busy."""
 
@@ -71,10 +83,8 @@ class Writer(Protocol):
 class Listener(Protocol):
     """The books of the shell: who is to be told what."""
 
-    def to_worker(
-        self, worker: str, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject
-    ) -> None:
-        """An order; it goes out when the turn is over."""
+    def orders(self, commands: Sequence[Order]) -> None:
+        """Orders for workers; they go out when the turn is over."""
 
     def welcome(self, command: WelcomeWorker) -> None:
         """The answer to a Hello."""
@@ -82,20 +92,17 @@ class Listener(Protocol):
     def worker_gone(self, command: WorkerGone) -> None:
         """The worker is off the books."""
 
-    def record_event(self, command: EventRecord) -> None:
-        """An event of a run."""
+    def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
+        """Events of runs; returns their records, and what to call when these have landed."""
 
-    def tell_run(self, command: TargetValue | RunEnded) -> None:
-        """Something for a run's clients; called when it is stored."""
+    def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
+        """Something for runs' clients; called when it is stored."""
 
     def run_refused(self, command: RunRefused) -> Sequence[Record]:
         """The run was not taken; returns what undoes its records."""
 
     def run_ending(self, command: RunEnded) -> None:
         """The run has ended in the core; its clients are told later."""
-
-    def event_records(self) -> tuple[Sequence[Record], Then | None]:
-        """The records of the events of this turn, and what to call when they have landed."""
 
 
 class Turn:
@@ -107,12 +114,14 @@ class Turn:
         writer: Writer,
         listener: Listener,
         *,
+        bell: Bell,
         clock: Callable[[], float],
         on_bug: Callable[[BaseException, Sequence[tuple[float, Sequence[Event]]]], None],
     ) -> None:
         self._core = core
         self._writer = writer
         self._listener = listener
+        self._bell = bell
         self._clock = clock
         self._on_bug = on_bug
         self._loop = asyncio.get_running_loop()
@@ -120,6 +129,8 @@ class Turn:
         self._records: list[Record] = []
         self._then: list[Then] = []
         self._scheduled = False
+        self._running = False
+        self._ended = 0.0
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -134,7 +145,7 @@ class Turn:
 
         Args:
             event: what happened; None when only the other arguments matter.
-            then: called when the turn is over and its records have landed in the store.
+            then: called when the turn is over and its records have landed; maybe before this returns.
             records: land with the turn's own records, before them.
         """
         if event is not None:
@@ -143,9 +154,16 @@ class Turn:
             self._then.append(then)
         if records:
             self._records.extend(records)
-        if not self._scheduled:
+        if self._scheduled:
+            return
+        if not self._running and monotonic() - self._ended > TOGETHER_SECONDS and not self._is_due():
+            self._run()
+        else:
             self._scheduled = True
             self._loop.call_soon(self._run)
+
+    def _is_due(self) -> bool:
+        return self._due is not None and self._due <= self._clock()
 
     def stop(self) -> None:
         """No further turn is run."""
@@ -157,6 +175,14 @@ class Turn:
         self._scheduled = False
         if self._stopped:
             return
+        self._running = True
+        try:
+            self._turn()
+        finally:
+            self._running = False
+            self._ended = monotonic()
+
+    def _turn(self) -> None:
         events, self._events = self._events, []
         records, self._records = self._records, []
         then, self._then = self._then, []
@@ -167,7 +193,8 @@ class Turn:
         try:
             commands = self._core.turn(events, now)
             self.count += 1
-            self._carry_out(commands, records, then)
+            with self._bell:
+                self._carry_out(commands, records, then)
         except Exception as error:
             self.bug(error)
             return
@@ -180,19 +207,20 @@ class Turn:
 
     def _carry_out(self, commands: Sequence[Command], records: list[Record], then: list[Then]) -> None:
         listener = self._listener
-        to_worker, record_event = listener.to_worker, listener.record_event
+        events: list[EventRecord] = []
+        orders: list[Order] = []
         told: list[TargetValue | RunEnded] = []
-        # The commonest first; each command is looked at by type once.
+        # The commonest first: each command is looked at by type, and handed on in a list with its like.
         for command in commands:
             kind = type(command)
             if kind is EventRecord:
-                record_event(command)  # type: ignore[arg-type]  # mypy does not narrow by `type(x) is`
-            elif kind is SaveAttempt or kind is SaveResult or kind is SaveSkip or kind is SaveOutcome:
+                events.append(command)  # type: ignore[arg-type]  # mypy does not narrow by `type(x) is`
+            elif kind in _SAVES:
                 records.append(command)  # type: ignore[arg-type]
-            elif isinstance(command, (Assign, RetractAttempt, CancelAttempt, ReleaseObject)):
-                to_worker(command.worker, command)
-            elif isinstance(command, TargetValue):
-                told.append(command)
+            elif kind in _ORDERS:
+                orders.append(command)  # type: ignore[arg-type]
+            elif kind is TargetValue:
+                told.append(command)  # type: ignore[arg-type]
             elif isinstance(command, RunEnded):
                 told.append(command)
                 listener.run_ending(command)
@@ -204,19 +232,17 @@ class Turn:
                 listener.worker_gone(command)
             else:
                 raise TypeError(f"the core gave a command that nobody carries out: {command!r}")
-        more, published = listener.event_records()
+        if orders:
+            listener.orders(orders)
+        more, published = listener.events(events)
         records.extend(more)
         if published is not None:
             then.append(published)
         if told:
-            then.append(lambda: self._tell(told))  # behind the posts' own, so that a run is accepted first
+            # Behind what was posted, so that a run is accepted first.
+            then.append(partial(listener.tell, told))
         if records or then:
             self._writer.put(records, then)
-
-    def _tell(self, told: Sequence[TargetValue | RunEnded]) -> None:
-        tell = self._listener.tell_run
-        for command in told:
-            tell(command)
 
     def _arm(self, now: float) -> None:
         """Sets the alarm for the core's next wake-up."""

@@ -20,6 +20,7 @@ from cascade_scheduler.core.commands import (
     WorkerGone,
 )
 from cascade_scheduler.core.events import Event, RunCancelRequested, RunForgotten, Tick
+from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import Record, RunDropped
 from cascade_scheduler.story import write_story
 from cascade_scheduler.turn import Turn
@@ -71,9 +72,9 @@ class Books:
         for call in waiting:
             call()
 
-    def to_worker(self, worker: str, command: object) -> None:
-        """Notes an order."""
-        self.told.append(command)
+    def orders(self, commands: Sequence[object]) -> None:
+        """Notes orders."""
+        self.told.extend(commands)
 
     def welcome(self, command: WelcomeWorker) -> None:
         """Notes."""
@@ -83,17 +84,14 @@ class Books:
         """Notes."""
         self.told.append(command)
 
-    def record_event(self, command: EventRecord) -> None:
-        """Notes."""
-        self.told.append(command)
-
-    def event_records(self) -> tuple[Sequence[Record], Then | None]:
-        """None."""
+    def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
+        """Notes events."""
+        self.told.extend(commands)
         return (), None
 
-    def tell_run(self, command: TargetValue | RunEnded) -> None:
-        """Notes."""
-        self.told.append(command)
+    def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
+        """Notes what clients are told."""
+        self.told.extend(commands)
 
     def run_refused(self, command: RunRefused) -> Sequence[Record]:
         """Notes; takes back."""
@@ -115,7 +113,7 @@ class Books:
 
 def turn_of(core: TinyCore, books: Books) -> Turn:
     """A turn between a core and books."""
-    return Turn(core, books, books, clock=books.clock, on_bug=books.bug)
+    return Turn(core, books, books, bell=Bell(), clock=books.clock, on_bug=books.bug)
 
 
 async def settle() -> None:
@@ -127,15 +125,23 @@ async def settle() -> None:
 async def test_events_that_come_together_make_one_turn() -> None:
     core, books = TinyCore(), Books()
     turn = turn_of(core, books)
-    first, second = RunForgotten("a"), RunCancelRequested("b")
+    first, second, third = RunForgotten("a"), RunCancelRequested("b"), RunForgotten("c")
     turn.post(first)
+    assert core.turns == [([first], 100.0)], "one that comes alone waits for nothing"
     turn.post(second)
-    assert core.turns == []
+    turn.post(third)
+    assert turn.count == 1
     await settle()
-    assert core.turns == [([first, second], 100.0)]
-    turn.post(first)
+    assert core.turns[1:] == [([second, third], 100.0)]
+
+
+async def test_what_is_posted_within_a_turn_is_the_next_one() -> None:
+    core, books = TinyCore(), Books()
+    turn = turn_of(core, books)
+    turn.post(RunForgotten("a"), then=lambda: turn.post(RunForgotten("b")))
+    assert turn.count == 1
     await settle()
-    assert turn.count == 2
+    assert [events for events, _ in core.turns] == [[RunForgotten("a")], [RunForgotten("b")]]
 
 
 async def test_orders_go_at_once_and_clients_wait_for_the_store() -> None:
@@ -145,7 +151,7 @@ async def test_orders_go_at_once_and_clients_wait_for_the_store() -> None:
     turn = turn_of(core, books)
     turn.post(RunForgotten("a"), then=lambda: books.told.append("posted"), records=[RunDropped("first")])
     await settle()
-    assert books.told == [*orders, ("ending", "r")]
+    assert books.told == [("ending", "r"), *orders]
     assert books.records == [(RunDropped("first"), SAVED)]
     books.land()
     assert books.told[4:] == ["posted", TOLD, ENDED]

@@ -54,7 +54,7 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
     ) -> None:
         """A client's session, from hello to its end."""
         warnings = await self._hello(context)
-        session = ClientSession(context, stall_seconds=self._hub.times.stall)
+        session = ClientSession(context, self._hub.bell, stall_seconds=self._hub.times.stall)
         submits = Submits(self._hub, session)
         bounds = self._hub.bounds
         session.say(

@@ -13,21 +13,22 @@ import grpc.aio
 from cascade_dist.v1 import client_pb2
 from cascade_scheduler.core.views import Progress
 from cascade_scheduler.eventlog import LogLine
-from cascade_scheduler.outbox import Outbox
+from cascade_scheduler.outbox import Bell, Outbox
 from cascade_scheduler.runs import RunRecord
-from cascade_scheduler.wire.updates import finish_to, output_to, progress_to, result_updates
+from cascade_scheduler.wire.updates import fill_finish, fill_progress, fill_results, output_to
+from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX
 
 __all__ = ["ClientSession", "Feed"]
 
 LINES_WAITING_MAX = 2_000
 """Lines that wait for a slow client; of more, the oldest are left out and counted."""
 LINES_PER_MESSAGE = 500
-RESULTS_PER_SLICE = 2_000
-"""Results looked at between two writes, so that a long list does not hold the loop."""
+RESULTS_PER_MESSAGE = 4_000
+"""So that a long list does not hold the loop."""
 ACCEPT_SECONDS = 0.005
 """A run that ends within this time is not accepted first."""
-TREE_BYTES_MAX = 12 << 20
-"""A target's shape with more bytes does not fit into a message."""
+FINISH_BYTES_AT_EASE = 64 << 10
+"""A larger end goes by itself."""
 
 
 class Feed:
@@ -67,29 +68,34 @@ class Feed:
             self.left_out += 1
         self.lines.append(line)
 
-    def messages(self) -> Iterator[client_pb2.RunUpdate]:
+    def messages(self) -> Iterator[client_pb2.OpenResponse]:
         """Everything that the client has not been told, in messages of bounded size."""
         record = self.record
-        run_id = record.run_id
-        # Looked at before the results: what is not there yet when it ends must come before the end.
         while not self.finished:
+            # The end is looked at first: what is not there yet when the run ends must come before the end.
             ended = record.ended
+            results = record.results
             start = self.results_told
-            upto = min(len(record.results), start + RESULTS_PER_SLICE)
-            if start == upto and not (self.lines or self.left_out or self.progress or ended):
+            if start == len(results) and not (self.lines or self.left_out or self.progress or ended):
                 return
-            self.results_told = upto
-            *before, update = result_updates(run_id, record.results[start:upto])
-            yield from before
-            self._add_lines(update)
-            if self.progress is not None:
-                update.progress.CopyFrom(progress_to(self.progress))
+            response = client_pb2.OpenResponse()
+            update = response.update
+            update.run_id = record.run_id
+            if start < len(results):
+                upto = min(len(results), start + RESULTS_PER_MESSAGE)
+                self.results_told = fill_results(update, results, start, upto)
+            if self.lines or self.left_out:
+                self._add_lines(update)
+            if self.progress is not None and ended is None:
+                fill_progress(update.progress, self.progress)
                 self.told, self.progress = self.progress, None
-            if ended is not None and upto == len(record.results) and not self.lines:
+            if ended is not None and self.results_told == len(results) and not self.lines:
                 self.finished = True  # at once: while it is being written, the feed may be rung again
-                yield from _with_finish(update, record)
-                return
-            yield update
+                fill_finish(update.finish, *ended)
+                if update.ByteSize() > PAYLOAD_BYTES_MAX + FINISH_BYTES_AT_EASE:
+                    yield from _in_two(response)
+                    return
+            yield response
 
     def _add_lines(self, update: client_pb2.RunUpdate) -> None:
         if self.left_out:
@@ -99,24 +105,26 @@ class Feed:
             update.output.append(output_to(self.lines.popleft()))
 
 
-def _with_finish(update: client_pb2.RunUpdate, record: RunRecord) -> Iterator[client_pb2.RunUpdate]:
-    assert record.ended is not None
-    finish = finish_to(*record.ended)
-    if update.ByteSize() + finish.ByteSize() > TREE_BYTES_MAX:
-        yield update
-        update = client_pb2.RunUpdate(run_id=record.run_id)
-    update.finish.CopyFrom(finish)
-    yield update
+def _in_two(response: client_pb2.OpenResponse) -> Iterator[client_pb2.OpenResponse]:
+    """Results and lines, then the end: together they are large."""
+    last = client_pb2.OpenResponse()
+    last.update.run_id = response.update.run_id
+    last.update.finish.CopyFrom(response.update.finish)
+    response.update.ClearField("finish")
+    yield response
+    yield last
 
 
 class ClientSession:
     """The books of one `ClientService.Open` stream."""
 
-    def __init__(self, context: grpc.aio.ServicerContext[Any, Any], *, stall_seconds: float = 60.0) -> None:
+    def __init__(
+        self, context: grpc.aio.ServicerContext[Any, Any], bell: Bell, *, stall_seconds: float = 60.0
+    ) -> None:
         self._queue: deque[client_pb2.OpenResponse | Feed] = deque()
         self.feeds: dict[str, Feed] = {}
         self.outbox: Outbox[client_pb2.OpenResponse] = Outbox(
-            context, self._take, stall_seconds=stall_seconds
+            context, self._take, self._writing_ended, bell, stall_seconds=stall_seconds
         )
         self.owned: set[RunRecord] = set()
         """Runs that this session is the owner of."""
@@ -125,7 +133,6 @@ class ClientSession:
         self._accept_timer: asyncio.TimerHandle | None = None
         self.ended: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
         """Set when the stream has to end, with the reason."""
-        self.outbox.on_end(self._writing_ended)
 
     def _writing_ended(self) -> None:
         self.end(f"the stream broke: {self.outbox.broken or 'it was closed'}")
@@ -193,8 +200,7 @@ class ClientSession:
             if item.accepted is not None and item.record.ended is None:
                 yield item.accepted
             item.accepted = None
-            for update in item.messages():
-                yield client_pb2.OpenResponse(update=update)
+            yield from item.messages()
             if item.finished:
                 self.unfollow(item.record.run_id)
 

@@ -20,6 +20,7 @@ from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.following import Refusal, accept, follow, refused
 from cascade_scheduler.store.base import RunCreated, StoredFunction
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
+from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
 from cascade_scheduler.wire.values import BadMessage, seconds_of
 
 __all__ = ["Submits"]
@@ -52,6 +53,8 @@ class _Incoming:
         self.end: graph_pb2.GraphEnd | None = None
         self.single = False
         """All of it came in one message."""
+        self.shape: bytes | None = None
+        """What a small submit is told by."""
 
 
 class _Whole(NamedTuple):
@@ -81,7 +84,15 @@ class Submits:
         elif run_id in self._refused:
             return
         try:
-            self._take(run_id, submit)
+            shape = None
+            if submit.HasField("end") and not self._hub.keeps_graphs and run_id not in self._incoming:
+                literals = ShapeCache.take_apart(submit)
+                if literals is not None:
+                    if self._take_known(run_id, literals):
+                        return
+                    ShapeCache.put_back(submit, literals)
+                    shape = literals.key
+            self._take(run_id, submit, shape)
         except Refusal as refusal:
             self.refuse(run_id, refusal.code, str(refusal))
         except GraphTooLarge as error:
@@ -109,11 +120,40 @@ class Submits:
         self._hub.submits_bytes -= incoming.assembly.bytes
         self._hub.unpin(incoming.pinned)
 
-    def _take(self, run_id: str, submit: client_pb2.Submit) -> None:
+    def _take_known(self, run_id: str, literals: Literals) -> bool:
+        """A small graph of a known shape goes its way at once; False when it has to be looked at."""
+        hub = self._hub
+        known = hub.shapes.get(literals)
+        if known is None or hub.draining or run_id in hub.runs or not _is_run_id(run_id):
+            return False
+        functions = [function.cid for function in known.graph.functions]
+        if not all(map(hub.functions.__contains__, functions)):
+            return False
+        hub.pin(functions)
+        hub.plans.hits += 1
+        graph = known.graph_of(literals)
+        facts = SubmitFacts(
+            target_id=graph.node_id(graph.target).hex(),
+            template_id=known.template_id,
+            params_digest=literals.params_digest,
+            node_count=len(graph),
+            on_failure=known.on_failure,
+        )
+        record = RunRecord(run_id, known.name, facts, logs=known.logs, submitted=hub.now())
+        record.pinned = tuple(functions)
+        record.cancel_on_disconnect = known.cancel_on_disconnect
+        record.disconnect_grace = known.disconnect_grace
+        self._own(record, soon=False)
+        event = RunSubmitted(run_id, graph, known.plan, known.name, known.on_failure, known.logs)
+        hub.turn.post(event, then=partial(accept, record))
+        return True
+
+    def _take(self, run_id: str, submit: client_pb2.Submit, shape: bytes | None) -> None:
         incoming = self._incoming.get(run_id)
         if incoming is None:
             incoming = self._begin(run_id, submit)
             incoming.single = submit.HasField("end")
+            incoming.shape = shape
         if submit.functions:
             self._add_functions(incoming, submit.functions)
         if submit.HasField("chunk"):
@@ -127,7 +167,7 @@ class Submits:
         hub = self._hub
         if hub.draining and run_id not in hub.runs:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
-        if not run_id or len(run_id) > RUN_ID_CHARS_MAX or not run_id.isprintable():
+        if not _is_run_id(run_id):
             raise Refusal(
                 "invalid",
                 f"a run id has 1 to {RUN_ID_CHARS_MAX} printable characters; this is {run_id[:80]!r}",
@@ -226,10 +266,27 @@ class Submits:
         del self._incoming[run_id]
         record = self._record(whole)
         if plan is not None:
+            self._remember_shape(whole, record, plan)
             self._submit(whole, record, plan)
         else:
             # Of the hub, not of the session: a client that is lost meanwhile may come back for its run.
             hub.spawn(self._solve(whole, record, key))
+
+    def _remember_shape(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:
+        functions = [self._hub.functions.get(function.cid) for function in whole.graph.functions]
+        if whole.incoming.shape is None or not all(function and function.body for function in functions):
+            return  # a function that is a blob has to be looked for every time
+        shape = KnownShape(
+            without_literals(whole.graph),
+            plan,
+            whole.facts.template_id,
+            record.name,
+            whole.facts.on_failure,
+            record.logs,
+            record.cancel_on_disconnect,
+            record.disconnect_grace,
+        )
+        self._hub.shapes.put(whole.incoming.shape, shape)
 
     def _join(self, whole: _Whole) -> bool:
         """Joins a run that is known, if it is the same."""
@@ -258,11 +315,15 @@ class Submits:
         if options.cancel_on_disconnect:
             record.cancel_on_disconnect = True
             record.disconnect_grace = seconds_of(options.disconnect_grace)
+        self._own(record, soon=not incoming.single)
+        return record
+
+    def _own(self, record: RunRecord, *, soon: bool) -> None:
+        """The run is known from now on, and this session's."""
         record.owner = self._session
         self._session.owned.add(record)
-        hub.runs.add(record)
-        follow(hub, self._session, record, logs=options.logs, joined=False, soon=not incoming.single)
-        return record
+        self._hub.runs.add(record)
+        follow(self._hub, self._session, record, logs=record.logs, joined=False, soon=soon)
 
     async def _solve(self, whole: _Whole, record: RunRecord, key: bytes) -> None:
         """Makes the plan of a large graph in slices, so that turns go on between them."""
@@ -312,6 +373,10 @@ class Submits:
             whole.end.SerializeToString(),
             tuple(functions),
         )
+
+
+def _is_run_id(text: str) -> bool:
+    return 0 < len(text) <= RUN_ID_CHARS_MAX and text.isprintable()
 
 
 def _body(function: graph_pb2.Function) -> FunctionBody:

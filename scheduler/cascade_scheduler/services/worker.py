@@ -91,6 +91,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             logger.warning("%s", warning)
         session = WorkerSession(
             context,
+            hub.bell,
             worker=event.worker,
             name=event.name,
             versions=hello.versions,

@@ -14,7 +14,7 @@ import grpc.aio
 from cascade_dist.v1 import client_pb2, worker_pb2
 from cascade_scheduler.core.commands import Assign, CancelAttempt, ReleaseObject, RetractAttempt
 from cascade_scheduler.functions import FunctionBody
-from cascade_scheduler.outbox import Outbox
+from cascade_scheduler.outbox import Bell, Outbox
 from cascade_scheduler.wire.work import WorkEncoder
 
 __all__ = ["Whose", "WorkerSession"]
@@ -36,6 +36,7 @@ class WorkerSession:
     def __init__(
         self,
         context: grpc.aio.ServicerContext[Any, Any],
+        bell: Bell,
         *,
         worker: str,
         name: str,
@@ -62,7 +63,6 @@ class WorkerSession:
         """Set when the stream has to end, with the reason."""
         self._acked_said = 0
         self._sequence = 0
-        self._wants_logs = wants_logs
         self._encoder = WorkEncoder(find_function, wants_logs)
         self._opening: worker_pb2.ConnectResponse | None = None
         self._assigns: list[Assign] = []
@@ -76,9 +76,8 @@ class WorkerSession:
         self._whose: OrderedDict[int, Whose] = OrderedDict()
         self._now = now
         self.outbox: Outbox[worker_pb2.ConnectResponse] = Outbox(
-            context, self._take, stall_seconds=stall_seconds
+            context, self._take, self._writing_ended, bell, stall_seconds=stall_seconds
         )
-        self.outbox.on_end(self._writing_ended)
 
     def _writing_ended(self) -> None:
         self.end(f"the stream broke: {self.outbox.broken or 'it was closed'}", grpc.StatusCode.UNAVAILABLE)
@@ -93,24 +92,24 @@ class WorkerSession:
         self._opening = worker_pb2.ConnectResponse(welcome=welcome)
         self.outbox.ring()
 
-    def order(self, command: Assign | RetractAttempt | CancelAttempt | ReleaseObject) -> None:
+    def assign(self, command: Assign, *, logs: bool) -> None:
+        """Adds an assignment; it goes out behind the turn."""
+        self._assigns.append(command)
+        if logs:
+            self._whose[command.attempt] = Whose(command.run_id, command.node)
+            if len(self._whose) > ATTEMPTS_REMEMBERED:
+                self._whose.popitem(last=False)
+        self.outbox.ring()
+
+    def order(self, command: RetractAttempt | CancelAttempt | ReleaseObject) -> None:
         """Adds an order; it goes out behind the turn."""
-        if type(command) is Assign:
-            self._assigns.append(command)
-            if self._wants_logs(command.run_id):
-                self._remember(command)
-        elif isinstance(command, RetractAttempt):
+        if isinstance(command, RetractAttempt):
             self._retract.append(command.attempt)
         elif isinstance(command, CancelAttempt):
             self._cancel.append(command.attempt)
         else:
             self._release.append(command.attempt)
         self.outbox.ring()
-
-    def _remember(self, command: Assign) -> None:
-        self._whose[command.attempt] = Whose(command.run_id, command.node)
-        if len(self._whose) > ATTEMPTS_REMEMBERED:
-            self._whose.popitem(last=False)
 
     def whose(self, attempt: int) -> Whose | None:
         """The task that an attempt belongs to, if it is still known."""
@@ -138,38 +137,41 @@ class WorkerSession:
             self.outbox.ring()
 
     def _take(self) -> Iterator[worker_pb2.ConnectResponse]:
-        if self._sequence == 0 and self._opening is None:
-            return  # everything waits for the Welcome
         if self._opening is not None:
             opening, self._opening = self._opening, None
             yield self._numbered(opening)
+        elif not self._sequence:
+            return  # everything waits for the Welcome
         while self._assigns or self._retract or self._cancel or self._release or self._logs_changed:
-            yield from map(self._numbered, self._orders())
-        if self._ended:
-            yield from map(self._numbered, self._orders())
+            for message in self._orders():
+                yield self._numbered(message)
         if self._beat:
-            if self.acked != self._acked_said or self._now - self.said_at > 0:
-                yield self._numbered(worker_pb2.ConnectResponse(heartbeat=worker_pb2.SchedulerHeartbeat()))
             self._beat = False
+            if self._ended:
+                for message in self._orders():
+                    yield self._numbered(message)
+            if self.acked != self._acked_said or self._now > self.said_at:
+                yield self._numbered(worker_pb2.ConnectResponse(heartbeat=worker_pb2.SchedulerHeartbeat()))
         if self._goodbye is not None:
             goodbye, self._goodbye = self._goodbye, None
             yield self._numbered(worker_pb2.ConnectResponse(goodbye=goodbye))
 
-    def _orders(self) -> Iterator[worker_pb2.ConnectResponse]:
-        assigns, self._assigns = self._assigns, []
-        retract, self._retract = self._retract, []
-        cancel, self._cancel = self._cancel, []
-        release, self._release = self._release, []
-        ended, self._ended = self._ended, []
-        changed, self._logs_changed = self._logs_changed, []
-        for run_id in changed:
-            work = self._encoder.logs_changed(run_id)
-            if work is not None:
-                yield worker_pb2.ConnectResponse(work=work)
-        for work in self._encoder.encode(
-            assigns, retract=retract, cancel=cancel, release=release, ended=ended
-        ):
-            yield worker_pb2.ConnectResponse(work=work)
+    def _orders(self) -> list[worker_pb2.ConnectResponse]:
+        encoder = self._encoder
+        if not (self._retract or self._cancel or self._release or self._ended or self._logs_changed):
+            assigns, self._assigns = self._assigns, []
+            return encoder.encode(assigns)
+        changed = [encoder.logs_changed(run_id) for run_id in self._logs_changed]
+        messages = encoder.encode(
+            self._assigns,
+            retract=self._retract,
+            cancel=self._cancel,
+            release=self._release,
+            ended=self._ended,
+        )
+        self._assigns, self._retract, self._cancel, self._release = [], [], [], []
+        self._ended, self._logs_changed = [], []
+        return [*(message for message in changed if message is not None), *messages]
 
     def _numbered(self, message: worker_pb2.ConnectResponse) -> worker_pb2.ConnectResponse:
         self._sequence += 1

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from cascade_scheduler.core.commands import SaveResult
+from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import (
     Batch,
     Record,
@@ -44,6 +45,8 @@ class StoreWriter:
         self, store: RunStore, *, on_fenced: Callable[[StoreFenced], None], backlog_max: int = 256 << 20
     ) -> None:
         self._store = store
+        self.bell = Bell()
+        """Held while callbacks run, so that what they say to one peer is one message."""
         self._on_fenced = on_fenced
         self._backlog_max = backlog_max
         self._waiting: deque[tuple[Sequence[Record], Sequence[Then]]] = deque()
@@ -102,8 +105,9 @@ class StoreWriter:
                 for batch in records:
                     if not await self._land(batch):
                         return
-                for call in then:
-                    call()
+                with self.bell:
+                    for call in then:
+                        call()
                 self._backlog -= rest
                 if self._backlog <= self._backlog_max // 2:
                     self.room.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from cascade_dist.v1 import client_pb2, value_pb2
 from cascade_scheduler.core.commands import RunEnded
@@ -15,17 +15,18 @@ from cascade_scheduler.wire.values import (
     duration_of,
     error_to,
     fill_value,
+    split_seconds,
     timestamp_of,
     value_size,
 )
 
 __all__ = [
     "event_to",
-    "finish_to",
+    "fill_finish",
+    "fill_progress",
+    "fill_results",
     "node_to",
     "output_to",
-    "progress_to",
-    "result_updates",
     "run_to",
     "state_to",
     "tree_to",
@@ -52,61 +53,54 @@ def state_to(state: str) -> client_pb2.RunState:
     return _STATES[state]
 
 
-def result_updates(run_id: str, results: Sequence[tuple[int, Value]]) -> Iterator[client_pb2.RunUpdate]:
-    """Updates that hold these results in order, each with at most 1 MiB of payload; at least one."""
-    update = client_pb2.RunUpdate(run_id=run_id)
+def fill_results(
+    update: client_pb2.RunUpdate, results: Sequence[tuple[int, Value]], first: int, last: int
+) -> int:
+    """Writes results[first:last] into an update, or as many as 1 MiB holds; returns where it stopped.
+
+    At least one is written when there is one.
+    """
     add = update.results.add
     size = 0
-    for node, value in results:
+    for at in range(first, last):
+        node, value = results[at]
         if type(value) is bytes:
-            extra = len(value) + RESULT_BYTES
-            if size and size + extra > PAYLOAD_BYTES_MAX:
-                yield update
-                update = client_pb2.RunUpdate(run_id=run_id)
-                add = update.results.add
-                size = 0
+            size += len(value) + RESULT_BYTES
+            if size > PAYLOAD_BYTES_MAX and at > first:
+                return at
             add(node=node).value.inline = value
         else:
-            extra = value_size(value) + RESULT_BYTES
-            if size and size + extra > PAYLOAD_BYTES_MAX:
-                yield update
-                update = client_pb2.RunUpdate(run_id=run_id)
-                add = update.results.add
-                size = 0
+            size += value_size(value) + RESULT_BYTES
+            if size > PAYLOAD_BYTES_MAX and at > first:
+                return at
             fill_value(add(node=node).value, value)
-        size += extra
-    yield update
+    return last
 
 
-def progress_to(progress: Progress) -> client_pb2.Progress:
-    """A run's counts."""
-    return client_pb2.Progress(
-        total=progress.total,
-        done=progress.done,
-        running=progress.running,
-        skipped=progress.skipped,
-        failed=progress.failed,
-        retried=progress.retried,
-    )
+def fill_progress(message: client_pb2.Progress, progress: Progress) -> None:
+    """Writes a run's counts into a message."""
+    message.total, message.done, message.running, message.skipped, message.failed, message.retried = progress
 
 
-def finish_to(ended: RunEnded, tree: Tree | None, progress: Progress | None) -> client_pb2.RunFinish:
-    """How a run ended."""
-    finish = client_pb2.RunFinish(
-        state=_STATES[ended.state],
-        failed_task=ended.failed_task,
-        skip_reason=ended.skip_reason,
-        skipped_node=ended.skipped_node,
-        skipped_dependency=ended.skipped_dependency,
-        duration=duration_of(ended.duration),
-    )
+def fill_finish(
+    finish: client_pb2.RunFinish, ended: RunEnded, tree: Tree | None, progress: Progress | None
+) -> None:
+    """Writes into a message how a run ended."""
+    finish.state = _STATES[ended.state]
+    seconds, nanos = split_seconds(ended.duration)
+    finish.duration.seconds, finish.duration.nanos = seconds, nanos
+    if ended.failed_task:
+        finish.failed_task = ended.failed_task
+    if ended.skip_reason:
+        finish.skip_reason = ended.skip_reason
+        finish.skipped_node = ended.skipped_node
+        finish.skipped_dependency = ended.skipped_dependency
     if tree is not None:
         tree_to(finish.tree, tree)
     if ended.error is not None:
         finish.error.CopyFrom(error_to(ended.error))
     if progress is not None:
-        finish.progress.CopyFrom(progress_to(progress))
-    return finish
+        fill_progress(finish.progress, progress)
 
 
 def tree_to(message: client_pb2.TargetTree, tree: Tree, depth: int = 0) -> None:
@@ -192,15 +186,16 @@ def _stream(number: int) -> value_pb2.LogStream:
 def run_to(info: RunInfo, now: float) -> client_pb2.RunInfo:
     """A run in short."""
     ended = now if info.ended is None else info.ended
-    return client_pb2.RunInfo(
+    message = client_pb2.RunInfo(
         run_id=info.run_id,
         name=info.name,
         state=_STATES[info.state],
-        progress=progress_to(info.progress),
         submitted=timestamp_of(info.submitted),
         duration=duration_of(ended - info.submitted),
         error=info.error,
     )
+    fill_progress(message.progress, info.progress)
+    return message
 
 
 def node_to(info: NodeInfo) -> client_pb2.NodeInfo:

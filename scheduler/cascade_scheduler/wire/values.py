@@ -31,6 +31,7 @@ __all__ = [
     "error_to",
     "fill_value",
     "seconds_of",
+    "split_seconds",
     "timestamp_of",
     "value_size",
 ]
@@ -149,8 +150,13 @@ def seconds_of(duration: Duration) -> float:
 
 def duration_of(seconds: float) -> Duration:
     """Seconds as a duration; a negative one (clocks differ) counts as none."""
-    whole, nanos = divmod(round(max(0.0, seconds) * _NANOS), _NANOS)
+    whole, nanos = split_seconds(seconds)
     return Duration(seconds=whole, nanos=nanos)
+
+
+def split_seconds(seconds: float) -> tuple[int, int]:
+    """Seconds as whole ones and nanoseconds."""
+    return divmod(round(max(0.0, seconds) * _NANOS), _NANOS)
 
 
 def timestamp_of(seconds: float) -> Timestamp:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from cascade_dist.v1 import graph_pb2, worker_pb2
 from cascade_scheduler.core.commands import Assign
@@ -26,6 +26,20 @@ def function_to(function: FunctionBody) -> graph_pb2.Function:
     return graph_pb2.Function(
         cid=function.cid, body=function.body, name=function.name, code_hash=function.code_hash
     )
+
+
+_SPEC_MESSAGES: dict[int, tuple[Spec, graph_pb2.TaskSpec]] = {}
+"""By the identity of the spec, which is held. Runs of one shape share their specs (see `wire.shapes`)."""
+SPEC_MESSAGES_MAX = 2_000
+
+
+def _spec_message(spec: Spec) -> graph_pb2.TaskSpec:
+    found = _SPEC_MESSAGES.get(id(spec))
+    if found is None:
+        if len(_SPEC_MESSAGES) >= SPEC_MESSAGES_MAX:
+            _SPEC_MESSAGES.clear()
+        found = _SPEC_MESSAGES[id(spec)] = (spec, spec_to(spec))
+    return found[1]
 
 
 class _Run:
@@ -68,9 +82,11 @@ class WorkEncoder:
         cancel: Iterable[int] = (),
         release: Iterable[int] = (),
         ended: Iterable[str] = (),
-    ) -> Iterator[worker_pb2.Work]:
+    ) -> list[worker_pb2.ConnectResponse]:
         """Messages of at most 1 MiB of payload each, in order; none when there is nothing to say."""
-        work = worker_pb2.Work()
+        message = worker_pb2.ConnectResponse()
+        messages = [message]
+        work = message.work
         add = work.assignments.add
         size = 0
         runs = self._runs
@@ -78,15 +94,17 @@ class WorkEncoder:
             run = runs.get(command.run_id)
             known = run.bodies.get(id(command.spec)) if run is not None else None
             extra = len(command.args) + _ASSIGNMENT_BYTES
-            if command.inputs:
-                extra += sum(map(value_size, command.inputs))
+            inputs = command.inputs
+            if inputs:
+                extra += sum(map(value_size, inputs))
             function = None
-            if run is None or known is None or known[2] != command.function:
+            if known is None or known[2] != command.function:
                 function = self._unsent(command)
                 extra += len(function.body) if function is not None else 0
             if size and size + extra > PAYLOAD_BYTES_MAX:
-                yield work
-                work = worker_pb2.Work()
+                message = worker_pb2.ConnectResponse()
+                messages.append(message)
+                work = message.work
                 add = work.assignments.add
                 size = 0
             size += extra
@@ -96,47 +114,49 @@ class WorkEncoder:
                 run = self._name_run(work, command.run_id)
             if known is None or known[2] != command.function:
                 known = self._name_body(work, run, command)
-            message = add(
+            assignment = add(
                 attempt=command.attempt,
                 body=known[0],
                 args=command.args,
                 ahead=command.ahead,
                 node_id=command.node_id,
+                observe=command.observe,
+                publish=command.publish,
+                map_index_plus_one=command.map_index + 1,
                 **{"try": command.try_},
             )
-            if command.observe:
-                message.observe = command.observe
-            if command.publish:
-                message.publish = True
-            if command.map_index >= 0:
-                message.map_index_plus_one = command.map_index + 1
             if command.args_blob is not None:
-                message.args_blob.cid, message.args_blob.size_bytes = command.args_blob
-            if command.inputs:
-                add_input = message.inputs.add
-                for value in command.inputs:
+                assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
+            if inputs:
+                add_input = assignment.inputs.add
+                for value in inputs:
                     if type(value) is bytes:
                         add_input().inline = value
                     else:
                         fill_value(add_input(), value)
-        work.retract.extend(retract)
-        work.cancel.extend(cancel)
-        work.release.extend(release)
+        if retract:
+            work.retract.extend(retract)
+        if cancel:
+            work.cancel.extend(cancel)
+        if release:
+            work.release.extend(release)
         for run_id in ended:
             over = runs.pop(run_id, None)
             if over is not None:
                 work.ended_runs.append(over.number)
-        if work.ByteSize():
-            yield work
+        if not size and not work.ByteSize():
+            messages.pop()
+        return messages
 
-    def logs_changed(self, run_id: str) -> worker_pb2.Work | None:
+    def logs_changed(self, run_id: str) -> worker_pb2.ConnectResponse | None:
         """Tells the worker, if it knows the run, whether the lines that its tasks print are wanted now."""
         run = self._runs.get(run_id)
         logs = self._wants_logs(run_id)
         if run is None or run.logs == logs:
             return None
         run.logs = logs
-        return worker_pb2.Work(runs=[worker_pb2.RunHandle(run=run.number, run_id=run_id, logs=logs)])
+        handle = worker_pb2.RunHandle(run=run.number, run_id=run_id, logs=logs)
+        return worker_pb2.ConnectResponse(work=worker_pb2.Work(runs=[handle]))
 
     def _unsent(self, command: Assign) -> FunctionBody | None:
         """The assignment's function, if this session has not had it."""
@@ -162,5 +182,7 @@ class WorkEncoder:
         self._last_body += 1
         spec = command.spec
         known = run.bodies[id(spec)] = (self._last_body, spec, command.function)
-        work.bodies.add(body=self._last_body, spec=spec_to(spec), function=command.function, run=run.number)
+        work.bodies.add(
+            body=self._last_body, spec=_spec_message(spec), function=command.function, run=run.number
+        )
         return known

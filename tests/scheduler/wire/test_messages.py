@@ -34,7 +34,7 @@ from cascade_scheduler.core.views import Progress, Tree, TreeCompound, TreeList
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.functions import FunctionBody
 from cascade_scheduler.wire.reports import hello_from, reports_from
-from cascade_scheduler.wire.updates import event_to, finish_to, output_to, result_updates, tree_to
+from cascade_scheduler.wire.updates import event_to, fill_finish, fill_results, output_to, tree_to
 from cascade_scheduler.wire.values import (
     BadMessage,
     amounts_from,
@@ -146,9 +146,14 @@ def encoder(*functions: FunctionBody, logs: bool = False) -> WorkEncoder:
     return WorkEncoder(known.get, lambda run_id: logs)
 
 
+def works_of(coder: WorkEncoder, *assigns: Any, **orders: Any) -> list[worker_pb2.Work]:
+    """The orders as messages."""
+    return [message.work for message in coder.encode(*assigns, **orders)]
+
+
 def test_nothing_to_do_is_no_message() -> None:
-    assert list(encoder().encode()) == []
-    assert list(encoder().encode(ended=["never named"])) == []
+    assert list(works_of(encoder())) == []
+    assert list(works_of(encoder(), ended=["never named"])) == []
 
 
 def test_an_assignment_says_everything() -> None:
@@ -156,7 +161,7 @@ def test_an_assignment_says_everything() -> None:
         2**63 + 5, try_=3, args=b"", args_blob=BLOB, inputs=(b"\x80x", OBJECT), ahead=True, observe=3,
         publish=True, map_index=0,
     )  # fmt: skip
-    (work,) = encoder(logs=True).encode([order], retract=[1], cancel=[2], release=[3])
+    (work,) = works_of(encoder(logs=True), [order], retract=[1], cancel=[2], release=[3])
     (message,) = work.assignments
     assert (message.attempt, getattr(message, "try"), message.args) == (2**63 + 5, 3, b"")
     assert (message.args_blob.cid, message.args_blob.size_bytes) == BLOB
@@ -174,27 +179,27 @@ def test_an_assignment_says_everything() -> None:
 def test_what_is_shared_goes_once() -> None:
     other = Spec(NodeKind.CALL, "g")
     coder = encoder()
-    (work,) = coder.encode([assign(1), assign(2), assign(3, spec=other), assign(4, run_id="s")])
+    (work,) = works_of(coder, [assign(1), assign(2), assign(3, spec=other), assign(4, run_id="s")])
     assert (len(work.functions), len(work.bodies), len(work.runs)) == (1, 3, 2)
     assert [a.body for a in work.assignments] == [1, 1, 2, 3]
-    (work,) = coder.encode([assign(5)])
+    (work,) = works_of(coder, [assign(5)])
     assert (len(work.functions), len(work.bodies), len(work.runs)) == (0, 0, 0)
 
 
 def test_one_spec_of_two_functions_is_two_bodies() -> None:
     other = FunctionBody(cid_of(b"other"), b"other", "mod.g", b"")
-    (work,) = encoder(other).encode([assign(1), assign(2, function=other.cid), assign(3)])
+    (work,) = works_of(encoder(other), [assign(1), assign(2, function=other.cid), assign(3)])
     functions = {body.body: body.function for body in work.bodies}
     assert [functions[a.body] for a in work.assignments] == [FUNCTION.cid, other.cid, FUNCTION.cid]
 
 
 def test_runs_that_ended_are_forgotten_on_both_sides() -> None:
     coder = encoder()
-    list(coder.encode([assign(1)]))
-    (work,) = coder.encode(ended=["r", "unknown"])
+    list(works_of(coder, [assign(1)]))
+    (work,) = works_of(coder, ended=["r", "unknown"])
     assert list(work.ended_runs) == [1]
     assert len(coder) == 0
-    (work,) = coder.encode([assign(2)])
+    (work,) = works_of(coder, [assign(2)])
     assert [(run.run, run.run_id) for run in work.runs] == [(2, "r")]
     assert [body.body for body in work.bodies] == [2]
     assert not work.functions
@@ -202,13 +207,13 @@ def test_runs_that_ended_are_forgotten_on_both_sides() -> None:
 
 def test_messages_are_split_at_one_mebibyte() -> None:
     orders = [assign(n, args=b"x" * 50_000, inputs=(b"\x80" * 14_000,)) for n in range(50)]
-    works = list(encoder().encode(orders, cancel=[7]))
+    works = list(works_of(encoder(), orders, cancel=[7]))
     assert [a.attempt for work in works for a in work.assignments] == list(range(50))
     assert max(work.ByteSize() for work in works) < (1 << 20) + 4096
     assert len(works) == 4
     assert list(works[-1].cancel) == [7]
     large = FunctionBody(cid_of(b"y" * 600_000), b"y" * 600_000, "mod.g", b"")
-    works = list(encoder(large).encode([*orders[:10], assign(99, function=large.cid)]))
+    works = list(works_of(encoder(large), [*orders[:10], assign(99, function=large.cid)]))
     assert [len(work.assignments) for work in works] == [10, 1]
 
 
@@ -216,17 +221,18 @@ def test_logs_can_be_asked_for_later() -> None:
     wanted = False
     coder = WorkEncoder({FUNCTION.cid: FUNCTION}.get, lambda run_id: wanted)
     assert coder.logs_changed("r") is None
-    list(coder.encode([assign(1)]))
+    list(works_of(coder, [assign(1)]))
     assert coder.logs_changed("r") is None
     wanted = True
-    work = coder.logs_changed("r")
-    assert work is not None
+    message = coder.logs_changed("r")
+    assert message is not None
+    work = message.work
     assert [(run.run, run.run_id, run.logs) for run in work.runs] == [(1, "r", True)]
 
 
 def test_a_function_that_is_gone_is_a_bug_with_a_name() -> None:
     with pytest.raises(LookupError, match="function of task 'f'"):
-        list(encoder().encode([assign(1, function=b"gone")]))
+        list(works_of(encoder(), [assign(1, function=b"gone")]))
 
 
 # --- reports ---------------------------------------------------------------------------------------
@@ -290,12 +296,16 @@ def test_hello() -> None:
 def test_results_are_split_at_one_mebibyte() -> None:
     results: list[tuple[int, Value]] = [(node, b"\x80" * 60_000) for node in range(40)]
     results[3] = (3, BLOB)
-    updates = list(result_updates("r", results))
+    updates, first = [], 0
+    while first < len(results):
+        updates.append(client_pb2.RunUpdate())
+        first = fill_results(updates[-1], results, first, len(results))
     told = [(result.node, read_value(result.value)) for update in updates for result in update.results]
     assert told == results
     assert max(update.ByteSize() for update in updates) < (1 << 20) + 4096
-    assert {update.run_id for update in updates} == {"r"}
-    assert [update.run_id for update in result_updates("r", [])] == ["r"]
+    huge: list[tuple[int, Value]] = [(0, b"\x80" * (2 << 20)), (1, b"\x80")]
+    assert fill_results(client_pb2.RunUpdate(), huge, 0, 2) == 1
+    assert fill_results(client_pb2.RunUpdate(), [], 0, 0) == 0
 
 
 TREES: st.SearchStrategy[Tree] = st.recursive(
@@ -340,7 +350,8 @@ def test_a_tree_that_is_too_deep_is_refused_here() -> None:
 
 def test_a_finish_says_everything() -> None:
     ended = RunEnded("r", "failed", ERROR, "f", "ConditionFalse", 3, "g", 1.5)
-    finish = finish_to(ended, 7, Progress(6, 5, 4, 3, 2, 1))
+    finish = client_pb2.RunFinish()
+    fill_finish(finish, ended, 7, Progress(6, 5, 4, 3, 2, 1))
     assert finish.state == client_pb2.RUN_STATE_FAILED
     assert (finish.error.type, finish.error.pickled, finish.failed_task) == ("ValueError", b"\x80", "f")
     assert (finish.skip_reason, finish.skipped_node, finish.skipped_dependency) == ("ConditionFalse", 3, "g")

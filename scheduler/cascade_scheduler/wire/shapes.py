@@ -1,0 +1,121 @@
+"""Small submits of a shape that was seen before: told by their bytes, and not looked at again.
+
+A notebook or a service submits one small graph again and again, with other literals and another run id. What
+is left of the message without these is compared as bytes; when it is known, so is everything that was made of
+it: specs, columns, plan, options. A short run is mostly overhead, and this takes out a good part of it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from cascade_dist.v1 import client_pb2
+from cascade_scheduler.core.graph import Graph
+from cascade_scheduler.core.plans import Plan
+
+__all__ = ["KnownShape", "Literals", "ShapeCache", "without_literals"]
+
+NODES_MAX = 64
+KEY_BYTES_MAX = 8_192
+SHAPES_MAX = 1_000
+NODE_ID_BYTES = 16
+
+
+class Literals(NamedTuple):
+    """What differs between submits of one shape."""
+
+    key: bytes
+    node_ids: bytes
+    node_args: list[bytes]
+    params_digest: bytes
+
+
+class KnownShape(NamedTuple):
+    """What was made of a submit, but for its literals."""
+
+    graph: Graph
+    plan: Plan
+    template_id: bytes
+    name: str
+    on_failure: str
+    logs: bool
+    cancel_on_disconnect: bool
+    disconnect_grace: float
+
+    def graph_of(self, literals: Literals) -> Graph:
+        """The graph with these literals."""
+        return _with(self.graph, literals.node_ids, literals.node_args)
+
+
+def without_literals(graph: Graph) -> Graph:
+    """A graph's columns alone."""
+    return _with(graph, b"", [])
+
+
+def _with(graph: Graph, node_ids: bytes, node_args: list[bytes]) -> Graph:
+    return Graph(
+        specs=graph.specs,
+        functions=graph.functions,
+        node_spec=graph.node_spec,
+        node_ids=node_ids,
+        node_args=node_args,
+        edge_start=graph.edge_start,
+        edge_source=graph.edge_source,
+        edge_kind=graph.edge_kind,
+        target=graph.target,
+        maps=graph.maps,
+        map_columns=graph.map_columns,
+    )
+
+
+class ShapeCache:
+    """Shapes by what is left of their submit; the least recently used go first."""
+
+    def __init__(self) -> None:
+        self._shapes: OrderedDict[bytes, KnownShape] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    @staticmethod
+    def take_apart(submit: client_pb2.Submit) -> Literals | None:
+        """Takes the literals out of a submit; None, and nothing taken, when it is none of the small ones."""
+        chunk = submit.chunk
+        if len(chunk.node_args) > NODES_MAX or chunk.blobs or submit.functions:
+            return None
+        run_id, node_ids, params = submit.run_id, chunk.node_ids, submit.end.params_digest
+        node_args = list(chunk.node_args)
+        chunk.ClearField("node_args")
+        chunk.ClearField("node_ids")
+        submit.ClearField("run_id")
+        submit.end.ClearField("params_digest")
+        literals = Literals(submit.SerializeToString(), node_ids, node_args, params)
+        submit.run_id = run_id
+        submit.end.params_digest = params
+        return literals
+
+    @staticmethod
+    def put_back(submit: client_pb2.Submit, literals: Literals) -> None:
+        """Undoes `take_apart`."""
+        submit.chunk.node_args.extend(literals.node_args)
+        submit.chunk.node_ids = literals.node_ids
+
+    def get(self, literals: Literals) -> KnownShape | None:
+        """The shape, if it is known and these literals fit it."""
+        known = self._shapes.get(literals.key)
+        if known is None:
+            return None
+        nodes = len(known.graph)
+        if len(literals.node_args) != nodes or len(literals.node_ids) != NODE_ID_BYTES * nodes:
+            return None  # the way of graphs that are not known says what is wrong
+        self._shapes.move_to_end(literals.key)
+        return known
+
+    def put(self, key: bytes, shape: KnownShape) -> None:
+        """Keeps a shape."""
+        if len(key) > KEY_BYTES_MAX:
+            return
+        self._shapes[key] = shape
+        if len(self._shapes) > SHAPES_MAX:
+            self._shapes.popitem(last=False)
