@@ -24,6 +24,8 @@ from cascade_dist.client.records import (
     RunStatus,
     WorkerInfo,
 )
+from cascade_dist.client.session import Session
+from cascade_dist.client.submitting import check_run_id
 
 __all__ = ["AsyncCluster", "AsyncRun", "connect", "run"]
 
@@ -36,7 +38,7 @@ class AsyncRun(Generic[T]):
     Cancelling a task that awaits it cancels the run, as with every awaitable; ``asyncio.shield`` keeps it.
     """
 
-    def __init__(self, run: Run[T], session: Any) -> None:
+    def __init__(self, run: Run[T], session: Session) -> None:
         self.run = run
         """The handle for threads."""
         self._session = session
@@ -84,23 +86,8 @@ class AsyncRun(Generic[T]):
 
     async def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[Event]:
         """As `Run.events`."""
-        session = self._session
-        session.check_process()
-        batches = session.watch(self.run.id, after, follow)
-
-        async def following() -> list[Event] | None:
-            return await anext(batches, None)
-
-        async def stop() -> None:
-            await batches.aclose()
-
-        try:
-            while (batch := await asyncio.wrap_future(session.background.start(following()))) is not None:
-                for event in batch:
-                    yield event
-        finally:
-            if not session.closed:
-                await asyncio.wrap_future(session.background.start(stop()))
+        async for event in _events(self._session, self.run.id, after, follow):
+            yield event
 
     def graph(self) -> Any:
         """As `Run.graph`."""
@@ -111,6 +98,22 @@ class AsyncRun(Generic[T]):
 
     def _repr_html_(self) -> str:
         return self.run._repr_html_()
+
+
+async def _events(session: Session, run_id: str, after: int, follow: bool) -> AsyncIterator[Event]:
+    session.check_process()
+    batches = session.watch(run_id, after, follow)
+
+    async def following() -> list[Event] | None:
+        return await anext(batches, None)
+
+    try:
+        while (batch := await asyncio.wrap_future(session.background.start(following()))) is not None:
+            for event in batch:
+                yield event
+    finally:
+        if not session.closed:
+            await asyncio.wrap_future(session.background.start(batches.aclose()))
 
 
 class AsyncCluster:
@@ -158,6 +161,10 @@ class AsyncCluster:
         """As `Cluster.describe`."""
         return await _in_thread(self.cluster.describe, run_id, nodes=nodes)
 
+    def events(self, run_id: str, after: int = 0, *, follow: bool = True) -> AsyncIterator[Event]:
+        """As `Cluster.events`."""
+        return _events(self.cluster._session, check_run_id(run_id), after, follow)
+
     async def cancel(self, run_id: str) -> RunStatus:
         """As `Cluster.cancel`."""
         return await _in_thread(self.cluster.cancel, run_id)
@@ -182,7 +189,7 @@ class AsyncCluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        await _leave(self, kind)
 
     def __repr__(self) -> str:
         return f"<async {repr(self.cluster)[1:]}"
@@ -219,7 +226,12 @@ class _Connecting:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._made is not None:
-            await self._made.close()
+            await _leave(self._made, kind)
+
+
+async def _leave(cluster: AsyncCluster, kind: type[BaseException] | None) -> None:
+    stopped = kind is not None and issubclass(kind, asyncio.CancelledError | KeyboardInterrupt)
+    await _in_thread(cluster.cluster._close, "interrupted" if stopped else "closed")
 
 
 def _close_orphan(connecting: asyncio.Future[Cluster]) -> None:

@@ -200,10 +200,9 @@ class LocalCluster:
             return
         _running.discard(self)
         processes = [process for _, process in self._processes]
-        if not self._private:
-            # For whoever reads the logs: workers that lose their scheduler would say so.
-            _signal(processes[1:], signal.SIGTERM)
-            _wait(processes[1:], STOP_SECONDS)
+        # Workers go first: one that loses its scheduler meanwhile looks for it, and says so in its log.
+        _signal(processes[1:], signal.SIGTERM)
+        _wait(processes[1:], STOP_SECONDS)
         _signal(processes, signal.SIGTERM)
         if not _wait(processes, STOP_SECONDS):
             _signal(processes, signal.SIGTERM)  # the second one means: now
@@ -251,7 +250,7 @@ def _sweep() -> None:
     for path in base.glob(f"{_PREFIX}[0-9]*-*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
         try:
-            if pid.isdigit() and path.stat().st_uid == os.getuid() and not _alive(int(pid)):
+            if pid.isdigit() and path.lstat().st_uid == os.getuid() and not _alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:
             continue

@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -145,6 +145,16 @@ class Session:
 
     async def _keep(self, link: Link) -> None:
         """Reads the stream, and opens another when it is lost, until closed or given up."""
+        try:
+            await self._keep_up(link)
+        except Exception as error:
+            # Whoever waits must not wait for ever because of it.
+            log.exception("a fault of the client; please report it")
+            if self.link is not None:
+                await self.link.close()
+            self._lose_all(f"the client has a fault ({type(error).__name__}: {error})")
+
+    async def _keep_up(self, link: Link) -> None:
         while True:
             self._announce(link)
             reason = await link.read(self._on_message)
@@ -178,13 +188,13 @@ class Session:
                 delay = min(delay * 2, BACKOFF_MAX)
                 continue
             why = gone or f"it did not come back within {self.reconnect_timeout:g} s ({last})"
-            for tracker in list(self._trackers.values()):
-                tracker.lose(
-                    f"the scheduler at {self.address} went away ({reason}) while run {tracker.run.id!r} was "
-                    f"under way: {why}"
-                )
-            self._link_is(None)
+            self._lose_all(f"the scheduler at {self.address} went away ({reason}): {why}")
             return None
+
+    def _lose_all(self, why: str) -> None:
+        for tracker in list(self._trackers.values()):
+            tracker.lose(f"run {tracker.run.id!r} is lost: {why}")
+        self._link_is(None)
 
     def _announce(self, link: Link) -> None:
         """Tells a new connection of the runs that are under way."""
@@ -242,6 +252,13 @@ class Session:
         tracker = self._trackers.get(content.run_id)
         if tracker is None:
             return
+        try:
+            self._tell(tracker, body, content)
+        except Exception as error:
+            log.exception("a fault of the client; please report it")
+            tracker.lose(f"the client has a fault ({type(error).__name__}: {error})")
+
+    def _tell(self, tracker: Tracker, body: str, content: Any) -> None:
         if body == "update":
             tracker.on_update(content)
         elif body == "accepted":
@@ -357,7 +374,7 @@ class Session:
         except grpc.aio.AioRpcError as error:
             raise rpc_error(self.address, error) from None
 
-    def watch(self, run_id: str, after: int, follow: bool) -> AsyncIterator[list[Event]]:
+    def watch(self, run_id: str, after: int, follow: bool) -> AsyncGenerator[list[Event], None]:
         """The events of a run, in batches."""
 
         async def stream(request: pb.WatchRequest) -> AsyncIterator[pb.WatchResponse]:
@@ -378,15 +395,12 @@ class Session:
         async def following() -> list[Event] | None:
             return await anext(batches, None)
 
-        async def stop() -> None:
-            await batches.aclose()  # type: ignore[attr-defined]
-
         try:
             while (batch := self.background.call(following())) is not None:
                 yield from batch
         finally:
             if not self.closed:
-                self.background.call(stop(), CALL_SECONDS)
+                self.background.call(batches.aclose(), CALL_SECONDS)
 
     # --- blobs ----------------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class Tracker:
         self._values: dict[int, Any] = {}
         self._blobs: dict[bytes, Any] = {}
         self._fetching = 0
+        self._fetched: set[int] = set()
         self._finish: pb.RunFinish | None = None
         self._error: BaseException | None = None
 
@@ -111,11 +112,12 @@ class Tracker:
             self._take(update.results)
         if update.output and self.logs:
             display.output(update.output)
-        if update.HasField("progress"):
+        ends = update.HasField("finish")
+        if update.HasField("progress") and not (ends and update.finish.HasField("progress")):
             self.run._progress = decode_progress(update.progress)
             if self.show_progress:
                 display.update(self.run)
-        if update.HasField("finish"):
+        if ends:
             self._on_finish(update.finish)
 
     def lose(self, reason: str) -> None:
@@ -135,7 +137,10 @@ class Tracker:
                 except BaseException as error:
                     self._error = self._error or self._unloadable(error)
             elif value.WhichOneof("form") == "blob":
-                self._fetch(value.blob, result.node)
+                # After a lost connection results come again.
+                if result.node not in values and result.node not in self._fetched:
+                    self._fetched.add(result.node)
+                    self._fetch(value.blob, result.node)
             else:
                 self._error = errors.RunLostError(
                     f"the scheduler sent a value of run {self.run.id!r} in a form that clients do not know "

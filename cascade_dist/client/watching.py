@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import grpc
 import grpc.aio
@@ -26,7 +26,7 @@ async def watch(
     after: int,
     follow: bool,
     address: str,
-) -> AsyncIterator[list[Event]]:
+) -> AsyncGenerator[list[Event], None]:
     """Batches of events in order, each event once.
 
     Where the scheduler no longer keeps some that were asked for, an event of kind ``EventsTruncated`` stands

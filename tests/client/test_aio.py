@@ -67,6 +67,7 @@ async def test_events(scheduler: FakeScheduler) -> None:
         async for event in run.events(after=4):
             assert isinstance(event, events.TaskSkipped)
             break
+        assert [event.event_id async for event in cluster.events(run.id, after=5)] == [6]
 
 
 async def test_cancelling_who_awaits_cancels_the_run(scheduler: FakeScheduler) -> None:

@@ -219,6 +219,33 @@ def test_a_scheduler_that_dropped_a_function_gets_it_again(
     assert cluster.run(add(2)) == 3
 
 
+def test_a_fault_of_our_own_hangs_nobody(
+    scheduler: FakeScheduler,
+    cluster: cs.Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cascade_dist.client.tracker.Tracker.on_update", broken)
+        with pytest.raises(cs.RunLostError, match=r"the client has a fault.*ZeroDivisionError: here"):
+            cluster.submit(add(1)).result(10)
+    assert cluster.run(add(1)) == 2, "it costs the run, not the session"
+    with monkeypatch.context() as patched:
+        patched.setattr("cascade_dist.client.session.Session._announce", broken)
+        scheduler.hold = True
+        run = cluster.submit(add(1))
+        scheduler.wait_heard("submit", 3)
+        scheduler.drop_sessions()
+        with pytest.raises(cs.RunLostError, match="the client has a fault"):
+            run.result(10)
+    scheduler.hold = False
+    assert cluster.run(add(1)) == 2, "a handle that was given up connects when it is used again"
+    assert "please report" in caplog.text
+
+
 # --- cancel ---------------------------------------------------------------------------------------
 
 
