@@ -20,7 +20,8 @@ __all__ = ["Link", "Metadata", "frame_submit"]
 
 Metadata = tuple[tuple[str, str], ...]
 
-HANDSHAKES_MAX = 5
+HANDSHAKES_MAX = 3
+LISTEN_SECONDS = 0.5
 _MASK = "Internal error from Core"
 _OPEN = "/cascade_dist.v1.ClientService/Open"
 _SUBMIT_TAG = bytes([pb.OpenRequest.SUBMIT_FIELD_NUMBER << 3 | 2])
@@ -80,14 +81,16 @@ class Link:
         channel = open_channel(address, credentials)
         opening: Any = channel.stream_stream(_OPEN, response_deserializer=pb.OpenResponse.FromString)
         try:
+            carried = grpc.aio.Metadata(*metadata)
             for left in reversed(range(HANDSHAKES_MAX)):
-                call = opening(metadata=grpc.aio.Metadata(*metadata))
+                call = opening(metadata=carried)
                 try:
                     welcome = await _shake_hands(address, call, timeout)
                     break
                 except _MaskedError:
                     if not left:
                         raise
+                    await _listen(address, opening(metadata=carried))
             error, warnings = check_versions(welcome.versions, f"the scheduler at {address}")
             if error:
                 raise VersionMismatchError(error)
@@ -160,6 +163,21 @@ class Link:
         # A writer that failed did so because the stream had ended, which the reader has told.
         await asyncio.gather(self._writer, return_exceptions=True)
         await self._channel.close()
+
+
+async def _listen(address: Address, call: Any) -> None:
+    """Says nothing, so that what the server says at once is heard; that is raised.
+
+    A scheduler would wait for us to speak.
+    """
+    try:
+        async with asyncio.timeout(LISTEN_SECONDS):
+            await call.read()
+    except grpc.aio.AioRpcError as error:
+        raise connect_error(str(address), error) from None
+    except TimeoutError:
+        pass
+    call.cancel()
 
 
 async def _shake_hands(address: Address, call: Any, timeout: float) -> pb.ClientWelcome:

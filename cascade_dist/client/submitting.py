@@ -34,6 +34,7 @@ __all__ = ["ON_FAILURE", "SubmitOptions", "submit"]
 
 PARTS_IN_FLIGHT = 4
 SLOT_SECONDS = 1.0
+GRACE_SECONDS = 10.0
 KNOWN_MAX = 50_000
 RUN_ID_CHARS_MAX = 128
 
@@ -64,7 +65,8 @@ class SubmitOptions:
             on_failure=ON_FAILURE[self.on_failure],
             logs=self.logs or self.detach,  # nobody watches a detached run: what it says is for later
             cancel_on_disconnect=not self.detach,
-            disconnect_grace=duration(reconnect_timeout),
+            # The client gives up before the scheduler does.
+            disconnect_grace=duration(reconnect_timeout + GRACE_SECONDS),
         )
 
     def check(self) -> None:

@@ -186,7 +186,7 @@ def test_options_travel(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:
     options = scheduler.wait_heard("submit", 2)[1].options
     assert options.cancel_on_disconnect
     assert options.logs
-    assert options.disconnect_grace.seconds == 5
+    assert options.disconnect_grace.seconds == 15
 
 
 @pytest.mark.parametrize("run_id", ["", "a b", "x" * 129, "a/b", 5, "ü"])
@@ -448,10 +448,11 @@ def test_two_handles_share_the_thread_and_it_ends(scheduler: FakeScheduler) -> N
     def threads() -> int:
         return sum(thread.name == "cascade-client" for thread in threading.enumerate())
 
+    before = threads()  # other tests of the session may have a cluster open
     with cs.connect(scheduler.address) as one, cs.connect(scheduler.address) as two:
         assert one.run(add(1)) + two.run(add(2)) == 5
         assert threads() == 1
-    assert threads() == 0
+    assert threads() == before
 
 
 def test_handles_do_not_pickle(cluster: cs.Cluster) -> None:

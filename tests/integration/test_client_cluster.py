@@ -190,6 +190,8 @@ def test_a_client_that_closes_takes_its_runs_along_but_not_detached_ones(cluster
 LEAVING = """
 import os, sys
 import cascade_dist as cs
+from cascade_dist.client import submitting
+submitting.GRACE_SECONDS = 0.5
 @cs.task
 def nap(s):
     import time
@@ -202,7 +204,7 @@ sys.stdin.read()
 
 def test_a_client_that_is_killed_is_waited_for_and_then_its_run_ends(cluster_address: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", LEAVING, cluster_address, "1"]
+    command = [sys.executable, "-c", LEAVING, cluster_address, "0.1"]
     with (
         cs.connect(cluster_address) as watching,
         subprocess.Popen(
