@@ -192,7 +192,7 @@ def _announce(address: str, store: RunStore) -> None:
     # is many objects that live long, which is what the defaults are worst at.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _listen_to_signals(scheduler: Scheduler, stack: contextlib.ExitStack) -> None:

@@ -52,8 +52,8 @@ class Bounds(NamedTuple):
     inline_bytes_max: int = 64 << 10
     graph_nodes_max: int = 2_000_000
     graph_bytes_max: int = 2 << 30
-    submits_bytes_max: int = 4 << 30
-    """Of all graphs that are being sent, in sum."""
+    graphs_bytes_max: int = 8 << 30
+    """Of all graphs that are being sent, or whose runs have not ended, in sum."""
 
 
 class Times(NamedTuple):
@@ -100,8 +100,8 @@ class Hub:
         self._inputs_at_ease = PAYLOAD_BYTES_MAX // 2 // bounds.inline_bytes_max
         """So many inputs fit into a message, whatever they are."""
         self.draining = False
-        self.submits_bytes = 0
-        """Bytes of graphs that are being sent."""
+        self.graph_bytes = 0
+        """Bytes of graphs that are being sent, or whose runs have not ended."""
         self.keeps_graphs = not writer.immediate
         """Graphs go to the store as they came."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -249,17 +249,21 @@ class Hub:
 
     def _run_told(self, record: RunRecord) -> None:
         """Its clients know how it ended."""
-        self.unpin(record.pinned)
-        record.pinned = ()
+        self._let_graph_go(record)
         self.runs.prune(self.core.runs.__contains__)
         if self.draining and not self.runs.live():
             self._idle.set()
 
     def _run_forgotten(self, record: RunRecord) -> None:
         """Nobody may ask for it any more."""
-        self.unpin(record.pinned)
+        self._let_graph_go(record)
         self.blobs.unpin(record.kept)
-        record.pinned, record.kept = (), []
+        record.kept = []
+
+    def _let_graph_go(self, record: RunRecord) -> None:
+        self.unpin(record.pinned)
+        self.graph_bytes -= record.graph_bytes
+        record.pinned, record.graph_bytes = (), 0
 
     def pin(self, cids: Iterable[bytes]) -> None:
         """Keeps functions and blobs; a large function is both."""

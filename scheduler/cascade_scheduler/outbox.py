@@ -150,9 +150,11 @@ class Outbox(Generic[Message]):
             # One lazy timer per stream: writes are far too many for a timer each.
             self._timer = self._loop.call_later(self._stall_seconds, self._look)
 
-    def _on_written(self, _: asyncio.Future[Any]) -> None:
+    def _on_written(self, waited: asyncio.Future[Any]) -> None:
         write, self._write = self._write, None
         if write is None or self._ended:
+            if not waited.cancelled():
+                waited.exception()  # nobody waits for it any more, so nobody else will look
             return
         try:
             self._advance(write)

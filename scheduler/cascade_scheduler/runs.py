@@ -63,6 +63,7 @@ class RunRecord:
         "events",
         "facts",
         "feeds",
+        "graph_bytes",
         "kept",
         "logs",
         "name",
@@ -103,6 +104,8 @@ class RunRecord:
         self.cancel_on_disconnect = False
         self.disconnect_grace = 0.0
         self.cancel_requested = False
+        self.graph_bytes = 0
+        """What its graph counts as, until it has ended."""
         self.pinned: tuple[bytes, ...] = ()
         """Functions and blobs that the graph needs, until the run has ended."""
         self.kept: list[bytes] = []

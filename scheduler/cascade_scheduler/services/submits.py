@@ -26,6 +26,8 @@ from cascade_scheduler.wire.values import BadMessage, seconds_of
 __all__ = ["Submits"]
 
 RUN_ID_CHARS_MAX = 200
+RUN_BYTES = 8_192
+"""What a run takes beside its graph."""
 SUBMITS_AT_ONCE_MAX = 1_000
 """Graphs that one session may be sending at a time."""
 SOLVED_AT_ONCE_NODES = 2_000
@@ -117,13 +119,15 @@ class Submits:
         self._incoming.clear()
 
     def _drop(self, incoming: _Incoming) -> None:
-        self._hub.submits_bytes -= incoming.assembly.bytes
+        self._hub.graph_bytes -= incoming.assembly.bytes
         self._hub.unpin(incoming.pinned)
 
     def _take_known(self, run_id: str, literals: Literals) -> bool:
         """A small graph of a known shape goes its way at once; False when it has to be looked at."""
         hub = self._hub
         known = hub.shapes.get(literals)
+        if hub.graph_bytes > hub.bounds.graphs_bytes_max:
+            return False
         if known is None or hub.draining or run_id in hub.runs or not _is_run_id(run_id):
             return False
         functions = [function.cid for function in known.graph.functions]
@@ -141,6 +145,8 @@ class Submits:
         )
         record = RunRecord(run_id, known.name, facts, logs=known.logs, submitted=hub.now())
         record.pinned = tuple(functions)
+        record.graph_bytes = RUN_BYTES + len(literals.key) + sum(map(len, literals.node_args))
+        hub.graph_bytes += record.graph_bytes
         record.cancel_on_disconnect = known.cancel_on_disconnect
         record.disconnect_grace = known.disconnect_grace
         self._own(record, soon=False)
@@ -195,23 +201,23 @@ class Submits:
         assembly = incoming.assembly
         missing: list[bytes] = []
         for function in chunk.functions:
+            hub.pin((function.cid,))  # before it is kept, or a full store would let it go at once
+            incoming.pinned.append(function.cid)
             if not self._have(function):
                 missing.append(function.cid)
                 incoming.missing[function.cid] = function
-            hub.pin((function.cid,))
-            incoming.pinned.append(function.cid)
             if hub.keeps_graphs:
                 function.ClearField("body")  # bodies are stored beside the chunks, once
         before = assembly.bytes
         try:
             assembly.add(chunk)
         finally:
-            hub.submits_bytes += assembly.bytes - before
-        if hub.submits_bytes > hub.bounds.submits_bytes_max:
+            hub.graph_bytes += assembly.bytes - before
+        if hub.graph_bytes > hub.bounds.graphs_bytes_max:
             raise Refusal(
                 "too_large",
-                f"graphs that are being sent take more than {hub.bounds.submits_bytes_max:,} bytes in sum; "
-                f"submit again when others are in",
+                f"the graphs of all runs take more than {hub.bounds.graphs_bytes_max:,} bytes in sum, the most "
+                f"that this scheduler holds; submit again when runs have ended",
             )
         if hub.keeps_graphs:
             incoming.chunks.append(chunk.SerializeToString())
@@ -311,7 +317,8 @@ class Submits:
         options = incoming.options
         record = RunRecord(incoming.run_id, options.name, whole.facts, logs=options.logs, submitted=hub.now())
         record.pinned = tuple(incoming.pinned)
-        hub.submits_bytes -= incoming.assembly.bytes
+        record.graph_bytes = RUN_BYTES + incoming.assembly.bytes
+        hub.graph_bytes += RUN_BYTES
         if options.cancel_on_disconnect:
             record.cancel_on_disconnect = True
             record.disconnect_grace = seconds_of(options.disconnect_grace)

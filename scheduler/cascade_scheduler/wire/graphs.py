@@ -22,6 +22,8 @@ from cascade_scheduler.wire.values import (
 __all__ = ["GraphAssembly", "GraphTooLarge", "spec_from", "spec_to"]
 
 NODE_ID_BYTES = 16
+NODE_BYTES = 200
+"""What a node takes beside what was sent of it."""
 EDGES_MAX = 1 << 32
 _RUNS_CODE = (NodeKind.CALL, NodeKind.MAP)
 _KINDS = frozenset(map(int, NodeKind))
@@ -42,7 +44,7 @@ class GraphAssembly:
         self._nodes_max = nodes_max
         self._bytes_max = bytes_max
         self.bytes = 0
-        """Bytes of all chunks so far."""
+        """What the graph takes so far."""
         self.functions: list[FunctionRef] = []
         self.blobs: list[BlobValue] = []
         self._specs: list[Spec] = []
@@ -73,9 +75,9 @@ class GraphAssembly:
             BadMessage: the chunk cannot be part of a graph; names the column and the node.
             GraphTooLarge: it goes past a bound.
         """
-        self.bytes += chunk.ByteSize()
         first = self.nodes
         count = len(chunk.node_args)
+        self.bytes += chunk.ByteSize() + NODE_BYTES * count
         if first + count > self._nodes_max:
             raise GraphTooLarge(
                 f"the graph has more than {self._nodes_max:,} nodes, the most that this scheduler takes "

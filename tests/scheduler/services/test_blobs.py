@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cascade_dist.codec.cid import cid_of
 from cascade_dist.v1 import client_pb2, value_pb2
@@ -92,4 +93,16 @@ async def test_health_is_told_without_a_token() -> None:
         for service in ("", "live", "ready", "cascade.Scheduler"):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
+        await client.channel.close()
+
+
+async def test_reflection_names_the_services() -> None:
+    async with scheduler() as it:
+        client = Client(it.address)
+        stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = stub.ServerReflectionInfo(iter([request]))
+        answer = await call.read()
+        names = {service.name for service in answer.list_services_response.service}
+        assert {"cascade_dist.v1.ClientService", "cascade_dist.v1.WorkerService"} <= names
         await client.channel.close()

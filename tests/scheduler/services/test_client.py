@@ -192,11 +192,11 @@ async def test_a_graph_above_the_bound_is_refused_early() -> None:
         await client.say(submit=client_pb2.Submit(run_id="r", end=graph.end()))  # the rest is thrown away
         await client.submit("s", one_task())
         assert (await client.accepted()).run_id == "s"
-        assert it.hub.submits_bytes == 0
+        assert it.hub.graph_bytes > 0
 
 
 async def test_bytes_of_graphs_on_their_way_are_bounded() -> None:
-    bounds = Bounds(graph_bytes_max=10_000, submits_bytes_max=15_000)
+    bounds = Bounds(graph_bytes_max=10_000, graphs_bytes_max=15_000)
     async with scheduler(bounds=bounds) as it, Client(it.address) as client:
         graph = Graph()
         graph.node(args=b"x" * 9_000)
@@ -212,7 +212,10 @@ async def test_bytes_of_graphs_on_their_way_are_bounded() -> None:
         assert "graph_bytes_max" in (await client.refused()).message
         await client.say(submit=client_pb2.Submit(run_id="a", end=graph_end(1)))
         assert (await client.accepted()).run_id == "a"
-        assert it.hub.submits_bytes == 0
+        assert 9_000 < it.hub.graph_bytes < 20_000
+        await client.say(cancel=client_pb2.Cancel(run_id="a"))
+        await client.finish("a")
+        assert it.hub.graph_bytes == 0
 
 
 def graph_end(nodes: int) -> graph_pb2.GraphEnd:
@@ -456,6 +459,49 @@ async def test_questions() -> None:
             with pytest.raises(grpc.aio.AioRpcError, match="no run 'x' is known") as raised:
                 await call(request)
             assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_shape_that_was_seen_before_is_told_by_its_bytes() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        for number in range(4):
+            graph = Graph()
+            graph.node(graph.node(args=pickled(number)), retry={"max_attempts": 2})
+            graph.chunk.node_ids = bytes([number]) * 32
+            await client.submit(f"r{number}", graph, params=b"p%d" % number, name="a name")
+            first = (await worker.work()).assignments[0]
+            assert (first.args, first.node_id) == (pickled(number), f"{number:02x}" * 16)
+            await worker.report(done(first.attempt, pickled(number)))
+            second = (await worker.work()).assignments[0]
+            assert second.inputs[0].inline == pickled(number)
+            await worker.report(done(second.attempt, pickled(-number)))
+            values, finish = await client.finish(f"r{number}")
+            assert (values[1].inline, finish.state) == (pickled(-number), client_pb2.RUN_STATE_SUCCEEDED)
+            found = (await client.stub.GetRun(client_pb2.GetRunRequest(run_id=f"r{number}"))).run
+            assert (found.name, found.progress.total) == ("a name", 2)
+        assert len(it.hub.shapes) == 1
+        assert (it.hub.plans.solved, it.hub.plans.hits) == (1, 3)
+        graph.chunk.node_ids = bytes(32)
+        await client.submit("r3", graph, params=b"p3", name="a name")
+        assert (await client.refused()).code == CONFLICT
+        graph.chunk.node_ids = bytes(31)
+        await client.submit("new", graph, name="a name")
+        assert "31 bytes for 2 nodes" in (await client.refused()).message
+
+
+async def test_a_known_shape_asks_for_functions_that_are_gone() -> None:
+    options = {"functions_bytes_max": 10}
+    async with scheduler(**options) as it, Client(it.address) as client, Worker(it.address) as worker:
+        graph = one_task()
+        for run in ("a", "b"):
+            await client.submit(run, graph)
+            await worker.report(done((await worker.work()).assignments[0].attempt, pickled(1)))
+            await client.finish(run)
+        body, graph.chunk.functions[0].body = graph.chunk.functions[0].body, b""
+        await client.submit("c", graph)
+        needed = (await client.read()).functions_needed
+        function = graph_pb2.Function(cid=needed.cids[0], body=body)
+        await client.say(submit=client_pb2.Submit(run_id="c", functions=[function]))
+        assert (await client.accepted()).run_id == "c"
 
 
 async def test_a_lying_template_id_spoils_no_plan() -> None:
