@@ -19,6 +19,10 @@ import grpc
 import pytest
 
 from cascade_dist.v1 import client_pb2
+from cascade_scheduler.app import Scheduler, SchedulerOptions
+from cascade_scheduler.blobs.memory import MemoryBlobStore
+from cascade_scheduler.core import commands
+from cascade_scheduler.store.memory import ForgetfulStore
 from tests.scheduler.peers import Client, Worker, code_of, done, one_task, pickled
 
 SECONDS = 20.0
@@ -274,6 +278,27 @@ async def stored(url: str, key: bytes) -> dict[str, tuple[str, list[object]]]:
     }
     await store.close()
     return found
+
+
+async def test_a_bug_ends_it_with_a_story(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = Scheduler(SchedulerOptions(story_dir=tmp_path), ForgetfulStore(7), MemoryBlobStore(1000))
+    await made.start()
+    run = asyncio.create_task(made.run())
+
+    def broken(*_: object) -> list[commands.Command]:
+        raise ZeroDivisionError("a bug")
+
+    made.hub.core.turn = broken  # type: ignore[method-assign]
+    async with Client(made.address) as client:
+        await client.submit("my-run", one_task())
+        code, details = await code_of(client.call)
+        assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "the scheduler is going away")
+    assert await asyncio.wait_for(run, SECONDS) == 70
+    (story,) = await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
+    assert str(story) in caplog.text
+    text = await asyncio.to_thread(story.read_text)
+    assert "ZeroDivisionError: a bug" in text
+    assert "RunSubmitted('my-run', 1 nodes" in text
 
 
 async def test_a_scheduler_that_lost_the_lead_ends(command: Command, redis_server: str) -> None:

@@ -216,8 +216,8 @@ class Submits:
         if hub.graph_bytes > hub.bounds.graphs_bytes_max:
             raise Refusal(
                 "too_large",
-                f"the graphs of all runs take more than {hub.bounds.graphs_bytes_max:,} bytes in sum, the most "
-                f"that this scheduler holds; submit again when runs have ended",
+                f"the graphs of all runs take more than {hub.bounds.graphs_bytes_max:,} bytes in sum, the "
+                f"most that this scheduler holds; submit again when runs have ended",
             )
         if hub.keeps_graphs:
             incoming.chunks.append(chunk.SerializeToString())
