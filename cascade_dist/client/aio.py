@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from cascade_dist.client import api
 from cascade_dist.client.cluster import Cluster, say
 from cascade_dist.client.events import Event
-from cascade_dist.client.handles import Run
+from cascade_dist.client.handles import Run, check_process
 from cascade_dist.client.records import (
     ClusterStatus,
     Progress,
@@ -64,12 +64,12 @@ class AsyncRun(Generic[T]):
         return self.run.progress
 
     def __await__(self) -> Generator[Any, None, T]:
-        self._session.check_process()
+        check_process(self._session.pid, f"the handle of run {self.id!r}")
         return asyncio.wrap_future(self.run).__await__()
 
     async def result(self, timeout: float | None = None) -> T:
         """The value of the run's target; the run goes on when `timeout` seconds are over."""
-        self._session.check_process()
+        check_process(self._session.pid, f"the handle of run {self.id!r}")
         return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self.run)), timeout)
 
     def done(self) -> bool:

@@ -128,7 +128,8 @@ class Run(Future[T]):
         return build(self._target, self._params)
 
     def _check_may_wait(self) -> None:
-        self._session.check_process()
+        # A handle that is being closed ends its runs, so waiting for one is over soon.
+        check_process(self._session.pid, f"the handle of run {self._id!r}")
         if self._session.background.inside:
             raise RuntimeError(
                 f"run {self._id!r} has not ended, and waiting for it on the thread that brings its result (a "
@@ -142,7 +143,6 @@ class Run(Future[T]):
         if self.done():
             return
         self._status = status
-        self._keeper = None
         if error is not None:
             self.set_exception(error)
         elif status is RunStatus.CANCELLED:
@@ -150,6 +150,7 @@ class Run(Future[T]):
             self.set_running_or_notify_cancel()
         else:
             self.set_result(value)
+        self._keeper = None
 
     # --- for people -----------------------------------------------------------------------------------
 

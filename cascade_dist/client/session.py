@@ -83,7 +83,7 @@ class Session:
         self.closed = False
         self.address = str(endpoint.addresses[0])
         self._endpoint = endpoint
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._trackers: dict[str, Tracker] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -238,7 +238,7 @@ class Session:
 
     def check_process(self) -> None:
         """Refuses to go on in a forked child or when closed. Any thread."""
-        check_process(self._pid, "this cluster handle")
+        check_process(self.pid, "this cluster handle")
         if self.closed:
             raise ClusterClosedError(CLOSED)
 

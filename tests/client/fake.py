@@ -387,6 +387,7 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
         self.fetching += 1
         self.fetching_most = max(self.fetching, self.fetching_most)
         try:
+            await asyncio.sleep(0.01)  # so that others come meanwhile
             for at in range(0, len(data), 1 << 20):
                 if self.get_blob_failures and at:
                     self.get_blob_failures -= 1

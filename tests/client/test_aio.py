@@ -49,6 +49,7 @@ async def test_the_same_names_to_be_awaited(scheduler: FakeScheduler) -> None:
         assert "r1" in run._repr_html_()
         assert run.graph().nodes
     assert cluster.closed
+    assert await run == 3, "what has come can still be had"
     with pytest.raises(cs.ClusterClosedError):
         await cluster.run(add(1))
 
