@@ -6,6 +6,7 @@ import logging
 
 from cascade_dist.v1 import client_pb2
 from cascade_scheduler.core.events import RunCancelRequested
+from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.services.client_session import ClientSession
@@ -64,7 +65,20 @@ def accept(record: RunRecord) -> None:
             session.say(refused(record.run_id, record.refused.code, record.refused.message))
         else:
             _tell(session, record, logs, joined, soon)
+            if logs:
+                _catch_up(session, record)
     record.accepted = record.refused is None
+
+
+def _catch_up(session: ClientSession, record: RunRecord) -> None:
+    """Lines that tasks printed while the store had yet to take the run: tasks do not wait for it."""
+    feed = session.feeds[record.run_id]
+    events, _ = record.events.since(0, record.events.last)
+    lines = [event for _, event in events if isinstance(event, LogLine)]
+    for line in lines:
+        feed.add_line(line)
+    if lines:
+        session.news(feed)
 
 
 def _tell(session: ClientSession, record: RunRecord, logs: bool, joined: bool, soon: bool) -> None:
