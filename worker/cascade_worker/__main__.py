@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -37,6 +37,7 @@ log = logging.getLogger("cascade.worker")
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _LIFELINE_GRACE = 3.0
+_REAP_PERIOD = 1.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,7 +127,7 @@ async def _run(worker: Worker, lifeline: int | None) -> None:
     if lifeline is not None:
         loop.add_reader(lifeline, _lifeline_cut, worker, lifeline)
     if os.getpid() == 1:
-        loop.add_signal_handler(signal.SIGCHLD, _reap_orphans, worker)
+        loop.call_later(_REAP_PERIOD, _reap_orphans, worker)
     await worker.run()
 
 
@@ -143,15 +144,17 @@ def _lifeline_cut(worker: Worker, fd: int) -> None:
 
 
 def _reap_orphans(worker: Worker) -> None:
-    """As process 1 of a container it inherits processes that nobody else waits for."""
-    while True:
-        try:
+    """As process 1 of a container it inherits what the fork server, were it killed, would leave behind.
+
+    A period, not SIGCHLD: that signal is uvloop's own.
+    """
+    asyncio.get_running_loop().call_later(_REAP_PERIOD, _reap_orphans, worker)
+    with contextlib.suppress(ChildProcessError):
+        while True:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if found is None or found.si_pid == worker.pool.server_pid:
-            return
-        os.waitpid(found.si_pid, 0)
+            if found is None or found.si_pid == worker.pool.server_pid:
+                return
+            os.waitpid(found.si_pid, 0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
