@@ -208,6 +208,7 @@ class Scheduler:
             worker.goodbye(reason, reconnect=True)
         if not self._now.is_set() and not await self._writer.flush(FLUSH_SECONDS):
             logger.error("the store did not take everything within %g s; that is lost", FLUSH_SECONDS)
+            self.exit_code = self.exit_code or 1
         await self._writer.close()
         for worker in list(hub.workers.values()):
             worker.end(reason, grpc.StatusCode.UNAVAILABLE)

@@ -6,19 +6,21 @@ import asyncio
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import pytest
 
-from cascade_dist.v1 import client_pb2
+from cascade_dist import wire
+from cascade_dist.v1 import client_pb2, client_pb2_grpc
 from cascade_scheduler.app import Scheduler, SchedulerOptions
 from cascade_scheduler.blobs.memory import MemoryBlobStore
 from cascade_scheduler.core import commands
@@ -177,6 +179,29 @@ def test_another_address_needs_a_token_and_then_listens(command: Command, tmp_pa
     code, err = end(process)
     assert code == 0
     assert "secret" not in err
+
+
+async def test_mutual_tls_in_a_token_s_place(
+    command: Command, tmp_path: Path, lacking: Callable[[str], NoReturn]
+) -> None:
+    if shutil.which("openssl") is None:
+        lacking("openssl is not installed")
+    names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+    make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout own.key -out own.pem {names}"
+    await asyncio.to_thread(subprocess.run, make.split(), cwd=tmp_path, check=True, capture_output=True)
+    files = ["--tls-cert", "own.pem", "--tls-key", "own.key", "--tls-ca", "own.pem"]
+    _, address = command.serve("--host", "0.0.0.0", *files)
+    own, key = tmp_path / "own.pem", tmp_path / "own.key"
+    port = address.rpartition(":")[2]
+    for credentials, through in (
+        (wire.client_credentials(own, own, key), True),
+        (wire.client_credentials(own), False),
+        (None, False),
+    ):
+        async with wire.open_channel(f"127.0.0.1:{port}", credentials) as channel:
+            stub = client_pb2_grpc.ClientServiceStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.GetStatus(client_pb2.GetStatusRequest(), timeout=SECONDS)
+            assert await call.code() == (grpc.StatusCode.OK if through else grpc.StatusCode.UNAVAILABLE)
 
 
 def test_the_lifeline_ends_it_at_once(command: Command, tmp_path: Path) -> None:
