@@ -221,16 +221,7 @@ async def test_a_drain_lets_runs_end_and_refuses_new_ones(command: Command) -> N
         await client.submitted("r", one_task())
         attempt = (await worker.work()).assignments[0].attempt
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(SECONDS):
-            for number in itertools.count():
-                await client.submit(f"new{number}", one_task())
-                message = await client.read()
-                if message.HasField("refused"):
-                    break
-                await client.say(cancel=client_pb2.Cancel(run_id=f"new{number}"))
-                await client.finish(f"new{number}")
-        assert message.refused.code == client_pb2.REFUSAL_CODE_DRAINING
-        assert "submit to another" in message.refused.message
+        await refusing(client)
         await worker.report(done(attempt, pickled(1)))
         _, finish = await client.finish("r")
         assert finish.state == client_pb2.RUN_STATE_SUCCEEDED
@@ -259,17 +250,24 @@ async def test_a_second_signal_ends_it_now(command: Command) -> None:
     async with Client(address) as client, Worker(address):
         await client.submitted("r", one_task())
         process.send_signal(signal.SIGINT)
-        await code_after(process, signal.SIGINT)
-
-
-async def code_after(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Signals again until the process has ended."""
-    async with asyncio.timeout(SECONDS):
-        while process.poll() is None:
-            await asyncio.sleep(0.1)
-            process.send_signal(number)
-    code, _ = end(process)
+        await refusing(client)
+        process.send_signal(signal.SIGINT)
+        code, _ = await asyncio.to_thread(end, process)
     assert code == 0
+
+
+async def refusing(client: Client) -> None:
+    """Submits until it is refused, because the scheduler drains."""
+    async with asyncio.timeout(SECONDS):
+        for number in itertools.count():
+            await client.submit(f"new{number}", one_task())
+            message = await client.read()
+            if message.HasField("refused"):
+                assert message.refused.code == client_pb2.REFUSAL_CODE_DRAINING
+                assert "submit to another" in message.refused.message
+                return
+            await client.say(cancel=client_pb2.Cancel(run_id=f"new{number}"))
+            await client.finish(f"new{number}")
 
 
 async def test_a_run_lives_in_redis(command: Command, redis_server: str) -> None:
