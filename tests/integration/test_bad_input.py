@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import sys
 import threading
+import time
 import types
 from typing import Any
 
+import psutil
 import pytest
 
 import cascade_dist as cs
@@ -108,10 +111,35 @@ def test_attach_again_by_run_id(cluster: cs.Cluster) -> None:
     assert cluster.attach(first.id).result(30) == list(range(10))
 
 
+MILLION = 1_000_000
+
+
+@pytest.mark.timeout(400)
+def test_a_graph_of_a_million_nodes_is_taken_as_a_stream() -> None:
+    @cs.task
+    def nap() -> None:
+        time.sleep(1000)
+
+    with cs.connect(None, workers=1, slots=1) as cluster:
+        cluster.run(value(1))
+        client = psutil.Process()
+        scheduler = next(p for p in client.children(recursive=True) if "cascade_scheduler" in p.cmdline())
+        targets = [value(0).after(nap())]
+        targets += [value(i).after(targets[0]) for i in range(1, MILLION)]
+        before = client.memory_info().rss, scheduler.memory_info().rss
+        run = cluster.submit(targets)
+        grown = client.memory_info().rss - before[0], scheduler.memory_info().rss - before[1]
+        assert max(grown) < 1 << 30, f"client and scheduler grew by {grown} bytes"
+        assert run.progress.total == MILLION + 1 or not run.progress.total
+        assert run.cancel()
+        with pytest.raises(concurrent.futures.CancelledError):
+            run.result(120)
+        assert cluster.run(value(2)) == 2
+
+
 @pytest.mark.long
-def test_a_graph_of_a_million_nodes(private_cluster: cs.Cluster) -> None:
-    nodes = 1_000_000
-    run = private_cluster.submit([value(i) for i in range(nodes)])
-    result = run.result(900)
-    assert len(result) == nodes
-    assert result[-1] == nodes - 1
+@pytest.mark.timeout(1200)
+def test_a_graph_of_a_million_nodes_runs(private_cluster: cs.Cluster) -> None:
+    result = private_cluster.run([value(i) for i in range(MILLION)])
+    assert len(result) == MILLION
+    assert result[-1] == MILLION - 1

@@ -140,5 +140,9 @@ def leave(hub: Hub, session: ClientSession, *, orderly: bool) -> None:
 
 
 def _owner_lost(hub: Hub, record: RunRecord) -> None:
-    if record.owner is None and record.live and hub.runs.get(record.run_id) is record:
+    if record.owner is not None or not record.live or hub.runs.get(record.run_id) is not record:
+        return
+    if record.feeds:  # somebody has come for it, if not its owner
+        hub.later(record.disconnect_grace, lambda: _owner_lost(hub, record))
+    else:
         cancel(hub, record, f"its client was lost for more than {record.disconnect_grace:g} s")
