@@ -14,6 +14,7 @@ import grpc.aio
 from cascade_dist.v1 import worker_pb2, worker_pb2_grpc
 from cascade_dist.wire import Address, TokenAuth, check_versions, open_channel
 from cascade_dist.wire.convert import seconds
+from cascade_worker.writer import StreamWriter
 
 __all__ = ["FatalError", "SchedulerLink", "SessionPeer"]
 
@@ -22,8 +23,6 @@ log = logging.getLogger("cascade.worker")
 _WELCOME_TIMEOUT = 10.0
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MAX = 5.0
-_GATHER = 0.002
-"""While tiny tasks stream through, reports are gathered for so many seconds between two writes."""
 
 _FATAL = {
     grpc.StatusCode.UNAUTHENTICATED: "the scheduler at {address} refuses the token: {details}",
@@ -90,20 +89,18 @@ class SchedulerLink:
         self._death_timeout = death_timeout
         self._channel: grpc.aio.Channel | None = None
         self._online = asyncio.Event()
-        self._wanted = asyncio.Event()
-        """There is, or may be, something to say."""
-        self._heartbeat_due = False
+        self._writer: StreamWriter | None = None
         self._call: Call | None = None
         self._broken = ""
         """Why this side ended the session."""
         self._last_read = 0.0
-        self._last_write = 0.0
         self.address = ""
         """Of the scheduler that answered last."""
 
     def poke(self) -> None:
-        """There is something to say. All that happens until the writer's turn comes goes into one message."""
-        self._wanted.set()
+        """There is something to say; what happens during a write goes into the next one."""
+        if self._writer is not None:
+            self._writer.poke()
 
     def end_session(self, reason: str) -> None:
         """Ends the session; the next one begins with everything that is held."""
@@ -206,7 +203,7 @@ class SchedulerLink:
         self.address = str(address)
         self._peer.connected(welcome, response)
         self._online.set()
-        self._last_read = self._last_write = time.monotonic()
+        self._last_read = time.monotonic()
         await self._talk(call, welcome, address)
         return True
 
@@ -218,10 +215,13 @@ class SchedulerLink:
     async def _talk(self, call: Call, welcome: worker_pb2.Welcome, address: Address) -> None:
         period = max(0.05, seconds(welcome.heartbeat_period) or 1.0)
         silence = seconds(welcome.heartbeat_timeout) or 10 * period
-        self._wanted.set()
         self._call = call
-        writer = asyncio.create_task(self._write(call))
-        watch = asyncio.create_task(self._watch(period, silence))
+        # When the stream breaks under a write, the reader says why.
+        writer = self._writer = StreamWriter(
+            call.write, self._peer.next_message, lambda: self._peer.streaming, lambda error: None
+        )
+        watch = asyncio.create_task(self._watch(writer, period, silence))
+        writer.poke()
         try:
             while True:
                 response = await call.read()
@@ -233,31 +233,13 @@ class SchedulerLink:
                     return
                 self._peer.received(response)
         finally:
-            self._call = None
-            for task in (writer, watch):
-                task.cancel()
-            await asyncio.gather(writer, watch, return_exceptions=True)
+            self._call = self._writer = None
+            writer.close()
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
             call.cancel()
 
-    async def _write(self, call: Call) -> None:
-        """Writes one message after the other; what happens during a write is the next message."""
-        wanted, peer = self._wanted, self._peer
-        while True:
-            await wanted.wait()
-            wanted.clear()
-            pause = self._last_write + _GATHER - time.monotonic()
-            if pause > 0 and peer.streaming:
-                await asyncio.sleep(pause)
-            force, self._heartbeat_due = self._heartbeat_due, False
-            while (message := peer.next_message(force)) is not None:
-                force = False
-                try:
-                    await call.write(message)
-                except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                    return  # the reader says why the call ended
-                self._last_write = time.monotonic()
-
-    async def _watch(self, period: float, silence: float) -> None:
+    async def _watch(self, writer: StreamWriter, period: float, silence: float) -> None:
         """Sends heartbeats, and ends a call that has gone silent."""
         while True:
             await asyncio.sleep(min(period, silence / 4))
@@ -265,6 +247,5 @@ class SchedulerLink:
             if now - self._last_read > silence:
                 self.end_session(f"it was silent for {silence:g} s")
                 return
-            if now - self._last_write >= period * 0.9:
-                self._heartbeat_due = True
-                self._wanted.set()
+            if now - writer.last_write >= period * 0.9:
+                writer.heartbeat()
