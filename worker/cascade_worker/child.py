@@ -7,6 +7,7 @@ import os
 import socket
 from collections import deque
 
+from cascade_worker.executor.frames import packet_pair
 from cascade_worker.executor.process import STOP_PAGE_BYTES
 
 __all__ = ["Child", "Pipe"]
@@ -65,7 +66,7 @@ class Child:
         self.backlog: deque[tuple[int, bytes]] = deque()
         """Frames that its socket had no room for."""
         self.partial = b""
-        self.tasks, self.tasks_read = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.tasks, self.tasks_read = packet_pair()
         self.frames, self.child_frames = socket.socketpair()
         page_fd = _shared_memory(STOP_PAGE_BYTES)
         self.page_fd = page_fd

@@ -30,6 +30,7 @@ from cascade_worker.executor.frames import (
     TASK,
     dumps,
     loads,
+    packet_pair,
 )
 
 __all__ = ["ExecutorPool", "PoolListener"]
@@ -94,7 +95,7 @@ class ExecutorPool:
 
     def start_server(self) -> None:
         """Starts the fork server. Blocks for the time of a fork; the server gets ready by itself."""
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mine, theirs = packet_pair()
         code = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
             "from cascade_worker.forkserver import main; "

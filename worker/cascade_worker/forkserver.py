@@ -53,7 +53,9 @@ class ForkServer:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._executors: dict[int, int] = {}  # executor by pid
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
         self._ending = False
         self._told = False
 

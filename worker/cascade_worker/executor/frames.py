@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import marshal
 import os
+import signal
+import socket
 import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ __all__ = [
     "dumps",
     "load_parts",
     "loads",
+    "packet_pair",
 ]
 
 # To an executor, one packet each.
@@ -60,7 +63,7 @@ PACKET_BYTES_MAX = 64 * 1024
 """Frames above it are spilled."""
 
 # SIGUSR1 and SIGUSR2 are often taken by user code: the first real-time signals are not.
-STOP_SIGNAL = 35
+STOP_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 1)) + 1
 
 # Inputs are bytes (a plain pickle) or one of these tuples.
 FILE = 1
@@ -101,6 +104,18 @@ class ExecutorConfig(NamedTuple):
     object_dirs: tuple[str, ...]
     """Where large results go: the first with room."""
     functions_dir: str
+
+
+def packet_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends that keep packets whole and in order."""
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:  # macOS has datagrams alone, and little room for them unless asked
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in pair:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PACKET_BYTES_MAX)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * PACKET_BYTES_MAX)
+        return pair
 
 
 def load_parts(path: str) -> Iterator[Any]:
