@@ -16,7 +16,7 @@ from cascade_dist.codec.exceptions import ErrorRecord, decode_exception
 from cascade_worker.executor import frames
 from cascade_worker.executors import ExecutorPool
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Children:

@@ -43,7 +43,7 @@ class WorkerProcess:
         )
         return cls(process)
 
-    async def wait(self, patience: float = 20) -> int:
+    async def wait(self, patience: float = 40) -> int:
         """Its exit code, when it ends."""
         async with asyncio.timeout(patience):
             out, err = await self._process.communicate()

@@ -24,7 +24,7 @@ from cascade_dist.v1 import (
 from cascade_dist.wire import TokenAuth, local_versions, server_options
 from cascade_dist.wire.convert import duration, to_amounts
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 CPU = (("cpu", 1_000_000),)
 
 
