@@ -65,6 +65,10 @@ class Books:
         self.objects: dict[int, tuple[Run, int, str]] = {}
         """Objects that runs hold on to: attempt → (run, node, worker)."""
         self.queues = Queues()
+        self.away: dict[str, Worker] = {}
+        """Workers whose stream broke, until they come back or are lost."""
+        self.reserved = 0
+        """Workers that are kept free for a class that starves."""
         self.delayed: list[tuple[float, int, Run, int]] = []
         """Heap of (wake-up, tie-breaker, run, node): nodes between two tries."""
         self.infeasible: dict[tuple[str, int], float] = {}

@@ -36,6 +36,10 @@ def check(books: Books, *, sample: int = 1) -> None:
             _check_run(books, run, sample if len(run.status) > SAMPLE_ABOVE_NODES else 1)
         else:
             _must(not run.nodes_active and not run.active, "an ended run has no attempts", run.run_id)
+    away = [w.id for w in books.workers.values() if not w.connected]
+    _must(sorted(away) == sorted(books.away), "workers that are away are known", away)
+    reserved = sum(w.reserved is not None for w in books.workers.values())
+    _must(reserved == books.reserved, "reserved workers are counted", reserved)
     for worker in books.workers.values():
         _check_worker(books, worker.id)
     for attempt_id, attempt in books.attempts.items():

@@ -26,9 +26,10 @@ MICROS = 1_000_000
 def dispatch(books: Books) -> None:
     """Places what is ready, class by class; one class that finds no room holds up no other."""
     classes = books.queues.classes()
-    for worker in books.workers.values():
-        if worker.reserved is not None and worker.reserved not in classes:
-            worker.reserved = None
+    if books.reserved:
+        for worker in books.workers.values():
+            if worker.reserved is not None and worker.reserved not in classes:
+                _unreserve(books, worker)
     for cls in classes:
         _place_class(books, cls)
     _balance(books)
@@ -129,9 +130,10 @@ def _place_class(books: Books, cls: AmountClass) -> None:
         placed = True
     if placed:
         queues.moved(cls)
-        for worker in books.workers.values():
-            if worker.reserved == cls:
-                worker.reserved = None
+        if books.reserved:
+            for worker in books.workers.values():
+                if worker.reserved == cls:
+                    _unreserve(books, worker)
 
 
 def _holder(books: Books, run: Run, node: int) -> Worker | None:
@@ -184,11 +186,20 @@ def _reserve(books: Books, cls: AmountClass) -> None:
     if cls.amounts and able and not any(w.reserved == cls for w in books.workers.values()):
         name = cls.amounts[0][0]
         max(able, key=lambda w: w.free.get(name, 0)).reserved = cls
+        books.reserved += 1
+
+
+def _unreserve(books: Books, worker: Worker) -> None:
+    worker.reserved = None
+    books.reserved -= 1
 
 
 def _balance(books: Books) -> None:
     """Asks back what waits on busy workers while others are idle."""
     books.balance_at = 0.0
+    victims = [w for w in books.workers.values() if w.queue]
+    if not victims:
+        return
     idle = [
         w
         for w in books.workers.values()
@@ -196,9 +207,7 @@ def _balance(books: Books) -> None:
     ]
     if not idle:
         return
-    for victim in books.workers.values():
-        if not victim.queue:
-            continue
+    for victim in victims:
         stuck = books.now - victim.last_report >= books.settings.retract_after
         worth = victim.ahead_seconds > 4 * books.settings.retract_after
         if not stuck and not worth:

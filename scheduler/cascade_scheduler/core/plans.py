@@ -127,8 +127,7 @@ def solve_steps(graph: Graph) -> Generator[None, None, Plan]:
             yield
     plan.consumers = consumers
     yield from _heights(graph, plan)
-    _leaves(graph, plan)
-    yield
+    yield from _leaves(graph, plan)
     for node in range(n):
         spec = specs[spec_of[node]]
         kind = spec.kind
@@ -163,16 +162,25 @@ def _heights(graph: Graph, plan: Plan) -> Iterator[None]:
     plan.heights = heights
 
 
-def _leaves(graph: Graph, plan: Plan) -> None:
+def _leaves(graph: Graph, plan: Plan) -> Iterator[None]:
     """Marks the nodes that the target's value is made of."""
+    leaves, kinds, source = plan.leaves, graph.edge_kind, graph.edge_source
     todo = [graph.target]
+    seen = 0
     while todo:
         node = todo.pop()
-        if plan.leaves[node]:
+        if leaves[node]:
             continue
-        plan.leaves[node] = 1
+        leaves[node] = 1
         if graph.spec(node).kind in (NodeKind.GATHER, NodeKind.COLLECT):
-            todo.extend(graph.inputs(node))
+            for e in range(graph.edge_start[node], graph.edge_start[node + 1]):
+                if kinds[e] == EdgeKind.DATA and not leaves[source[e]]:
+                    todo.append(source[e])
+                if e % SLICE_NODES == 0:
+                    yield
+        seen += 1
+        if seen % SLICE_NODES == 0:
+            yield
 
 
 class PlanCache:

@@ -95,13 +95,11 @@ class Queues:
 
     def classes(self) -> list[AmountClass]:
         """Classes with ready nodes, in the order in which their heads would go."""
-        heads = [
-            (order.heap[0][:4], n, cls)
-            for n, (cls, order) in enumerate(self._orders.items())
-            if self._prune(order)
-        ]
-        heads.sort()
-        return [cls for _, _, cls in heads]
+        live = [(c, o) for c, o in self._orders.items() if o.heap or o.blocked_since]
+        orders = [(cls, order) for cls, order in live if self._prune(order)]
+        if len(orders) > 1:
+            orders.sort(key=lambda entry: entry[1].heap[0][:4])
+        return [cls for cls, _ in orders]
 
     def head(self, cls: AmountClass) -> tuple[Run, int] | None:
         """(run, node) that goes next in a class."""
@@ -137,7 +135,11 @@ class Queues:
 
     def blocked_since(self) -> float:
         """Since when the class that has been blocked longest is blocked; 0.0: none is."""
-        return min((o.blocked_since for o in self._orders.values() if o.blocked_since), default=0.0)
+        since = 0.0
+        for order in self._orders.values():
+            if order.blocked_since and (not since or order.blocked_since < since):
+                since = order.blocked_since
+        return since
 
     def lanes(self) -> Iterator[Lane]:
         """All lanes that hold ready nodes, for invariants."""

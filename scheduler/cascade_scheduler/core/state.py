@@ -57,13 +57,14 @@ class Core(Books):
     @property
     def next_wakeup(self) -> float | None:
         """When the core wants a Tick at the latest; None: not before something happens."""
-        times = []
+        times: list[float] = []
         if self.delayed:
             times.append(self.delayed[0][0])
         if self.balance_at:
             times.append(self.balance_at)
-        grace = self.settings.worker_grace
-        times.extend(w.disconnected_at + grace for w in self.workers.values() if not w.connected)
+        if self.away:
+            grace = self.settings.worker_grace
+            times.extend(w.disconnected_at + grace for w in self.away.values())
         if self.infeasible:
             times.append(min(self.infeasible.values()) + self.settings.infeasible_after)
         blocked = self.queues.blocked_since()

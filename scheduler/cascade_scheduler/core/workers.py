@@ -18,6 +18,7 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
         worker = books.workers[event.worker] = Worker(event, books.now)
     else:
         worker.introduce(event, books.now)
+        books.away.pop(worker.id, None)
     keep: list[int] = []
     drop: list[int] = []
     held = set()
@@ -73,18 +74,22 @@ def on_disconnected(books: Books, event: WorkerDisconnected) -> None:
     elif worker.connected:
         worker.connected = False
         worker.disconnected_at = books.now
+        books.away[worker.id] = worker
 
 
 def lose_overdue(books: Books) -> None:
     """Workers that did not come back in time are lost."""
     deadline = books.now - books.settings.worker_grace
-    overdue = [w for w in books.workers.values() if not w.connected and w.disconnected_at <= deadline]
+    overdue = [w for w in books.away.values() if w.disconnected_at <= deadline]
     for worker in overdue:
         _lose(books, worker, "it did not come back in time")
 
 
 def _lose(books: Books, worker: Worker, reason: str) -> None:
     del books.workers[worker.id]
+    books.away.pop(worker.id, None)
+    if worker.reserved is not None:
+        books.reserved -= 1
     books.out.append(WorkerGone(worker.id, reason))
     gone = [(a, run) for a, (run, _, holder) in books.objects.items() if holder == worker.id]
     for attempt in list(worker.attempts.values()):
