@@ -38,6 +38,11 @@ _of_process: list[_Record | None] = [None]
 """One place, filled while a sync executor runs a task: its threads see it too."""
 
 
+in_executor = False
+"""This process runs tasks for a worker. A private cluster started here would start others without end, when
+what starts it is at the top of a module that its workers import."""
+
+
 def _record() -> Any:
     return _of_coroutine.get() or _of_process[0]
 

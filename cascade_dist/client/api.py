@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from cascade_dist import context
 from cascade_dist.client.cluster import Cluster
 from cascade_dist.client.local import START_SECONDS, LocalCluster
 from cascade_dist.client.session import Endpoint
@@ -132,6 +133,12 @@ def _token(settings: Settings) -> str | None:
 
 
 def _start_private(settings: Settings, logs: bool, progress: bool | None) -> Cluster:
+    if context.in_executor:
+        raise CascadeError(
+            "a private cluster cannot be started where a worker runs or loads tasks: cs.run or cs.connect was "
+            "called in a task, or at the top of a module that a worker imports. Put the call under "
+            '`if __name__ == "__main__":`, or give connect() the address of a cluster'
+        )
     local = LocalCluster(workers=settings["workers"], slots=settings["slots"])
     local.start()
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import subprocess
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -143,3 +145,30 @@ def test_a_graph_of_a_million_nodes_runs(private_cluster: cs.Cluster) -> None:
     result = private_cluster.run([value(i) for i in range(MILLION)])
     assert len(result) == MILLION
     assert result[-1] == MILLION - 1
+
+
+def test_a_cluster_is_not_started_within_a_cluster(cluster: cs.Cluster) -> None:
+    @cs.task
+    def nested() -> Any:
+        return cs.run(value(1))
+
+    with pytest.raises(cs.CascadeError, match="address"):
+        cluster.run(nested())
+
+
+def test_a_script_without_a_main_guard_does_not_multiply(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded_script.py"
+    script.write_text(
+        "import cascade_dist as cs\n"
+        "@cs.task\n"
+        "def one():\n"
+        "    return 1\n"
+        "target = one()\n"
+        "print(cs.run(one()))\n"
+    )
+    program = "import unguarded_script as u, cascade_dist as cs\ncs.run(u.target)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "__main__" in done.stderr

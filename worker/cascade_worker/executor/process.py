@@ -11,6 +11,7 @@ import socket
 import sys
 import traceback
 
+from cascade_dist import context
 from cascade_worker.executor.aio import AsyncExecutor, current_attempt
 from cascade_worker.executor.frames import READY, ExecutorConfig
 from cascade_worker.executor.output import STDERR, STDOUT, LineWriter, Speaker
@@ -82,6 +83,7 @@ def _take_over(fds: list[int]) -> tuple[socket.socket, Speaker, memoryview]:
 
 def _serve(tasks: socket.socket, speaker: Speaker, stop_word: memoryview, config: ExecutorConfig) -> None:
     os.environ["CASCADE_WORKER_ID"] = config.worker_id
+    context.in_executor = True
     bench = Workbench(config)
     executor: SyncExecutor | AsyncExecutor
     if config.asynchronous:
