@@ -296,6 +296,19 @@ def test_s56_map_retries_each_child(cluster: cs.Cluster, journal: Journal) -> No
     assert len(journal.lines()) == 6
 
 
+def test_s58_a_map_finishes_once(cluster: cs.Cluster) -> None:
+    @cs.task
+    def numbers(n: int) -> list[int]:
+        return list(range(n))
+
+    for target in (double.map(x=[1, 2]), double.map(x=numbers(2)), double.map(x=[])):
+        run = cluster.submit([target, value(0)])
+        run.result(30)
+        ends = [e.task for e in run.events() if type(e).__name__ == "TaskExecutionFinished"]
+        assert ends.count("double.map") == 1
+        assert "gather" not in ends
+
+
 def test_a_failing_child_names_its_index(cluster: cs.Cluster) -> None:
     @cs.task
     def picky(x: int) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from cascade_scheduler.core import flow, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import EventRecord, SaveSkip
-from cascade_scheduler.core.graph import EdgeKind, NodeKind
+from cascade_scheduler.core.graph import EdgeKind, NodeKind, Spec
 from cascade_scheduler.core.run import DONE, FAILED, READY, SKIPPED, WAITING, Expansion, Run, Skip
 from cascade_scheduler.core.values import ErrorInfo
 
 __all__ = ["drop_value", "fail", "inputs_used", "let_go", "make_ready", "settle", "start"]
+
+GATHERED = "gather"
+"""The name of a list, tuple or dict of lazy values; all other lists are maps."""
 
 
 def start(books: Books, run: Run) -> None:
@@ -65,8 +68,20 @@ def _child_settled(books: Books, run: Run, node: int, todo: list[int]) -> None:
 def _structural_done(books: Books, run: Run, node: int) -> None:
     """Its inputs are kept for as long as somebody needs its value, and let go with it."""
     run.status[node] = DONE
+    spec = run.graph.spec(node)
+    if _is_map(spec) and node not in run.finished_once:
+        run.finished_once.add(node)
+        task = spec.name if spec.kind == NodeKind.COLLECT else f"{spec.name}.map"
+        books.out.append(
+            EventRecord(run.run_id, "TaskExecutionFinished", books.now, node, task, status="Succeeded")
+        )
     if not run.uses[node] and not run.plan.leaves[node]:
         _let_go_inputs(books, run, node)
+
+
+def _is_map(spec: Spec) -> bool:
+    """The node stands for a map: to its users that is one node, which finishes once."""
+    return spec.kind == NodeKind.MAP or (spec.kind == NodeKind.COLLECT and spec.name != GATHERED)
 
 
 def _answer(books: Books, run: Run, node: int) -> bool:
