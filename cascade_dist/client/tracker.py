@@ -15,7 +15,7 @@ from cascade_dist import errors
 from cascade_dist.client import display
 from cascade_dist.client.handles import Run
 from cascade_dist.client.records import RunStatus, decode_progress
-from cascade_dist.codec.exceptions import decode_exception
+from cascade_dist.codec.exceptions import ErrorRecord, decode_exception
 from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.codec.values import load
 from cascade_dist.v1 import client_pb2 as pb
@@ -266,9 +266,21 @@ def _task_error(finish: pb.RunFinish, run_id: str) -> BaseException:
                 error.__cause__ = errors.RemoteTraceback(record.traceback)
     else:
         error = decode_exception(record)
+    if not isinstance(error, Exception):
+        error = _wrapped(error, record)
     if finish.failed_task:
         error.add_note(f"raised by task {finish.failed_task!r} in run {run_id}")
     return error
+
+
+def _wrapped(error: BaseException, record: ErrorRecord) -> errors.RemoteTaskError:
+    """Stands for what would end or interrupt this process, such as SystemExit: it was meant for the task."""
+    made = errors.RemoteTaskError(f"{record.type}: {record.message}" if record.message else record.type)
+    for note in getattr(error, "__notes__", ()):
+        made.add_note(note)
+    if record.traceback:
+        made.__cause__ = errors.RemoteTraceback(record.traceback)
+    return made
 
 
 def _template_blobs(tree: pb.TargetTree) -> list[value_pb2.BlobRef]:

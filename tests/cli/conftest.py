@@ -28,10 +28,15 @@ def add(a, b=1):
 def fail():
     raise ValueError("no\\nluck")
 
+@cs.task
+def leave():
+    raise SystemExit(0)
+
 target = add(cs.Param("n", type=int))
 many = [add(1), add(2)]
 text = add("a", "b")
 failing = fail()
+leaving = leave()
 nothing = None
 
 def main():

@@ -131,6 +131,12 @@ def test_a_failed_run(cli: Cli, scheduler: FakeScheduler, flow: str) -> None:
     assert 'raise ValueError("no\\nluck")' in debug.err
 
 
+def test_a_run_whose_task_leaves(cli: Cli, scheduler: FakeScheduler, flow: str) -> None:
+    result = cli("run", f"{flow}:leaving")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith("error: SystemExit: 0 (raised by task ")
+
+
 def test_detach_prints_the_id_and_leaves_the_run(cli: Cli, scheduler: FakeScheduler, flow: str) -> None:
     scheduler.hold = True
     result = cli("run", f"{flow}:main", "--detach")
@@ -176,7 +182,7 @@ def test_a_refused_run(cli: Cli, scheduler: FakeScheduler, flow: str) -> None:
         (["run", "no/such/file.py:x"], "no file"),
         (
             ["run", "flow_for_cli:nope"],
-            "what it defines: add, fail, failing, main, many, needs, target, text",
+            "what it defines: add, fail, failing, leave, leaving, main, many, needs, target, text",
         ),
         (["run", "flow_for_cli:needs"], r"needs arguments \(x\)"),
         (["run", "flow_for_cli:main", "-p", "novalue"], "-p name=value"),

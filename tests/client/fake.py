@@ -294,7 +294,7 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
         assert graph.end is not None
         try:
             value = graph.values(self.bodies, self.store)[graph.end.target]
-        except Exception as error:
+        except BaseException as error:
             finish = pb.RunFinish(
                 state=pb.RUN_STATE_FAILED, error=task_error(encode_exception(error)), failed_task="failing"
             )

@@ -281,6 +281,31 @@ def test_a_cancel_that_nobody_confirms_is_bounded(
         run.result(10)
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (SystemExit(0), "SystemExit: 0"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit("over"), "GeneratorExit: over"),
+        (BaseExceptionGroup("several", [SystemExit(2)]), "BaseExceptionGroup: several (1 sub-exception)"),
+    ],
+    ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
+)
+def test_what_would_end_this_process_comes_as_a_failure(
+    cluster: cs.Cluster, error: BaseException, text: str
+) -> None:
+    @cs.task
+    def leave() -> None:
+        raise error
+
+    with pytest.raises(cs.RemoteTaskError) as caught:
+        cluster.run(leave())
+    assert str(caught.value) == text
+    assert isinstance(caught.value.__cause__, cs.RemoteTraceback)
+    assert "in leave" in str(caught.value.__cause__)
+    assert "raised by task" in caught.value.__notes__[0]
+
+
 def test_run_with_a_timeout_cancels(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:
     scheduler.hold = True
     with pytest.raises(TimeoutError):

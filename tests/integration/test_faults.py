@@ -71,7 +71,7 @@ def test_sys_exit_is_a_failure_of_the_task(cluster: cs.Cluster) -> None:
     def leave() -> None:
         sys.exit(4)
 
-    with pytest.raises((SystemExit, cs.CascadeError)):
+    with pytest.raises(cs.RemoteTaskError, match=r"^SystemExit: 4"):
         cluster.run(leave())
     assert cluster.run(value(1)) == 1
 
