@@ -149,6 +149,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
             closed=config["closed"],
             expected_workers=arguments.expect_workers,
             infeasible_after=config["infeasible_after"],
+            graph_nodes_max=arguments.graph_nodes_max,
             runs_kept=arguments.runs_kept,
         ),
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),

@@ -19,10 +19,14 @@ from cascade_scheduler.core.events import (
     AttemptReturned,
     Report,
 )
+from cascade_scheduler.core.graph import Retry
 from cascade_scheduler.core.inputs import of_node
 from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, Run
 from cascade_scheduler.core.values import ErrorInfo
 from cascade_scheduler.core.worker import Attempt, Worker
+
+RETRY_DELAY_MAX = 366 * 86_400.0
+"""Backoff grows without bound; a wait does not."""
 
 __all__ = ["assign", "off_the_books", "on_report", "on_started", "try_again", "wake_delayed", "worker_lost"]
 
@@ -36,8 +40,6 @@ def assign(books: Books, run: Run, node: int, worker: Worker, *, ahead: bool, ex
     try_ = run.tries.get(node, 0) + 1 if run.tries else 1
     attempt = Attempt(attempt_id, run, node, spec, worker, try_, not ahead, expected)
     books.attempts[attempt_id] = attempt
-    if books.infeasible:
-        books.infeasible.pop((run.run_id, node), None)
     worker.add(attempt)
     run.nodes_active[node] = attempt_id
     run.status[node] = ACTIVE
@@ -213,11 +215,7 @@ def _failed(books: Books, attempt: Attempt, report: AttemptFailed) -> None:
         and report.kind in ("raised", "timeout")
         and attempt.try_ < policy.max_attempts
     ):
-        delay = policy.delay * policy.backoff ** (attempt.try_ - 1)
-        if policy.jitter:
-            delay *= 1.0 + policy.jitter * (2.0 * books.dice() - 1.0)
-        if policy.max_delay is not None:
-            delay = min(delay, policy.max_delay)
+        delay = _retry_delay(policy, attempt.try_, books.dice())
         run.tries[node] = attempt.try_
         run.retried += 1
         if not attempt.started:
@@ -237,6 +235,19 @@ def _failed(books: Books, attempt: Attempt, report: AttemptFailed) -> None:
     nodes.fail(books, run, node, report.error)
 
 
+def _retry_delay(policy: Retry, failed: int, dice: float) -> float:
+    """Seconds until the next try, after so many that failed. Never more than RETRY_DELAY_MAX."""
+    most = RETRY_DELAY_MAX if policy.max_delay is None else min(policy.max_delay, RETRY_DELAY_MAX)
+    if policy.delay <= 0.0:
+        return 0.0
+    try:
+        delay = policy.delay * policy.backoff ** (failed - 1)
+    except OverflowError:
+        delay = most
+    delay = min(delay, most)
+    return min(delay * (1.0 + policy.jitter * (2.0 * dice - 1.0)), most)
+
+
 def try_again(books: Books, run: Run, node: int, delay: float) -> None:
     """Lets a node wait, holding nothing, before its next try."""
     if delay <= 0.0:
@@ -244,7 +255,8 @@ def try_again(books: Books, run: Run, node: int, delay: float) -> None:
         return
     run.status[node] = DELAYED
     run.waiting_retry += 1
-    heappush(books.delayed, (books.now + delay, books.next_sequence(), run, node))
+    number = run.delays[node] = books.next_sequence()
+    heappush(books.delayed, (books.now + delay, number, run.run_id, node))
 
 
 def _lost(books: Books, attempt: Attempt, report: AttemptLost) -> None:
@@ -300,7 +312,11 @@ def wake_delayed(books: Books) -> None:
     """Nodes whose delay is over are ready again."""
     delayed = books.delayed
     while delayed and delayed[0][0] <= books.now:
-        _, _, run, node = heappop(delayed)
-        if run.state == "running" and run.status[node] == DELAYED:
+        _, number, run_id, node = heappop(delayed)
+        run = books.runs.get(run_id)
+        if run is None or run.state != "running" or run.delays.get(node) != number:
+            continue
+        del run.delays[node]
+        if run.status[node] == DELAYED:
             run.waiting_retry -= 1
             lineage.ready_again(books, run, node)

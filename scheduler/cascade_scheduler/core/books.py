@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cascade_scheduler.core.commands import Command, EventRecord, ReleaseObject
+from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.queues import Queues
 from cascade_scheduler.core.run import Run
 from cascade_scheduler.core.values import BlobValue, ObjectValue
@@ -35,6 +36,8 @@ class Settings(NamedTuple):
     """How long a worker whose stream broke may take to come back."""
     loss_budget: int = 3
     """How often a node's executor or worker may die under it before the node fails."""
+    graph_nodes_max: int = 2_000_000
+    """Nodes of one run, with the children that its maps over lazy lists become."""
     runs_kept: int = 1000
     nodes_kept: int = 4_000_000
     """Bounds of finished runs that are kept for clients, in runs and in nodes."""
@@ -69,10 +72,10 @@ class Books:
         """Workers whose stream broke, until they come back or are lost."""
         self.reserved = 0
         """Workers that are kept free for a class that starves."""
-        self.delayed: list[tuple[float, int, Run, int]] = []
-        """Heap of (wake-up, tie-breaker, run, node): nodes between two tries."""
-        self.infeasible: dict[tuple[str, int], float] = {}
-        """(run, node) → since when no worker could ever run it."""
+        self.delayed: list[tuple[float, int, str, int]] = []
+        """Heap of (wake-up, number of the wait, run, node): nodes between two tries."""
+        self.infeasible: dict[tuple[str, AmountClass], float] = {}
+        """(run, amounts) → since when no worker could ever give them."""
         self.durations: dict[bytes, float] = {}
         """Function → expected seconds of one call, a moving average."""
         self.dice = dice

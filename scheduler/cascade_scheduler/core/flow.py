@@ -48,10 +48,10 @@ def decide(run: Run, node: int) -> Skip | ErrorInfo | None:
     for source, kind in edges:
         if kind in (EdgeKind.DATA, EdgeKind.ITEMS) and status[source] == SKIPPED:
             return Skip(SKIPPED_DATA, source)
-        if kind == EdgeKind.ITEMS:
-            error = run.observe_errors.get(source)
-            if error is not None:
-                return error
+        if kind == EdgeKind.ITEMS and source in run.observe_errors:
+            error = run.observe_errors[source]
+            names = f"{run.task(node)!r} maps over the value of {run.task(source)!r}"
+            return ErrorInfo("TypeError", f"{names}, which is not a list ({error.type}: {error.message})")
     return None
 
 

@@ -155,6 +155,11 @@ def _expand(books: Books, run: Run, node: int) -> bool:
         fail(books, run, node, ErrorInfo("ValueError", message))
         return False
     first = len(run.status)
+    most = books.settings.graph_nodes_max
+    if first + count > most:
+        text = f"{run.task(node)!r} maps over {count:,} items, and a run has at most {most:,} nodes"
+        fail(books, run, node, ErrorInfo("GraphTooLargeError", f"{text} (graph_nodes_max): map over batches"))
+        return False
     run.expansions[node] = Expansion(first, count)
     run.map_left[node] = count
     run.status.extend(bytes(count))

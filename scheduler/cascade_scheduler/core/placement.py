@@ -111,7 +111,7 @@ def _place_class(books: Books, cls: AmountClass) -> None:
         run, node = head
         place = room.take()
         if place is None:
-            _no_room(books, cls, run, node, placed)
+            _no_room(books, cls, placed)
             break
         worker, ahead = place
         holder = _holder(books, run, node)
@@ -120,6 +120,7 @@ def _place_class(books: Books, cls: AmountClass) -> None:
             and holder is not worker
             and holder.usable
             and not holder.queue
+            and holder.reserved in (None, cls)
             and holder.fits(run.spec(node))
         ):
             worker, ahead = holder, False
@@ -150,9 +151,12 @@ def _holder(books: Books, run: Run, node: int) -> Worker | None:
     return books.workers.get(max(held, key=lambda name: held[name]))
 
 
-def _no_room(books: Books, cls: AmountClass, run: Run, node: int, placed: bool) -> None:
+def _no_room(books: Books, cls: AmountClass, placed: bool) -> None:
     """No worker has room for the head of a class: it waits, starves, or can never run."""
     if any(worker.could(cls.amounts) for worker in books.workers.values()):
+        if books.infeasible:
+            for other in books.queues.runs_of(cls):
+                books.infeasible.pop((other.run_id, cls), None)
         if placed:
             return
         if books.queues.blocked(cls, books.now) >= books.settings.starving_after and not _sent_ahead(
@@ -160,20 +164,37 @@ def _no_room(books: Books, cls: AmountClass, run: Run, node: int, placed: bool) 
         ):
             _reserve(books, cls)
         return
+    _impossible(books, cls)
+
+
+def _impossible(books: Books, cls: AmountClass) -> None:
+    """No worker could ever run the class: at once an error in a closed cluster, in an open one after a while.
+
+    The clock runs for each run by itself, and only while there are workers: without any, nothing is known.
+    """
     settings = books.settings
-    if settings.closed and len(books.workers) < settings.expected_workers:
+    if not books.workers or (settings.closed and len(books.workers) < settings.expected_workers):
+        for run in books.queues.runs_of(cls):
+            books.infeasible.pop((run.run_id, cls), None)
         return
-    since = books.infeasible.setdefault((run.run_id, node), books.now)
-    if since == books.now and not settings.closed:
-        books.tell(run, "TaskBlocked", node, reason="ResourceContention")
-    if not settings.closed and not books.workers and settings.infeasible_after:
-        return  # an open cluster without any worker yet: nothing is known
-    if settings.closed or books.now - since >= settings.infeasible_after:
-        del books.infeasible[(run.run_id, node)]
+    for run in books.queues.runs_of(cls):
+        key = (run.run_id, cls)
+        since = books.infeasible.get(key)
+        if since is None:
+            since = books.infeasible[key] = books.now
+            if not settings.closed:
+                books.tell(run, "TaskBlocked", books.queues.first_of(run, cls), reason="ResourceContention")
+        if settings.closed or books.now - since >= settings.infeasible_after:
+            del books.infeasible[key]
+            _fail_all(books, run, cls)
+
+
+def _fail_all(books: Books, run: Run, cls: AmountClass) -> None:
+    while run.state == "running" and (node := books.queues.first_of(run, cls)) >= 0:
         run.ready -= 1
         message = runs.amount_error(books, run.task(node), cls.amounts)
         nodes.fail(books, run, node, ErrorInfo("AmountError", message))
-        runs.settle_if_stuck(books, run)
+    runs.settle_if_stuck(books, run)
 
 
 def _sent_ahead(books: Books, cls: AmountClass) -> bool:

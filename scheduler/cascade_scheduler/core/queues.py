@@ -109,6 +109,23 @@ class Queues:
         lane = order.heap[0][4]
         return lane.run, lane.heap[0] & _NODE_MASK
 
+    def runs_of(self, cls: AmountClass) -> list[Run]:
+        """Runs with ready nodes of a class, in the order of their submits."""
+        order = self._orders.get(cls)
+        if order is None:
+            return []
+        found = {entry[4].run.sequence: entry[4].run for entry in order.heap if entry[3] == entry[4].entry}
+        return [found[sequence] for sequence in sorted(found)]
+
+    def first_of(self, run: Run, cls: AmountClass) -> int:
+        """The run's next ready node of a class, or -1."""
+        lane = run.lanes.get(cls)
+        if lane is None:
+            return -1
+        assert isinstance(lane, Lane)
+        key = lane.head()
+        return -1 if key < 0 else key & _NODE_MASK
+
     def pop(self, cls: AmountClass, cost: float) -> None:
         """Takes the head of a class out and charges its run `cost` seconds."""
         order = self._orders[cls]

@@ -48,6 +48,7 @@ class Run:
         "active",
         "built",
         "children",
+        "delays",
         "done",
         "ended",
         "error",
@@ -122,6 +123,8 @@ class Run:
         self.skips: dict[int, Skip] = {}
         self.tries: dict[int, int] = {}
         """Executions that failed, for nodes that failed at least once."""
+        self.delays: dict[int, int] = {}
+        """Node between two tries → the number of its wait."""
         self.losses: dict[int, int] = {}
         self.nodes_active: dict[int, int] = {}
         """Node → the id of its current attempt."""

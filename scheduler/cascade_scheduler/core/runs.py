@@ -31,7 +31,7 @@ MICROS = 1_000_000
 
 def on_submitted(books: Books, event: RunSubmitted) -> None:
     """A graph is in: refuses what can never run, else sets it going."""
-    if books.settings.closed and len(books.workers) >= books.settings.expected_workers:
+    if books.settings.closed and books.workers and len(books.workers) >= books.settings.expected_workers:
         for spec in event.graph.specs:
             if spec.kind in (NodeKind.CALL, NodeKind.MAP) and not _feasible(books, spec.amounts):
                 message = amount_error(books, spec.name, spec.amounts)

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias, Union
 from cascade_scheduler.core import inputs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import NodeKind
+from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import ACTIVE, DONE, READY, STATE_NAMES, WAITING, Run
 from cascade_scheduler.core.values import BlobValue, ObjectValue, Value
 from cascade_scheduler.core.worker import Worker
@@ -136,7 +137,8 @@ def open_nodes(books: Books, run: Run, limit: int) -> list[NodeInfo]:
             continue
         reason = ""
         if status == READY:
-            blocked = (run.run_id, node) in books.infeasible
+            spec = run.spec(node)
+            blocked = (run.run_id, AmountClass(spec.amounts, spec.asynchronous)) in books.infeasible
             reason = "no worker has its amounts" if blocked else "waits for a free worker"
         elif status == WAITING:
             reason = f"waits for {max(run.pending[node], 1)} of its inputs"

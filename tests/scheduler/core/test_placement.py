@@ -172,6 +172,38 @@ def test_an_open_cluster_waits_says_so_once_and_then_fails() -> None:
     assert sim.ended.error.type == "AmountError"
 
 
+def test_every_run_waits_for_itself_and_all_its_nodes_fail_together() -> None:
+    sim = Sim(infeasible_after=60.0)
+    sim.worker("w1", cpu=1)
+    gpu = (("gpu", 1_000_000),)
+    sim.submit(many(5, amounts=gpu).graph(), "a", on_failure="finish")
+    sim.submit(many(5, amounts=gpu).graph(), "b")
+    sim.now += 30
+    sim.submit(many(1, amounts=gpu).graph(), "c")
+    sim.now += 31
+    sim.turn(e.Tick())
+    assert [end.run_id for end in sim.of(c.RunEnded)] == ["a", "b"]
+    assert sim.core.next_wakeup == sim.now + 29
+    sim.after(30)
+    assert [end.run_id for end in sim.of(c.RunEnded)] == ["a", "b", "c"]
+    assert sim.core.next_wakeup is None
+    assert len(sim.events("TaskBlocked")) == 3
+
+
+def test_without_any_worker_nothing_is_known_and_no_clock_runs() -> None:
+    for closed in (True, False):
+        sim = Sim(infeasible_after=60.0, closed=closed)
+        sim.submit(many(1, amounts=(("gpu", 1_000_000),)).graph())
+        sim.after(100)
+        assert not sim.of(c.RunEnded)
+        assert sim.core.next_wakeup is None
+    sim.worker("w1", cpu=1)
+    sim.after(59)
+    assert not sim.of(c.RunEnded)
+    sim.after(2)
+    assert sim.ended.state == "failed"
+
+
 def test_an_open_cluster_uses_a_worker_that_comes_in_time() -> None:
     sim = Sim(infeasible_after=60.0)
     sim.worker("w1", cpu=1)

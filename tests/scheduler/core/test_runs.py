@@ -161,6 +161,38 @@ def test_s49_always_failing(sim: Sim) -> None:
     assert sim.ended.error.message == "no"
 
 
+@pytest.mark.parametrize("delay", [0.0, 1e-4, 1e300])
+def test_a_backoff_beyond_all_numbers_is_a_bounded_wait(sim: Sim, delay: float) -> None:
+    make = GraphMaker()
+    make.call("bad", retry=Retry(1200, delay=delay, backoff=1e6, jitter=1.0, max_delay=2.0))
+    sim.submit(make.graph())
+    for _ in range(1100):
+        sim.failed("bad")
+        sim.after(2.0)
+    assert all(0.0 <= r.delay <= 2.0 for r in sim.events("TaskRetrying"))
+
+
+def test_a_map_over_too_many_items_is_refused() -> None:
+    sim = Sim(graph_nodes_max=100)
+    sim.worker("w1")
+    make = GraphMaker()
+    make.call("double", items=[make.call("xs")], kind=NodeKind.MAP)
+    sim.submit(make.graph())
+    sim.done("xs", b"", length=99, items=tuple(b"1" for _ in range(99)))
+    assert sim.ended.error is not None
+    assert sim.ended.error.type == "GraphTooLargeError"
+
+
+def test_a_map_over_what_is_no_list_names_both_tasks(sim: Sim) -> None:
+    make = GraphMaker()
+    make.call("double", items=[make.call("xs")], kind=NodeKind.MAP)
+    sim.submit(make.graph())
+    sim.done("xs", b"5", observe_error=c.ErrorInfo("TypeError", "object of type 'int' has no len()"))
+    assert sim.ended.error is not None
+    for word in ("'double'", "'xs'", "not a list"):
+        assert word in sim.ended.error.message
+
+
 def test_what_the_policy_does_not_name_is_not_retried(sim: Sim) -> None:
     make = GraphMaker()
     make.call("bad", retry=Retry(5))
