@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import time
@@ -229,6 +230,29 @@ async def test_what_was_not_taken_is_got_back_and_what_runs_is_not(children: Chi
     assert list((children.root / "frames").iterdir()) == []
     assert (await children.answer(first)).value == 1
     assert (await children.run(executor, lambda: 2)).value == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_full_disk_fails_the_attempt_in_its_turn(children: Children, asynchronous: bool) -> None:
+    async def size(data: bytes) -> int:
+        return len(data)
+
+    func: Any = size if asynchronous else len
+    executor = await children.executor(asynchronous)
+    first = children.send(executor, func, b"x")
+    path = children.root / "frames" / f"{first + 1:016x}"
+    path.symlink_to("/dev/full")  # every write to it says that the disk is full
+    large = children.send(executor, func, b"x" * 200_000)
+    last = children.send(executor, func, b"x" * 200_000)
+    answer = await children.answer(large)
+    assert isinstance(answer.error, OSError)
+    assert answer.error.errno == errno.ENOSPC
+    assert str(children.root / "frames") in answer.record.message
+    assert "--object-dir" in answer.record.message
+    assert answer.unloadable
+    assert not path.is_symlink()
+    assert (await children.answer(first)).value == 1
+    assert (await children.answer(last)).value == 200_000
 
 
 async def test_more_frames_than_the_socket_holds(children: Children) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from cascade_worker import forkserver
 from cascade_worker.child import Child, Pipe
 from cascade_worker.executor.frames import (
+    BROKEN,
     CANCEL,
     DONE,
     EXIT,
@@ -32,6 +33,7 @@ from cascade_worker.executor.frames import (
     loads,
     packet_pair,
 )
+from cascade_worker.messages import failed_frame
 
 __all__ = ["ExecutorPool", "PoolListener"]
 
@@ -297,9 +299,25 @@ class ExecutorPool:
         asyncio.get_running_loop().remove_writer(handle.tasks.fileno())
 
     def _spill(self, attempt: int, frame: bytes) -> bytes:
+        """Puts a frame into a file.
+
+        When there is no room, the executor is told how the attempt ends: it answers for it in its turn, as it
+        does for those before and behind it.
+        """
         path = os.path.join(self._spill_dir, f"{attempt:016x}")
-        with open(path, "wb") as file:
-            file.write(frame)
+        try:
+            with open(path, "wb") as file:
+                file.write(frame)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            text = (
+                f"the arguments and inputs of the task ({len(frame):,} bytes) cannot be written to "
+                f"{self._spill_dir}: {error.strerror or error}; make room there, or start the worker with "
+                "another --object-dir"
+            )
+            log.error("attempt %d: %s", attempt, text)
+            return dumps((BROKEN, attempt, failed_frame(attempt, OSError(error.errno, text))))
         return dumps((SPILLED, attempt, path))
 
     def reclaim(self, executor: int) -> list[int]:
@@ -322,7 +340,7 @@ class ExecutorPool:
             if frame[0] == SPILLED:
                 with contextlib.suppress(OSError):
                     os.unlink(frame[2])
-            if frame[0] in (TASK, SPILLED):
+            if frame[0] in (TASK, SPILLED, BROKEN):
                 back.append(frame[1])
         back.extend(attempt for attempt, _ in handle.backlog if attempt)
         if handle.backlog:

@@ -14,10 +14,10 @@ from typing import Any
 
 from cascade_dist import context
 from cascade_dist.errors import TaskCancelled
-from cascade_worker.executor.frames import CANCEL, EXIT, PACKET_BYTES_MAX, SPILLED, TASK, loads
+from cascade_worker.executor.frames import BROKEN, CANCEL, EXIT, PACKET_BYTES_MAX, SPILLED, TASK, loads
 from cascade_worker.executor.output import LineWriter, Speaker
 from cascade_worker.executor.sync import read_spilled
-from cascade_worker.executor.work import Task, Unloadable, Workbench
+from cascade_worker.executor.work import Frame, Task, Unloadable, Workbench
 
 __all__ = ["AsyncExecutor", "current_attempt"]
 
@@ -79,6 +79,8 @@ class AsyncExecutor:
                 frame = read_spilled(frame[2])
             if frame[0] == TASK:
                 self._start(Task(frame))
+            elif frame[0] == BROKEN:
+                self._say(frame[2])
             elif frame[0] == CANCEL:
                 self._cancel(frame[1])
             elif frame[0] == EXIT:
@@ -123,6 +125,9 @@ class AsyncExecutor:
         self._cancelled.discard(attempt)
         for writer in self.writers:
             writer.ended(attempt)
+        self._say(answer)
+
+    def _say(self, answer: Frame) -> None:
         try:
             self._speaker.say(answer)
         except OSError as error:  # the worker is gone

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 __all__ = [
+    "BROKEN",
     "CANCEL",
     "DONE",
     "EXIT",
@@ -46,6 +47,8 @@ CANCEL = 3
 """(CANCEL, attempt): async executors only."""
 EXIT = 4
 """(EXIT,): end."""
+BROKEN = 5
+"""(BROKEN, attempt, answer): a task that could not be spilled; in its turn it is answered with this frame."""
 
 # From an executor, each behind its length.
 READY = 1

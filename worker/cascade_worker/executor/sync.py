@@ -11,7 +11,7 @@ from typing import Any
 
 from cascade_dist import context
 from cascade_dist.errors import TaskCancelled
-from cascade_worker.executor.frames import EXIT, PACKET_BYTES_MAX, SPILLED, STOP_SIGNAL, TASK, loads
+from cascade_worker.executor.frames import BROKEN, EXIT, PACKET_BYTES_MAX, SPILLED, STOP_SIGNAL, TASK, loads
 from cascade_worker.executor.output import LineWriter, Speaker
 from cascade_worker.executor.work import Frame, Task, Workbench
 
@@ -64,6 +64,8 @@ class SyncExecutor:
                 for writer in self.writers:
                     writer.ended(frame[1])
                 say(answer)
+            elif frame[0] == BROKEN:
+                say(frame[2])
             elif frame[0] == EXIT:
                 return
 
