@@ -37,8 +37,6 @@ def load_target(text: str) -> Any:
     if not colon or not module_text or not name:
         raise ConfigError(f"{text!r} names no target: {_FORM}")
     module = _load_module(module_text)
-    if _is_own(module):
-        cloudpickle.register_pickle_by_value(module)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -54,6 +52,7 @@ def _load_module(text: str) -> ModuleType:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
+        _by_value_if_own(text)
         return importlib.import_module(text)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{text}.".startswith(f"{error.name}."):
@@ -72,18 +71,40 @@ def _load_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{str(path)!r} is no Python file: {_FORM}")
     module = importlib.util.module_from_spec(spec)
+    _by_value_if_own(path.stem, str(path))
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(path.stem, None)  # as a failed import does
+        raise
     return module
 
 
-def _is_own(module: ModuleType) -> bool:
-    """Whether a module is a file of the user's, not something that is installed."""
-    file = getattr(module, "__file__", None)
-    if not file:
-        return False
+def _by_value_if_own(name: str, file: str | None = None) -> None:
+    """Lets what a module defines travel by value when it is the user's, not something that is installed.
+
+    It comes before the module is executed: tasks find out as they are defined how they travel, and a module
+    may run some of them at its top level, where a worker that imports it would do so again.
+    """
+    if file is None and name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+    elif file is None:
+        spec = importlib.util.find_spec(name)
+        file = spec.origin if spec is not None and spec.has_location else None
+    if file is None:
+        return
     parts = Path(file).resolve().parts
-    return "site-packages" not in parts and "dist-packages" not in parts
+    if "site-packages" in parts or "dist-packages" in parts:
+        return
+    if name in sys.modules:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+        return
+    sys.modules[name] = ModuleType(name)  # only what is imported can be registered, by its name
+    try:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+    finally:
+        del sys.modules[name]
 
 
 def _candidates(module: ModuleType) -> list[str]:

@@ -120,6 +120,22 @@ def test_what_a_users_file_defines_travels_by_value(
     assert load_function(body)(1) == 2
 
 
+@pytest.mark.parametrize("place", ["{}:target", "early_flow:target"])
+def test_a_module_that_runs_tasks_while_it_is_loaded(
+    scheduler: FakeScheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    file = tmp_path / "early_flow.py"
+    file.write_text(
+        "import cascade_dist as cs\n@cs.task\ndef add(a):\n    return a + 1\ntarget = add(cs.run(add(1)))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with start("run", place.format(file), CASCADE_ADDRESS=scheduler.address) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "3\n", "")
+    # The fake scheduler loads what it is sent, here, where there is no such module.
+    assert "early_flow" not in __import__("sys").modules
+
+
 def test_a_failed_run(cli: Cli, scheduler: FakeScheduler, flow: str) -> None:
     result = cli("run", f"{flow}:failing")
     assert result.code == 1
