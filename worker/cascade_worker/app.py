@@ -425,7 +425,9 @@ class Worker:
     async def _store_blob(self, attempt: int, frame: Any) -> None:
         try:
             cid, size = await self._transfers.publish(attempt)
-        except (CascadeError, OSError) as error:
+        except Exception as error:  # whatever it is, the attempt must end
+            if not isinstance(error, CascadeError | OSError):
+                log.exception("attempt %d: its value could not be stored", attempt)
             self.store.discard(attempt)
             self.feed(events.PublishFailed(attempt, failed_frame(attempt, error)))
         else:
