@@ -25,7 +25,8 @@ MICROS = 1_000_000
 MODES = ("blocking", "compute")
 
 PRIORITY_MAX = 2**31 - 1
-AMOUNT_MAX = 2.0**63 / MICROS
+AMOUNT_MAX = 9e12
+"""So that its millionths fit a signed 64-bit number."""
 ATTEMPTS_MAX = 2**31 - 1
 SECONDS_MAX = 10.0 * 365 * 24 * 3600
 """Ten years: longer is meant as "no limit", which is said by leaving it out."""
@@ -57,17 +58,27 @@ def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _plain(bound: float) -> str:
+    text = f"{bound:,.15g}"
+    return f"{text} s (ten years)" if bound == SECONDS_MAX else text
+
+
 def _number(what: str, value: object, low: float, high: float, remedy: str) -> float:
     """A finite number between two bounds.
 
     Raises:
         TypeError: it is not a number.
-        ValueError: it is not finite or out of bounds.
+        ValueError: it is not finite or out of bounds; one that is too large is told the bound.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what} is {value!r}, a {type(value).__name__}: {remedy}")
-    number = float(value)
-    if not math.isfinite(number) or not low <= number <= high:
+    try:
+        number = float(value)
+    except OverflowError:  # an int of hundreds of digits, which nobody wants to read
+        raise ValueError(f"{what} is too large, the most is {_plain(high)}: {remedy}") from None
+    if math.isfinite(number) and number > high:
+        raise ValueError(f"{what} is {value!r}, the most is {_plain(high)}: {remedy}")
+    if not math.isfinite(number) or number < low:
         raise ValueError(f"{what} is {value!r}: {remedy}")
     return number
 
