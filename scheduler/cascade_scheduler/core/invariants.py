@@ -22,7 +22,7 @@ def _must(holds: bool, rule: str, *about: object) -> None:
         raise InvariantError(f"{rule}: {about}")
 
 
-def check(books: Books, *, sample: int = 1) -> None:
+def check(books: Books, *, sample: int = 16) -> None:
     """Walks all books.
 
     Args:
