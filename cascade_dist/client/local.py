@@ -94,7 +94,7 @@ class LocalCluster:
         options = ["--ready-file", str(ready), *self._scheduler_options]
         if self._private:
             options += ["--host", "127.0.0.1", "--port", "0", "--state", "memory://", "--closed"]
-            options += ["--blob-dir", str(self._directory / "blobs")]
+            options += ["--blob-dir", str(self._directory / "blobs"), "--remove-dir", str(self._directory)]
         scheduler = self._spawn("scheduler", "cascade_scheduler", options, lifeline)
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():

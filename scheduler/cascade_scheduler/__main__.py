@@ -9,9 +9,13 @@ import gc
 import json
 import logging
 import os
+import re
 import secrets
+import shutil
 import signal
+import stat
 import sys
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,10 @@ CONFIGURED = (
     *("infeasible_after", "blob_dir", "log_level", "log_format"),
 )
 """Arguments that files and the environment may also give."""
+_PRIVATE_NAME = re.compile(r"cascade-[0-9]+-[^/]+")
+"""What the directories of private clusters are called; no others are ever removed."""
+_REMOVE_TRIES = 20
+_REMOVE_PAUSE = 0.05
 EPOCH_MAX = (1 << (64 - EPOCH_SHIFT)) - 1
 
 logger = logging.getLogger("cascade.scheduler")
@@ -61,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-ca", help="PEM file with the authorities of clients' certificates: mutual TLS")
     add("--ready-file", help="written when the scheduler listens: JSON with address and pid")
     add("--lifeline-fd", type=int, help="an inherited pipe; its end of file ends the scheduler at once")
+    add(
+        "--remove-dir",
+        metavar="DIR",
+        help="for private clusters: their directory, cascade-PID-…, which is removed when the lifeline ends, "
+        "and at the scheduler's end unless it failed",
+    )
     closing = parser.add_mutually_exclusive_group()
     closing.add_argument(
         "--closed", action="store_true", default=None, help="an amount that no worker has is an error at once"
@@ -161,6 +175,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
 
 async def _serve(arguments: argparse.Namespace, config: Config) -> int:
     options = _options(arguments, config)
+    private = _private_directory(arguments.remove_dir)
     store = choose_store(
         config["state"], epoch=1 + secrets.randbelow(EPOCH_MAX), seal_key_file=arguments.seal_key_file
     )
@@ -172,7 +187,7 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
             try:
                 _listen_to_signals(scheduler, stack)
                 if arguments.lifeline_fd is not None:
-                    _hold_lifeline(arguments.lifeline_fd, place)
+                    _hold_lifeline(arguments.lifeline_fd, place, private)
                 if arguments.ready_file:
                     _write_ready_file(Path(arguments.ready_file), address, stack)
             except BaseException:
@@ -180,7 +195,44 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
                 await scheduler.run()
                 raise
             _announce(address, store)
-            return await scheduler.run()
+            code = await scheduler.run()
+    if code == 0:  # else the log of the failure may lie there
+        _remove(private)
+    return code
+
+
+def _private_directory(text: str | None) -> Path | None:
+    """The directory that goes with this process.
+
+    Raises:
+        ConfigError: it is not the directory of a private cluster.
+    """
+    if text is None:
+        return None
+    path = Path(text).absolute()
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise ConfigError(f"--remove-dir {text!r} cannot be used: {error.strerror or error}") from None
+    if not _PRIVATE_NAME.fullmatch(path.name) or not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(
+            f"--remove-dir {text!r} is not the directory of a private cluster: only a directory that is "
+            "itself named like cascade-1234-abcd is ever removed"
+        )
+    if found.st_uid != os.getuid():
+        raise ConfigError(f"--remove-dir {text!r} belongs to another user")
+    return path
+
+
+def _remove(directory: Path | None) -> None:
+    """Removes a private cluster's directory; its workers, which end now too, may still write to it."""
+    if directory is None:
+        return
+    for _ in range(_REMOVE_TRIES):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(_REMOVE_PAUSE)
 
 
 def _announce(address: str, store: RunStore) -> None:
@@ -209,13 +261,14 @@ def _listen_to_signals(scheduler: Scheduler, stack: contextlib.ExitStack) -> Non
         stack.callback(loop.remove_signal_handler, number)
 
 
-def _hold_lifeline(descriptor: int, place: BlobPlace) -> None:
+def _hold_lifeline(descriptor: int, place: BlobPlace, private: Path | None) -> None:
     """Ends this process at once when whoever started it is gone, in whatever way."""
 
     def look() -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError):
             if not os.read(descriptor, 1024):
                 place.clean()
+                _remove(private)
                 os._exit(0)
 
     os.set_blocking(descriptor, False)
