@@ -135,17 +135,15 @@ def _token(settings: Settings) -> str | None:
 def _start_private(settings: Settings, logs: bool, progress: bool | None) -> Cluster:
     if context.in_executor:
         raise CascadeError(
-            "a private cluster cannot be started where a worker runs or loads tasks: cs.run or cs.connect was "
-            "called in a task, or at the top of a module that a worker imports. Put the call under "
+            "a private cluster cannot be started where a worker runs or loads tasks: cs.run or cs.connect "
+            "was called in a task, or at the top of a module that a worker imports. Put the call under "
             '`if __name__ == "__main__":`, or give connect() the address of a cluster'
         )
     local = LocalCluster(workers=settings["workers"], slots=settings["slots"])
     local.start()
     try:
         token = read_token(None, local.token_file, {})
-        endpoint = Endpoint(
-            parse_addresses(local.address), TokenAuth(token).metadata, is_gone=local.scheduler_failure
-        )
+        endpoint = Endpoint(parse_addresses(local.address), TokenAuth(token).metadata, is_gone=local.broken)
         cluster = Cluster(
             endpoint,
             connect_timeout=settings["connect_timeout"],
@@ -216,8 +214,10 @@ def _default_cluster() -> Cluster:
     global _default
     with _lock:
         if _default is None or not _default.usable:
-            if _default is not None:
+            # One with runs under way, of other threads, closes itself when they have ended.
+            if _default is not None and not _default._session.live_runs():
                 _default.close()
+            _default = None
             _default = connect()
         return _default
 

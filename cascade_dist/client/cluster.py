@@ -109,6 +109,7 @@ class Cluster:
             SerializationError: an argument or a function cannot be pickled.
             RunRefusedError: the scheduler did not take it (small graphs: raised by `Run.result`).
             ConnectionFailedError: the scheduler is lost.
+            ClusterClosedError: the handle is closed, or the processes of a private cluster have ended.
         """
         options = SubmitOptions(
             params=params,
@@ -241,8 +242,13 @@ class Cluster:
 
     @property
     def usable(self) -> bool:
-        """Whether the handle is open and its scheduler there, or being looked for."""
-        return not self.closed and self._pid == os.getpid() and self._session.up
+        """Whether the handle is open and its scheduler there, or being looked for.
+
+        Of a private cluster all processes must be there.
+        """
+        if self.closed or self._pid != os.getpid() or not self._session.up:
+            return False
+        return self._local is None or self._local.failure() is None
 
     def close(self) -> None:
         """Cancels what this handle started and is not detached, and ends it; a private cluster ends too."""

@@ -29,6 +29,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 3.0
 POLL_SECONDS = 0.005
 TAIL_CHARS = 2_000
+SCHEDULER = "scheduler"
 _PREFIX = "cascade-"
 
 _running: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
@@ -95,7 +96,7 @@ class LocalCluster:
         if self._private:
             options += ["--host", "127.0.0.1", "--port", "0", "--state", "memory://", "--closed"]
             options += ["--blob-dir", str(self._directory / "blobs"), "--remove-dir", str(self._directory)]
-        scheduler = self._spawn("scheduler", "cascade_scheduler", options, lifeline)
+        scheduler = self._spawn(SCHEDULER, "cascade_scheduler", options, lifeline)
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
             if scheduler.poll() is not None:
@@ -172,17 +173,20 @@ class LocalCluster:
 
     def failure(self) -> str | None:
         """Why the cluster is of no use any more: which process ended, with the end of its log; or None."""
-        for name, process in self._processes:
-            if process.poll() is not None:
-                ended = f"the {name} of the private cluster ended with code {process.returncode}"
-                return f"{ended}{self._tail(name)}"
-        return None
+        ended = self.ended()
+        return self._account(*ended[0]) if ended else None
 
-    def scheduler_failure(self) -> str | None:
-        """Why there is no use in looking for the scheduler any more, or None."""
-        if not self._processes or self._processes[0][1].poll() is not None:
-            return self.failure() or "the private cluster was stopped"
-        return None
+    def broken(self) -> str | None:
+        """Why nothing can be run here any more, with the remedy; None while scheduler and a worker live."""
+        ended = self.ended()
+        if not self._processes:
+            return "the private cluster was stopped; connect again"
+        if not ended or (ended[0][0] != SCHEDULER and len(ended) < self.workers):
+            return None
+        return self._account(*ended[0], remedy="; connect again")
+
+    def _account(self, name: str, code: int, remedy: str = "") -> str:
+        return f"the {name} of the private cluster ended with code {code}{remedy}{self._tail(name)}"
 
     def ended(self) -> list[tuple[str, int]]:
         """The processes that have ended, with their exit codes."""

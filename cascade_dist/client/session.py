@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 BACKOFF_FIRST = 0.05
 BACKOFF_MAX = 3.0
+LOOK_SECONDS = 0.5
+"""How often a session with runs under way looks whether its private cluster is still there."""
 CANCEL_SECONDS = 30.0
 CLOSE_SECONDS = 1.0
 CALL_SECONDS = 30.0
@@ -56,13 +58,13 @@ class Endpoint:
         addresses: tried in order.
         metadata: goes with every call.
         credentials: for TLS.
-        is_gone: says why there is no use in looking for the scheduler any more, or None.
+        is_gone: of a private cluster: says why nothing can be run there any more, and the remedy; or None.
     """
 
     addresses: Sequence[Address]
     metadata: Metadata = ()
     credentials: grpc.ChannelCredentials | None = None
-    is_gone: Callable[[], str | None] = lambda: None
+    is_gone: Callable[[], str | None] | None = None
 
 
 class Session:
@@ -109,7 +111,10 @@ class Session:
         if self.up:
             await self._wait_link()
             return
+        self.check_there()
         link = await self._open_link()
+        if self._endpoint.is_gone is not None:
+            self.spawn(self._look_after(self._endpoint.is_gone))
         self._keeper = asyncio.get_running_loop().create_task(self._keep(link))
         self._link_is(link)
 
@@ -175,7 +180,7 @@ class Session:
         deadline = time.monotonic() + self.reconnect_timeout
         delay = BACKOFF_FIRST
         while True:
-            gone = self._endpoint.is_gone()
+            gone = self.gone()
             if gone is None:
                 try:
                     return await self._open_link()
@@ -191,9 +196,32 @@ class Session:
             self._lose_all(f"the scheduler at {self.address} went away ({reason}): {why}")
             return None
 
-    def _lose_all(self, why: str) -> None:
+    async def _look_after(self, is_gone: Callable[[], str | None]) -> None:
+        """Ends what is under way when no process is left to do it."""
+        while self.up or self._keeper is None:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._trackers and (why := is_gone()) is not None:
+                self._lose_runs(why)
+
+    def gone(self) -> str | None:
+        """Why nothing can be run any more on a private cluster, or None. Any thread."""
+        return None if self._endpoint.is_gone is None else self._endpoint.is_gone()
+
+    def check_there(self) -> None:
+        """Refuses to go on when the processes of a private cluster have ended. Any thread.
+
+        Raises:
+            ClusterClosedError: they have; says which, and the end of its log.
+        """
+        if (why := self.gone()) is not None:
+            raise ClusterClosedError(why)
+
+    def _lose_runs(self, why: str) -> None:
         for tracker in list(self._trackers.values()):
             tracker.lose(f"run {tracker.run.id!r} is lost: {why}")
+
+    def _lose_all(self, why: str) -> None:
+        self._lose_runs(why)
         self._link_is(None)
 
     def _announce(self, link: Link) -> None:

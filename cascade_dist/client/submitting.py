@@ -101,6 +101,7 @@ def submit(session: Session, target: Any, options: SubmitOptions) -> Run[Any]:
     live = session.live(options.run_id) if options.run_id else None
     if live is not None:
         return _join(live, target, options)
+    session.check_there()
     if not session.up:
         session.wait_link()
     sender = _Sender(session, target, options)

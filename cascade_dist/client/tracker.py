@@ -221,6 +221,11 @@ class Tracker:
         self._end(RunStatus.FAILED, error=missing)
 
     def _end(self, status: RunStatus, value: Any = None, error: BaseException | None = None) -> None:
+        if isinstance(error, errors.AmountError | errors.TaskLostError) and (why := self._session.gone()):
+            # The scheduler finds no worker for the task; that none is left is what people should know.
+            lost = errors.RunLostError(f"run {self.run.id!r} is lost: {why}")
+            lost.__cause__ = error
+            status, error = RunStatus.LOST, lost
         self._session.forget(self)
         self._values = {}
         self._blobs = {}

@@ -75,12 +75,12 @@ def test_processes_start_and_end(install: Install) -> None:
     assert token.parent.stat().st_mode & 0o777 == 0o700
     assert len(token.read_text()) == 64
     assert cluster.failure() is None
-    assert cluster.scheduler_failure() is None
+    assert cluster.broken() is None
     pids = cluster.pids
     cluster.stop()
     assert gone(pids)
     cluster.stop()
-    assert cluster.scheduler_failure() == "the private cluster was stopped"
+    assert cluster.broken() == "the private cluster was stopped; connect again"
 
 
 def test_what_the_processes_are_given(
@@ -130,7 +130,22 @@ def test_a_worker_that_ends_is_named(install: Install) -> None:
         assert "worker-0 of the private cluster ended with code 4" in str(cluster.failure())
         assert "no memory" in str(cluster.failure())
         assert cluster.ended() == [("worker-0", 4)]
-        assert cluster.scheduler_failure() is None
+        assert "worker-0 of the private cluster ended with code 4; connect again; the" in str(
+            cluster.broken()
+        )
+    finally:
+        cluster.stop()
+
+
+def test_a_cluster_goes_on_with_the_workers_that_are_left(install: Install) -> None:
+    cluster = LocalCluster(workers=2)
+    cluster.start()
+    try:
+        for name, left in (("worker-1", True), ("worker-0", False)):
+            os.kill(cluster.pids[name], signal.SIGKILL)
+            cluster._processes[int(name[-1]) + 1][1].wait(10)
+            assert "ended with code -9" in str(cluster.failure())
+            assert (cluster.broken() is None) is left
     finally:
         cluster.stop()
 

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 import cascade_dist as cs
+from cascade_dist.client.cluster import Cluster
 from cascade_dist.client.records import Progress, RunStatus
+from cascade_dist.client.session import Endpoint
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
+from cascade_dist.wire import parse_addresses
 from tests.client.fake import FakeScheduler, Graph, succeeded
 
 
@@ -304,6 +307,35 @@ def test_what_would_end_this_process_comes_as_a_failure(
     assert isinstance(caught.value.__cause__, cs.RemoteTraceback)
     assert "in leave" in str(caught.value.__cause__)
     assert "raised by task" in caught.value.__notes__[0]
+
+
+def test_a_private_cluster_whose_processes_ended_says_so(scheduler: FakeScheduler) -> None:
+    scheduler.hold = True
+    said: list[str] = []
+    endpoint = Endpoint(parse_addresses(scheduler.address), is_gone=lambda: said[0] if said else None)
+    cluster = Cluster(endpoint, connect_timeout=10, reconnect_timeout=10)
+    try:
+        run = cluster.submit(add(1))
+        scheduler.wait_heard("submit")
+        said.append("the worker-0 ended; connect again")
+        with pytest.raises(cs.RunLostError, match=r"is lost: the worker-0 ended; connect again"):
+            run.result(10)
+        with pytest.raises(cs.ClusterClosedError, match="the worker-0 ended; connect again"):
+            cluster.submit(add(1))
+    finally:
+        cluster.close()
+
+
+def test_an_amount_error_where_no_worker_is_left_says_why(scheduler: FakeScheduler) -> None:
+    asked = iter([None, None])  # when it connects and when it submits
+    endpoint = Endpoint(parse_addresses(scheduler.address), is_gone=lambda: next(asked, "the worker-0 ended"))
+    scheduler.refuse = (pb.REFUSAL_CODE_INFEASIBLE, "cpu=1 is more than any worker has (0)")
+    cluster = Cluster(endpoint, connect_timeout=10, reconnect_timeout=10)
+    try:
+        with pytest.raises(cs.RunLostError, match="is lost: the worker-0 ended"):
+            cluster.run(add(1))
+    finally:
+        cluster.close()
 
 
 def test_run_with_a_timeout_cancels(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:

@@ -82,6 +82,42 @@ def test_a_scheduler_that_crashes_is_told_at_once() -> None:
         assert not cluster.usable
 
 
+def test_workers_that_die_are_told_in_every_place() -> None:
+    with cs.connect("local", workers=2) as cluster:
+        assert cluster._local is not None
+        pids = cluster._local.pids
+        run = cluster.submit(nap(60))
+        wait_until(lambda: run.status == "running")
+        os.kill(pids["worker-0"], signal.SIGKILL)
+        assert cluster.run(add(1)) == 2, "the other one goes on"
+        assert not cluster.usable
+        started = time.monotonic()
+        os.kill(pids["worker-1"], signal.SIGKILL)
+        with pytest.raises(
+            cs.RunLostError, match=r"worker-\d of the private cluster ended with code -9; connect"
+        ):
+            run.result(30)
+        assert time.monotonic() - started < 5
+        with pytest.raises(cs.ClusterClosedError, match=r"ended with code -9; connect again"):
+            cluster.run(add(1))
+
+
+@pytest.mark.parametrize("name", ["worker-1", "scheduler"])
+def test_cs_run_replaces_a_cluster_whose_processes_died(name: str) -> None:
+    assert cs.run(add(1)) == 2
+    first = api._default
+    assert first is not None
+    assert first._local is not None
+    process = dict(first._local._processes)[name]
+    process.kill()
+    process.wait(10)
+    assert cs.run(add(2)) == 3
+    assert api._default is not first
+    assert first.closed
+    assert api._default is not None
+    api._default.close()
+
+
 SCRIPT = """
 import cascade_dist as cs
 @cs.task
