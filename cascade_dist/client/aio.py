@@ -70,7 +70,12 @@ class AsyncRun(Generic[T]):
     async def result(self, timeout: float | None = None) -> T:
         """The value of the run's target; the run goes on when `timeout` seconds are over."""
         check_process(self._session.pid, f"the handle of run {self.id!r}")
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self.run)), timeout)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self.run)), timeout)
+        except TimeoutError:
+            if self.run.done():
+                return self.run.result()
+            raise self.run._late(timeout) from None
 
     def done(self) -> bool:
         """Whether the run has ended."""
@@ -134,8 +139,11 @@ class AsyncCluster:
         try:
             return await run.result(timeout)
         except TimeoutError:
-            run.cancel()
-            raise
+            if not run.cancel():
+                return run.run.result()  # it has ended: with this very error, or after all
+            raise TimeoutError(
+                f"run {run.id!r} has not ended within {timeout:g} s and is cancelled"
+            ) from None
         except asyncio.CancelledError:
             if run.cancel():
                 say(f"interrupted; cancelled run {run.id}")

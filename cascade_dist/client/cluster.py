@@ -156,8 +156,11 @@ class Cluster:
         try:
             return run.result(timeout)
         except TimeoutError:
-            run.cancel()  # one that has ended raised it itself, and is left alone
-            raise
+            if not run.cancel():
+                return run.result()  # it has ended: with this very error, or after all
+            raise TimeoutError(
+                f"run {run.id!r} has not ended within {timeout:g} s and is cancelled"
+            ) from None
         except KeyboardInterrupt:
             if run.cancel():
                 say(f"interrupted; cancelled run {run.id}")

@@ -79,13 +79,29 @@ class Run(Future[T]):
         """
         if not self.done():
             self._check_may_wait()
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        except TimeoutError:
+            if self.done():
+                return super().result(0)  # raises what the task raised, unless it has ended this very moment
+            raise self._late(timeout) from None
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` raises, or None; same arguments and errors."""
         if not self.done():
             self._check_may_wait()
-        return super().exception(timeout)
+        try:
+            return super().exception(timeout)
+        except TimeoutError:
+            if self.done():
+                return super().exception(0)
+            raise self._late(timeout) from None
+
+    def _late(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(
+            f"run {self._id!r} has not ended within {timeout:g} s and goes on: wait for it again, or stop it "
+            "with cancel()"
+        )
 
     def cancel(self) -> bool:
         """Stops the run's work on the cluster; returns at once.

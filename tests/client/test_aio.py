@@ -75,7 +75,7 @@ async def test_cancelling_who_awaits_cancels_the_run(scheduler: FakeScheduler) -
     scheduler.hold = True
     async with cs.aio.connect(scheduler.address) as cluster:
         run = await cluster.submit(add(1), run_id="mine")
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"run 'mine' has not ended within 0\.05 s and goes on"):
             await run.result(timeout=0.05)
         assert not run.done()
         with pytest.raises(TimeoutError):
@@ -85,6 +85,14 @@ async def test_cancelling_who_awaits_cancels_the_run(scheduler: FakeScheduler) -
         with pytest.raises(asyncio.CancelledError):
             await run
         assert run.cancelled()
+
+
+async def test_run_with_a_timeout(scheduler: FakeScheduler) -> None:
+    scheduler.hold = True
+    async with cs.aio.connect(scheduler.address) as cluster:
+        with pytest.raises(TimeoutError, match=r"run 'mine' has not ended within 0\.05 s and is cancelled"):
+            await cluster.run(add(1), run_id="mine", timeout=0.05)
+        await asyncio.to_thread(scheduler.wait_heard, "cancel")
 
 
 async def test_run_that_is_cancelled_cancels(

@@ -340,9 +340,31 @@ def test_an_amount_error_where_no_worker_is_left_says_why(scheduler: FakeSchedul
 
 def test_run_with_a_timeout_cancels(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:
     scheduler.hold = True
-    with pytest.raises(TimeoutError):
-        cluster.run(add(1), timeout=0.05)
+    with pytest.raises(TimeoutError, match=r"run 'slow' has not ended within 0\.05 s and is cancelled"):
+        cluster.run(add(1), run_id="slow", timeout=0.05)
     scheduler.wait_heard("cancel")
+
+
+def test_a_wait_that_is_over_says_that_the_run_goes_on(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:
+    scheduler.hold = True
+    run = cluster.submit(add(1), run_id="slow")
+    for wait in (run.result, run.exception):
+        with pytest.raises(TimeoutError, match=r"run 'slow' has not ended within 0\.05 s and goes on"):
+            wait(0.05)
+    assert not run.done()
+
+
+def test_a_timeout_error_of_a_task_is_its_own(cluster: cs.Cluster) -> None:
+    @cs.task
+    def late() -> None:
+        raise TimeoutError("the printer")
+
+    with pytest.raises(TimeoutError, match="the printer"):
+        cluster.run(late(), timeout=10)
+    run = cluster.submit(late())
+    assert "the printer" in str(run.exception(10))
+    with pytest.raises(TimeoutError, match="the printer"):
+        run.result(10)
 
 
 def test_cancel_by_id(scheduler: FakeScheduler, cluster: cs.Cluster) -> None:
