@@ -260,7 +260,10 @@ class Cluster:
     def _close(self, why: str) -> None:
         if self._session.closed or self._pid != os.getpid():
             return
-        live = [run for run in self._session.live_runs() if run._owned]
+        # Of runs that are being cancelled people know already.
+        live = [
+            run for run in self._session.live_runs() if run._owned and run._status is not RunStatus.CANCELLING
+        ]
         if live:
             ids = ", ".join(run.id for run in live[:3]) + (", …" if len(live) > 3 else "")
             say(f"{why}; cancelled {len(live)} unfinished run{'s'[: len(live) > 1]} ({ids})")

@@ -106,4 +106,12 @@ async def test_run_that_is_cancelled_cancels(
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.to_thread(scheduler.wait_heard, "cancel")
-    assert "interrupted; cancelled run mine" in capsys.readouterr().err
+    assert capsys.readouterr().err == "cascade: interrupted; cancelled run mine\n"
+
+
+async def test_wait_for_prints_one_line(scheduler: FakeScheduler, capsys: pytest.CaptureFixture[str]) -> None:
+    scheduler.hold = True
+    with pytest.raises(TimeoutError):
+        async with cs.aio.connect(scheduler.address) as cluster:
+            await asyncio.wait_for(cluster.run(add(1), run_id="mine"), 0.3)
+    assert capsys.readouterr().err == "cascade: interrupted; cancelled run mine\n"
