@@ -37,6 +37,10 @@ NOT_THE_TREES_OWN = {"site-packages", "dist-packages", "__pycache__", ".venv", "
 BATCH_FILES = 64
 MEASURE_SECONDS_MAX = 120.0
 TOP = 10
+NO_LINKS = (
+    "hint: no module of this tree imports another one by the name that it has here; give the folder that is "
+    "on sys.path, such as src/ and not the repository or the package itself"
+)
 
 Links = dict[str, list[str]]
 
@@ -346,6 +350,7 @@ def run(cluster: Any, root: Path, console: Console) -> Atlas:
     """Make the atlas on a cluster whose workers can read the tree."""
     began = time.monotonic()
     files = source_files(root)
+    console.print(f"files: {len(files):,} found, {since(began)}")
     reports: list[Report] = []
     skipped: list[str] = []
     with Progress(console=console) as progress:
@@ -363,6 +368,8 @@ def run(cluster: Any, root: Path, console: Console) -> Atlas:
     began = time.monotonic()
     answer = cluster.submit(build(reports), progress=None).result()
     console.print(f"atlas: {answer['links']} imports linked, {since(began)}")
+    if not answer["links"]:
+        console.print(NO_LINKS)
     return Atlas(
         totals=answer["totals"],
         links=answer["links"],
@@ -446,16 +453,24 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def make(options: argparse.Namespace, console: Console) -> Atlas:
+    """The atlas that the command line asks for."""
+    if options.plain:
+        return plain(options.path)
+    choice = {} if options.address else {"workers": options.workers}
+    with cs.connect(options.address, **choice) as cluster:
+        return run(cluster, options.path, console)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the atlas and print it."""
     options = arguments(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=options.json)
-    if options.plain:
-        atlas = plain(options.path)
-    else:
-        choice = {} if options.address else {"workers": options.workers}
-        with cs.connect(options.address, **choice) as cluster:
-            atlas = run(cluster, options.path, console)
+    try:
+        atlas = make(options, console)
+    except KeyboardInterrupt:
+        print("source_atlas: interrupted", file=sys.stderr)
+        return 130
     if options.json:
         json.dump(atlas, sys.stdout, indent=2)
     else:
