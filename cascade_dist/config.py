@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cascade_dist.errors import ConfigError
 
@@ -47,14 +47,18 @@ __all__ = [
     "format_size",
     "known_environment",
     "load_settings",
+    "option_type",
     "parse_amounts",
     "parse_bool",
+    "parse_count",
     "parse_duration",
     "parse_size",
 ]
 
 DEFAULT_PORT = 7420
 MICROS = 1_000_000
+
+T = TypeVar("T")
 
 # --- small texts ---------------------------------------------------------------------------------
 
@@ -98,9 +102,10 @@ def parse_duration(text: str | float) -> float:
             break
         total += Decimal(match.group(1)) * Decimal(_SECONDS.get(unit, "1"))
         position, parts = match.end(), parts + 1
-    if not parts:
+    seconds = float(total)
+    if not parts or not math.isfinite(seconds):
         raise ConfigError(f"{source!r} is not a duration; write it like '30s', '5m', '1h 30m' or '250ms'")
-    return float(total)
+    return seconds
 
 
 def parse_size(text: str | int) -> int:
@@ -169,6 +174,35 @@ def parse_bool(text: str | bool) -> bool:
     if lowered in ("0", "false", "no", "off"):
         return False
     raise ConfigError(f"{text!r} is neither yes nor no; write 'true' or 'false'")
+
+
+def parse_count(least: int) -> Callable[[str | int], int]:
+    """A parser of whole numbers from `least` on; it raises ConfigError for anything else."""
+
+    def parse(text: str | int) -> int:
+        try:
+            number = int(str(text))
+        except ValueError:
+            number = least - 1
+        if number < least or isinstance(text, bool):
+            raise ConfigError(f"{text!r} is not a whole number, {least} or more")
+        return number
+
+    return parse
+
+
+def option_type(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Makes argparse say what a parser says, instead of "invalid ... value"."""
+
+    def read(text: str) -> T:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            import argparse  # only commands need it
+
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def format_duration(seconds: float) -> str:
@@ -352,6 +386,7 @@ def load_settings(
     *,
     environ: Mapping[str, str] | None = None,
     files: Sequence[Path] | None = None,
+    command: bool = False,
 ) -> Settings:
     """The common settings and those of one process.
 
@@ -360,6 +395,7 @@ def load_settings(
         arguments: what the caller was given; None values count as not given. Texts are parsed.
         environ: instead of ``os.environ``.
         files: instead of the usual files; those that do not exist are passed over.
+        command: the arguments are options of a command line, and errors name them so.
 
     Raises:
         ConfigError: a value that cannot be read, or an unknown key; names it, where it stands and the remedy.
@@ -369,10 +405,10 @@ def load_settings(
     tables = _read_files(environ, files)
     resolved: dict[str, Resolved] = {}
     for setting in SECTIONS[section]:
-        resolved[setting.name] = _resolve(section, setting, given, environ, tables)
+        resolved[setting.name] = _resolve(section, setting, given, environ, tables, command)
     for setting in COMMON:
         # A process's own setting of the same name (none today) would win over the common one.
-        resolved.setdefault(setting.name, _resolve(None, setting, given, environ, tables))
+        resolved.setdefault(setting.name, _resolve(None, setting, given, environ, tables, command))
     unknown = sorted(set(given) - set(resolved))
     if unknown:
         raise ConfigError(f"unknown setting {unknown[0]!r}{_hint(unknown[0], resolved)}")
@@ -389,9 +425,11 @@ def _resolve(
     given: Mapping[str, object],
     environ: Mapping[str, str],
     tables: Sequence[tuple[Path, Mapping[str, Any]]],
+    command: bool,
 ) -> Resolved:
     if setting.name in given:
-        return Resolved(_parse(setting, given[setting.name], f"argument {setting.name}"), "argument")
+        where = "--" + setting.name.replace("_", "-") if command else f"argument {setting.name}"
+        return Resolved(_parse(setting, given[setting.name], where), "argument")
     for variable in (_env_name(section, setting), *setting.env):
         text = environ.get(variable)
         if text:

@@ -18,12 +18,19 @@ import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cascade_dist import wire
 from cascade_dist._version import __version__
 from cascade_dist.config import Settings as Config
-from cascade_dist.config import format_duration, load_settings, parse_duration, parse_size
+from cascade_dist.config import (
+    format_duration,
+    load_settings,
+    option_type,
+    parse_count,
+    parse_duration,
+    parse_size,
+)
 from cascade_dist.errors import CascadeError, ConfigError
 from cascade_dist.storage.seal import state_directory
 from cascade_scheduler.app import Scheduler, SchedulerOptions, StartError
@@ -43,17 +50,27 @@ CONFIGURED = (
     *("infeasible_after", "blob_dir", "log_level", "log_format"),
 )
 """Arguments that files and the environment may also give."""
+HEARTBEAT_PERIOD_MIN = 0.01
 _PRIVATE_NAME = re.compile(r"cascade-[0-9]+-[^/]+")
 """What the directories of private clusters are called; no others are ever removed."""
 _REMOVE_TRIES = 20
 _REMOVE_PAUSE = 0.05
+_DURATION, _SIZE = option_type(parse_duration), option_type(parse_size)
 EPOCH_MAX = (1 << (64 - EPOCH_SHIFT)) - 1
 
 logger = logging.getLogger("cascade.scheduler")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; the usage of so many options would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')} (options: {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cascade-scheduler",
         description="Solves graphs, runs their control flow and gives ready nodes to workers.",
         epilog="Argument > environment > file > default. Durations like 30s or 1h 30m, sizes like 4GiB.",
@@ -68,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-key", help="PEM file with its private key")
     add("--tls-ca", help="PEM file with the authorities of clients' certificates: mutual TLS")
     add("--ready-file", help="written when the scheduler listens: JSON with address and pid")
-    add("--lifeline-fd", type=int, help="an inherited pipe; its end of file ends the scheduler at once")
+    add(
+        "--lifeline-fd",
+        type=option_type(parse_count(0)),
+        help="an inherited pipe; its end of file ends the scheduler at once",
+    )
     add(
         "--remove-dir",
         metavar="DIR",
@@ -85,31 +106,46 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="such a node waits for --infeasible-after (default)",
     )
-    add("--expect-workers", type=int, default=0, help="of a closed cluster: how many workers will come")
+    add(
+        "--expect-workers",
+        type=option_type(parse_count(0)),
+        default=0,
+        help="of a closed cluster: how many workers will come",
+    )
     add("--infeasible-after", help="how long a node waits for an amount no worker has (default 60s)")
     add(
         "--blob-dir",
         help="directory of the blob store, or memory:// (default: in the state or temp directory)",
     )
-    add("--blob-bytes-max", type=parse_size, default=64 << 30, help="bound of the blob store (default 64GiB)")
+    add("--blob-bytes-max", type=_SIZE, default=64 << 30, help="bound of the blob store (default 64GiB)")
     add("--seal-key-file", help="key that records in Redis are sealed with (default: made once per user)")
-    add("--heartbeat-period", type=parse_duration, default=2.0, help="(default 2s)")
+    add("--heartbeat-period", type=_DURATION, default=2.0, help="(default 2s)")
     add(
         "--heartbeat-timeout",
-        type=parse_duration,
+        type=_DURATION,
         default=20.0,
         help="silence after which a worker is lost (20s)",
     )
-    add("--cancel-grace", type=parse_duration, default=5.0, help="what user code gets to end in (default 5s)")
-    add("--drain-timeout", type=parse_duration, default=30.0, help="what runs get to end in at SIGTERM (30s)")
-    add("--graph-nodes-max", type=int, default=Bounds().graph_nodes_max, help="larger graphs are refused")
+    add("--cancel-grace", type=_DURATION, default=5.0, help="what user code gets to end in (default 5s)")
+    add("--drain-timeout", type=_DURATION, default=30.0, help="what runs get to end in at SIGTERM (30s)")
+    add(
+        "--graph-nodes-max",
+        type=option_type(parse_count(1)),
+        default=Bounds().graph_nodes_max,
+        help="larger graphs are refused",
+    )
     add(
         "--graph-bytes-max",
-        type=parse_size,
+        type=_SIZE,
         default=Bounds().graph_bytes_max,
         help="larger graphs are refused",
     )
-    add("--runs-kept", type=int, default=Settings().runs_kept, help="finished runs that stay known (1000)")
+    add(
+        "--runs-kept",
+        type=option_type(parse_count(0)),
+        default=Settings().runs_kept,
+        help="finished runs that stay known (1000)",
+    )
     add("--log-level", help="debug, info, warning or error (default info)")
     add("--log-format", help="text or json (default text)")
     return parser
@@ -119,7 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a scheduler; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        config = load_settings("scheduler", {name: getattr(arguments, name) for name in CONFIGURED})
+        given = {name: getattr(arguments, name) for name in CONFIGURED}
+        config = load_settings("scheduler", given, command=True)
         set_up_logging(config["log_level"] or "info", config["log_format"])
         return _run(_serve(arguments, config))
     except (CascadeError, StartError, StoreError, BlobError) as error:
@@ -150,6 +187,8 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
     if arguments.expect_workers and not config["closed"]:
         raise ConfigError("--expect-workers says when a closed cluster is complete; give --closed too")
     times = Times(arguments.heartbeat_period, arguments.heartbeat_timeout, arguments.cancel_grace)
+    if times.heartbeat_period < HEARTBEAT_PERIOD_MIN:
+        raise ConfigError(f"--heartbeat-period must be at least {format_duration(HEARTBEAT_PERIOD_MIN)}")
     if times.heartbeat_timeout < 2 * times.heartbeat_period:
         raise ConfigError(
             "--heartbeat-timeout must be at least twice --heartbeat-period, or live workers are lost"

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cascade_dist import config
 from cascade_dist._version import __version__
@@ -40,8 +40,16 @@ _LIFELINE_GRACE = 3.0
 _REAP_PERIOD = 1.0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; the usage of so many options would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')} (options: {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cascade-worker",
         description="Runs tasks for a Cascade scheduler.",
         epilog="SIGTERM drains: what runs is finished, what has not started is given back. A second one, or "
@@ -57,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--local-dir", help="where everything else goes (default: the system's temporary directory)")
     add("--host", help="address that other workers fetch results from (default: 127.0.0.1)")
     add("--cancel-grace", help="from telling user code to stop until it is killed (default: 5s)")
-    add("--drain-timeout", default="60s", help="how long running tasks may take after SIGTERM (default: 60s)")
+    add(
+        "--drain-timeout",
+        type=config.option_type(config.parse_duration),
+        default=60.0,
+        help="how long running tasks may take after SIGTERM (default: 60s)",
+    )
     add("--death-timeout", help="exit when there is no scheduler for so long (default: never)")
     add("--token-file", help="file with the cluster's token (CASCADE_TOKEN_FILE, CASCADE_TOKEN)")
     add("--tls-ca", help="PEM file with the authorities that are trusted")
@@ -65,7 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-key", help="PEM file with its private key")
     add("--log-level", help="debug, info (default), warning or error")
     add("--log-format", help="text (default) or json")
-    add("--lifeline-fd", type=int, help="an inherited pipe; the worker ends when its other end is closed")
+    add(
+        "--lifeline-fd",
+        type=config.option_type(config.parse_count(0)),
+        help="an inherited pipe; the worker ends when its other end is closed",
+    )
     add("--version", action="version", version=f"cascade-worker {__version__}")
     return parser
 
@@ -87,7 +104,7 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
         for name, value in vars(options).items()
         if name not in ("drain_timeout", "lifeline_fd", "version")
     }
-    settings = config.load_settings("worker", given)
+    settings = config.load_settings("worker", given, command=True)
     if not settings["address"]:
         raise ConfigError("no scheduler's address: give it as the first argument, or set CASCADE_ADDRESS")
     addresses = parse_addresses(settings["address"])
@@ -108,7 +125,7 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
         host=settings["host"],
         auth=TokenAuth(token),
         cancel_grace=None if settings.origin("cancel_grace") == "default" else settings["cancel_grace"],
-        drain_timeout=config.parse_duration(options.drain_timeout),
+        drain_timeout=options.drain_timeout,
         death_timeout=settings["death_timeout"],
         client_credentials=client_credentials(ca, cert, key, tls=wants_tls),
         server_credentials=server_credentials(cert, key, ca) if cert else None,
@@ -169,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up_logging(settings["log_level"] or "info", settings["log_format"], worker=made.name)
     try:
         worker = Worker(made)
-    except OSError as error:
+    except FatalError as error:
         sys.exit(_complain(error, EXIT_FAILED))
     gc.collect()
     gc.freeze()

@@ -39,7 +39,7 @@ from cascade_worker.messages import (
 )
 from cascade_worker.object_service import start_object_server
 from cascade_worker.objects import Directories, ObjectStore
-from cascade_worker.session import SchedulerLink
+from cascade_worker.session import FatalError, SchedulerLink
 from cascade_worker.transfers import ObjectsLostError, Transfers
 
 __all__ = ["Worker", "WorkerConfig"]
@@ -93,15 +93,17 @@ class WorkerConfig:
 
 
 class Worker:
-    """One worker. `run` is its life."""
+    """One worker. `run` is its life.
+
+    Raises:
+        FatalError: a directory cannot be used.
+    """
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
         self.core = Core(config.amounts, _limits(config))
-        self._directories = [Directories(config.object_dir, self.worker_id)]
-        if config.local_dir != config.object_dir:
-            self._directories.append(Directories(config.local_dir, self.worker_id))
+        self._directories = _directories(config, self.worker_id)
         self.store = ObjectStore(self._directories)
         rooms = self._directories[0]
         self._functions = FunctionStore(rooms.room("functions"))
@@ -477,6 +479,27 @@ class Worker:
         """An executor has ended."""
         log.debug("executor %d: %s", executor, reason)
         self.feed(events.ExecutorDied(executor, reason, tuple(unread)))
+
+
+def _directories(config: WorkerConfig, worker_id: str) -> list[Directories]:
+    """The worker's own directories, results' first.
+
+    Raises:
+        FatalError: one cannot be made.
+    """
+    bases = {config.object_dir: "--object-dir", config.local_dir: "--local-dir"}
+    made: list[Directories] = []
+    for base, flag in bases.items():
+        try:
+            made.append(Directories(base, worker_id))
+        except OSError as error:
+            for directories in made:
+                directories.remove()
+            reason = error.strerror or str(error)
+            raise FatalError(
+                f"{flag} {base} cannot be used: {reason}; give a directory that can be written to"
+            ) from error
+    return made
 
 
 def _limits(config: WorkerConfig) -> Limits:
