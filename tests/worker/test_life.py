@@ -303,6 +303,48 @@ async def test_without_a_scheduler_it_gives_up_when_told_to(start: Any) -> None:
     assert "--death-timeout" in process.errors
 
 
+async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A web server that does not know HTTP/2."""
+    await reader.readline()
+    writer.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
+
+
+async def words(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An old web server, and services that greet."""
+    writer.write(b"<!DOCTYPE HTML>\n<html>Bad request</html>\n")
+    writer.close()
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Something that waits for a word that never comes."""
+    await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("service", "text"),
+    [
+        (web, "a web server, not a cascade-scheduler"),
+        (words, "does not speak gRPC, so it is no cascade-scheduler"),
+        (silence, "no answer within 2 s: it is another service"),
+    ],
+)
+async def test_what_is_no_scheduler_is_called_that_in_time(start: Any, service: Any, text: str) -> None:
+    server = await asyncio.start_server(service, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    warm = time.monotonic()
+    assert await (await start("--slots", "none")).wait() == 2
+    begun = time.monotonic()
+    process = await start("--death-timeout", "2s", address=f"127.0.0.1:{port}")
+    assert await process.wait() == 1
+    server.close()
+    assert text in process.errors.splitlines()[-1]
+    assert f"127.0.0.1:{port}" in process.errors.splitlines()[-1]
+    start_up = begun - warm
+    assert 2 <= time.monotonic() - begun < 2 + 1 + 3 * start_up, "as long as told, a second, and the start"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

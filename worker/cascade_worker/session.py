@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ log = logging.getLogger("cascade.worker")
 _WELCOME_TIMEOUT = 10.0
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MAX = 5.0
+_LAST_TRY = 0.5
+"""What the last attempt before the death timeout gets, at least."""
 
 _FATAL = {
     grpc.StatusCode.UNAUTHENTICATED: "the scheduler at {address} refuses the token: {details}",
@@ -34,6 +37,16 @@ _FATAL = {
 
 Call = Any
 """grpc.aio's call, whose types do not know what `read` returns."""
+
+
+def _told(error: grpc.aio.AioRpcError) -> str:
+    """Why a call failed, for people."""
+    details = error.details() or ""
+    if "http1.x server" in details:
+        return "what listens there is a web server, not a cascade-scheduler"
+    if "parsing HTTP/2" in details:
+        return "what listens there does not speak gRPC, so it is no cascade-scheduler"
+    return f"{error.code().name}: {details}"
 
 
 class FatalError(Exception):
@@ -125,19 +138,23 @@ class SchedulerLink:
             FatalError: trying again cannot help, or the scheduler was away for too long.
         """
         failures = 0
+        reason = ""
         last_seen = time.monotonic()
         while True:
             address = self._addresses[failures % len(self._addresses)]
-            reason = "the stream was closed"
+            before, reason = reason, "the stream was closed"
             connected = False
+            patience = min(_WELCOME_TIMEOUT, max(_LAST_TRY, self._left(last_seen)))
             try:
-                connected = await self._session(address)
+                connected = await self._session(address, patience)
             except grpc.aio.AioRpcError as error:
                 self._refuse_if_fatal(error, address)
-                reason = f"{error.code().name}: {error.details()}"
+                reason = _told(error)
                 connected = self._online.is_set()
             except TimeoutError:
-                reason = f"no answer within {_WELCOME_TIMEOUT:g} s"
+                reason = f"no answer within {patience:.3g} s: it is another service, or packets are dropped"
+                if before and patience < _WELCOME_TIMEOUT:
+                    reason = before  # a short attempt says less than the full one before it
             except asyncio.CancelledError:
                 if not self._broken:
                     raise
@@ -152,16 +169,21 @@ class SchedulerLink:
             elif failures == 0 or failures % 10 == 0:
                 log.warning("no scheduler at %s (%s); trying again", address, reason)
             failures += 1
-            away = now - last_seen
-            if self._death_timeout is not None and away >= self._death_timeout:
+            left = self._left(last_seen)
+            if left <= 0:
                 raise FatalError(
-                    f"no scheduler at {address} for {away:.0f} s ({reason}): start it, or give a longer "
-                    "--death-timeout"
+                    f"no scheduler at {address} for {now - last_seen:.0f} s ({reason}): start it, correct "
+                    "the address, or give a longer --death-timeout"
                 )
             # Jitter keeps a thousand workers from coming back in the same instant.
-            await asyncio.sleep(
-                random.uniform(0.5, 1) * min(_BACKOFF_FIRST * 2 ** (failures - 1), _BACKOFF_MAX)
-            )
+            backoff = min(_BACKOFF_FIRST * 2 ** min(failures - 1, 10), _BACKOFF_MAX)
+            await asyncio.sleep(min(left, random.uniform(0.5, 1) * backoff))
+
+    def _left(self, last_seen: float) -> float:
+        """Seconds until the worker gives up."""
+        if self._death_timeout is None:
+            return math.inf
+        return self._death_timeout - (time.monotonic() - last_seen)
 
     def _refuse_if_fatal(self, error: grpc.aio.AioRpcError, address: Address) -> None:
         text = _FATAL.get(error.code())
@@ -176,13 +198,17 @@ class SchedulerLink:
         if channel is not None:
             await channel.close()
 
-    async def _session(self, address: Address) -> bool:
-        """One session, from Hello to its end. Returns whether there was one."""
+    async def _session(self, address: Address, patience: float) -> bool:
+        """One session, from Hello to its end. Returns whether there was one.
+
+        Raises:
+            TimeoutError: no welcome came in `patience` seconds.
+        """
         channel = self._channel = open_channel(address, self._credentials)
         stub = worker_pb2_grpc.WorkerServiceStub(channel)
         call: Call = stub.Connect(metadata=self._auth.metadata)
         try:
-            async with asyncio.timeout(_WELCOME_TIMEOUT):
+            async with asyncio.timeout(patience):
                 await call.write(worker_pb2.ConnectRequest(sequence=1, hello=self._peer.hello()))
                 response = await call.read()
         except asyncio.InvalidStateError:  # the call ended under the write; reading says how
