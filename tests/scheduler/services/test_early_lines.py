@@ -1,0 +1,80 @@
+"""Lines that tasks print before the store has taken their run: the work does not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cascade_dist.v1 import client_pb2, value_pb2
+from cascade_scheduler.eventlog import LogLine
+from cascade_scheduler.runs import RunRecord
+from cascade_scheduler.store.base import Batch
+from cascade_scheduler.store.memory import MemoryStore
+from tests.scheduler.peers import SECONDS, Client, Worker, done, one_task, pickled, scheduler
+
+
+class GatedStore(MemoryStore):
+    """A store far away: it acknowledges nothing until the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    @property
+    def immediate(self) -> bool:
+        """What is put lands later."""
+        return False
+
+    async def commit(self, batch: Batch) -> None:
+        """Lands a batch when it may."""
+        await self.gate.wait()
+        await super().commit(batch)
+
+
+async def until_printed(record: RunRecord, lines: int) -> None:
+    """Waits until the scheduler has so many lines of a run; without the store it acknowledges none."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            events, _ = record.events.since(0, record.events.last)
+            if sum(isinstance(event, LogLine) for _, event in events) == lines:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def until_finished(client: Client) -> list[str]:
+    """What a client hears of its run: that it was accepted, and each line, in order."""
+    heard: list[str] = []
+    while True:
+        message = await client.read()
+        if message.HasField("accepted"):
+            heard.append("accepted")
+        heard.extend(line.text for line in message.update.output)
+        if message.update.HasField("finish"):
+            assert message.update.finish.state == client_pb2.RUN_STATE_SUCCEEDED
+            return heard
+
+
+async def test_lines_from_before_the_run_was_accepted_are_told() -> None:
+    store = GatedStore()
+    async with (
+        scheduler(store) as it,
+        Client(it.address) as client,
+        Client(it.address) as deaf,
+        Worker(it.address) as worker,
+    ):
+        await client.submit("r", one_task(name="chatty"), logs=True)
+        work = await worker.work()
+        await deaf.submit("r", one_task(name="chatty"))
+        attempt = work.assignments[0].attempt
+
+        def line(text: str) -> value_pb2.LogLine:
+            return value_pb2.LogLine(attempt=attempt, stream=value_pb2.LOG_STREAM_STDOUT, text=text)
+
+        await worker.report(logs=[line("one"), line("two")])
+        record = it.hub.runs.get("r")
+        assert record is not None
+        await until_printed(record, 2)
+        assert not record.accepted, "the store still has it"
+        store.gate.set()
+        await worker.report(done(attempt, pickled(1)), logs=[line("three")])
+        assert await until_finished(client) == ["accepted", "one", "two", "three"]
+        assert await until_finished(deaf) == ["accepted"]
