@@ -83,7 +83,7 @@ def test_a_scheduler_that_crashes_is_told_at_once() -> None:
 
 
 def test_workers_that_die_are_told_in_every_place() -> None:
-    with cs.connect("local", workers=2) as cluster:
+    with cs.connect("local", workers=2, slots=2) as cluster:
         assert cluster._local is not None
         pids = cluster._local.pids
         run = cluster.submit(nap(60))
@@ -137,6 +137,30 @@ def test_a_script_leaves_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello you\n", "")
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import time
+import cascade_dist as cs
+cluster = cs.connect("local", workers=1)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_client_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "TMPDIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+        client.send_signal(number)
+    wait_until(lambda: not list(tmp_path.iterdir()))
 
 
 def test_other_users_cannot_use_it(private_cluster: cs.Cluster) -> None:
