@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_dist.client import grpc_import  # isort: skip - before all that import gRPC
+import cascade_dist.wire  # isort: skip  # noqa: F401 - imports gRPC as we want it, before all others
 from cascade_dist.client import aio, events
 from cascade_dist.client.aio import AsyncCluster, AsyncRun
 from cascade_dist.client.api import connect, run
@@ -17,8 +17,6 @@ from cascade_dist.client.records import (
     RunStatus,
     WorkerInfo,
 )
-
-del grpc_import
 
 __all__ = [
     "AsyncCluster",

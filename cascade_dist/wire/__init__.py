@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cascade_dist.wire import grpc_import  # isort: skip - before all that import gRPC
+
 from cascade_dist.wire.addresses import Address, check_bind, is_loopback, parse_addresses
 from cascade_dist.wire.auth import TokenAuth, read_token
 from cascade_dist.wire.channels import (
@@ -32,3 +34,5 @@ __all__ = [
     "server_credentials",
     "server_options",
 ]
+
+del grpc_import
