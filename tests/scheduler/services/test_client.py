@@ -308,9 +308,7 @@ async def test_an_owner_that_is_lost_has_its_grace() -> None:
         await client.accepted()
         attempt = (await worker.work()).assignments[0].attempt
         client.call.cancel()
-        await watcher.say(
-            attach=client_pb2.Attach(run_id="r")
-        )
+        await watcher.say(attach=client_pb2.Attach(run_id="r"))
         await watcher.accepted()
         await asyncio.sleep(0.5)
         assert it.hub.runs.get("r").live
