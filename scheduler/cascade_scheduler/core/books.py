@@ -41,7 +41,6 @@ class Settings(NamedTuple):
     runs_kept: int = 1000
     nodes_kept: int = 4_000_000
     """Bounds of finished runs that are kept for clients, in runs and in nodes."""
-    inline_bytes_max: int = 64 * 1024
     ahead_seconds: float = 0.05
     """How much work, by its expected duration, is sent ahead to a worker per cpu."""
     retract_after: float = 0.02

@@ -8,7 +8,6 @@ virtual time, so that it cannot save up its share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 from cascade_scheduler.core.plans import AmountClass, ready_key
@@ -157,13 +156,6 @@ class Queues:
             if order.blocked_since and (not since or order.blocked_since < since):
                 since = order.blocked_since
         return since
-
-    def lanes(self) -> Iterator[Lane]:
-        """All lanes that hold ready nodes, for invariants."""
-        for order in self._orders.values():
-            for entry in order.heap:
-                if entry[3] == entry[4].entry:
-                    yield entry[4]
 
     def _lane(self, run: Run, cls: AmountClass) -> Lane:
         lane = run.lanes.get(cls)

@@ -10,7 +10,7 @@ from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import NodeKind
 from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import ACTIVE, DONE, READY, STATE_NAMES, WAITING, Run
-from cascade_scheduler.core.values import BlobValue, ObjectValue, Value
+from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.worker import Worker
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "progress",
     "run_info",
     "target_tree",
-    "target_values",
     "worker_info",
 ]
 
@@ -210,13 +209,6 @@ def target_tree(run: Run) -> Tree:
         else:
             built[node] = TreeList(trees)
     return built[run.graph.target]
-
-
-def target_values(run: Run) -> Iterator[tuple[int, bytes | ObjectValue | BlobValue]]:
-    """The values of the target's leaves that are there now, for a client that attaches."""
-    for node, value in run.values.items():
-        if run.is_leaf(node):
-            yield node, value
 
 
 def fetch_value(

@@ -28,7 +28,6 @@ __all__ = [
     "node_to",
     "output_to",
     "run_to",
-    "state_to",
     "tree_to",
     "worker_to",
 ]
@@ -46,11 +45,6 @@ _STATES = {
     "failed": client_pb2.RUN_STATE_FAILED,
     "cancelled": client_pb2.RUN_STATE_CANCELLED,
 }
-
-
-def state_to(state: str) -> client_pb2.RunState:
-    """Where a run stands."""
-    return _STATES[state]
 
 
 def fill_results(
