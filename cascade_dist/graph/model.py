@@ -34,6 +34,10 @@ class NodeKind(IntEnum):
     COLLECT = 3
     GATE = 4
     MAP = 5
+    ROUTER = 6
+    LITERAL = 7
+    WAIT = 8
+    RECV = 9
 
 
 class EdgeKind(IntEnum):
@@ -44,6 +48,9 @@ class EdgeKind(IntEnum):
     SEQUENCE = 3
     ITEMS = 4
     GATE = 5
+    SELECTOR = 6
+    ROUTE = 7
+    AMOUNT = 8
 
 
 class Mode(IntEnum):

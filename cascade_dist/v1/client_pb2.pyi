@@ -19,6 +19,13 @@ class OnFailure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ON_FAILURE_CANCEL: _ClassVar[OnFailure]
     ON_FAILURE_FINISH: _ClassVar[OnFailure]
 
+class ConstraintType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONSTRAINT_TYPE_UNSPECIFIED: _ClassVar[ConstraintType]
+    CONSTRAINT_TYPE_PAUSE: _ClassVar[ConstraintType]
+    CONSTRAINT_TYPE_CONCURRENCY: _ClassVar[ConstraintType]
+    CONSTRAINT_TYPE_RATE_LIMIT: _ClassVar[ConstraintType]
+
 class RefusalCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     REFUSAL_CODE_UNSPECIFIED: _ClassVar[RefusalCode]
@@ -41,6 +48,10 @@ class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 ON_FAILURE_UNSPECIFIED: OnFailure
 ON_FAILURE_CANCEL: OnFailure
 ON_FAILURE_FINISH: OnFailure
+CONSTRAINT_TYPE_UNSPECIFIED: ConstraintType
+CONSTRAINT_TYPE_PAUSE: ConstraintType
+CONSTRAINT_TYPE_CONCURRENCY: ConstraintType
+CONSTRAINT_TYPE_RATE_LIMIT: ConstraintType
 REFUSAL_CODE_UNSPECIFIED: RefusalCode
 REFUSAL_CODE_INVALID: RefusalCode
 REFUSAL_CODE_CONFLICT: RefusalCode
@@ -131,18 +142,118 @@ class Submit(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., chunk: _Optional[_Union[_graph_pb2.GraphChunk, _Mapping]] = ..., end: _Optional[_Union[_graph_pb2.GraphEnd, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("name", "on_failure", "logs", "cancel_on_disconnect", "disconnect_grace")
+    __slots__ = ("name", "on_failure", "logs", "cancel_on_disconnect", "disconnect_grace", "pools")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
     DISCONNECT_GRACE_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
     name: str
     on_failure: OnFailure
     logs: bool
     cancel_on_disconnect: bool
     disconnect_grace: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., on_failure: _Optional[_Union[OnFailure, str]] = ..., logs: bool = ..., cancel_on_disconnect: bool = ..., disconnect_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    pools: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Amount]
+    def __init__(self, name: _Optional[str] = ..., on_failure: _Optional[_Union[OnFailure, str]] = ..., logs: bool = ..., cancel_on_disconnect: bool = ..., disconnect_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ...) -> None: ...
+
+class Constraint(_message.Message):
+    __slots__ = ("id", "scope", "type", "limit", "rate", "capacity", "expires_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    scope: str
+    type: ConstraintType
+    limit: int
+    rate: float
+    capacity: float
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., scope: _Optional[str] = ..., type: _Optional[_Union[ConstraintType, str]] = ..., limit: _Optional[int] = ..., rate: _Optional[float] = ..., capacity: _Optional[float] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class SetConstraintRequest(_message.Message):
+    __slots__ = ("constraint",)
+    CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    constraint: Constraint
+    def __init__(self, constraint: _Optional[_Union[Constraint, _Mapping]] = ...) -> None: ...
+
+class SetConstraintResponse(_message.Message):
+    __slots__ = ("constraint",)
+    CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    constraint: Constraint
+    def __init__(self, constraint: _Optional[_Union[Constraint, _Mapping]] = ...) -> None: ...
+
+class ClearConstraintsRequest(_message.Message):
+    __slots__ = ("id", "scope", "type", "all")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    scope: str
+    type: ConstraintType
+    all: bool
+    def __init__(self, id: _Optional[str] = ..., scope: _Optional[str] = ..., type: _Optional[_Union[ConstraintType, str]] = ..., all: bool = ...) -> None: ...
+
+class ClearConstraintsResponse(_message.Message):
+    __slots__ = ("removed",)
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    removed: _containers.RepeatedCompositeFieldContainer[Constraint]
+    def __init__(self, removed: _Optional[_Iterable[_Union[Constraint, _Mapping]]] = ...) -> None: ...
+
+class ListConstraintsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListConstraintsResponse(_message.Message):
+    __slots__ = ("constraints",)
+    CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
+    constraints: _containers.RepeatedCompositeFieldContainer[Constraint]
+    def __init__(self, constraints: _Optional[_Iterable[_Union[Constraint, _Mapping]]] = ...) -> None: ...
+
+class SendMessageRequest(_message.Message):
+    __slots__ = ("topic", "payload", "retain")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    RETAIN_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    payload: bytes
+    retain: bool
+    def __init__(self, topic: _Optional[str] = ..., payload: _Optional[bytes] = ..., retain: bool = ...) -> None: ...
+
+class SendMessageResponse(_message.Message):
+    __slots__ = ("receivers",)
+    RECEIVERS_FIELD_NUMBER: _ClassVar[int]
+    receivers: int
+    def __init__(self, receivers: _Optional[int] = ...) -> None: ...
+
+class ExplainNodeRequest(_message.Message):
+    __slots__ = ("run_id", "node")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    node: str
+    def __init__(self, run_id: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
+
+class ExplainNodeResponse(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeExplanation]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeExplanation, _Mapping]]] = ...) -> None: ...
+
+class NodeExplanation(_message.Message):
+    __slots__ = ("node", "node_id", "reasons")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    node: NodeInfo
+    node_id: str
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[_Union[NodeInfo, _Mapping]] = ..., node_id: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("run_id", "logs", "own")
@@ -315,7 +426,7 @@ class WatchResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("event_id", "timestamp", "kind", "task", "node_id", "status", "reason", "error", "result_preview", "worker", "duration", "attempt", "max_attempts", "delay", "stream", "text")
+    __slots__ = ("event_id", "timestamp", "kind", "task", "node_id", "status", "reason", "error", "result_preview", "worker", "duration", "attempt", "max_attempts", "delay", "stream", "text", "iterations", "resource")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -332,6 +443,8 @@ class Event(_message.Message):
     DELAY_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
     event_id: int
     timestamp: _timestamp_pb2.Timestamp
     kind: str
@@ -348,15 +461,19 @@ class Event(_message.Message):
     delay: _duration_pb2.Duration
     stream: _value_pb2.LogStream
     text: str
-    def __init__(self, event_id: _Optional[int] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[str] = ..., task: _Optional[str] = ..., node_id: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., result_preview: _Optional[str] = ..., worker: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stream: _Optional[_Union[_value_pb2.LogStream, str]] = ..., text: _Optional[str] = ...) -> None: ...
+    iterations: int
+    resource: str
+    def __init__(self, event_id: _Optional[int] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[str] = ..., task: _Optional[str] = ..., node_id: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., result_preview: _Optional[str] = ..., worker: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stream: _Optional[_Union[_value_pb2.LogStream, str]] = ..., text: _Optional[str] = ..., iterations: _Optional[int] = ..., resource: _Optional[str] = ...) -> None: ...
 
 class GetRunRequest(_message.Message):
-    __slots__ = ("run_id", "nodes_max")
+    __slots__ = ("run_id", "nodes_max", "all_nodes")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NODES_MAX_FIELD_NUMBER: _ClassVar[int]
+    ALL_NODES_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     nodes_max: int
-    def __init__(self, run_id: _Optional[str] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    all_nodes: bool
+    def __init__(self, run_id: _Optional[str] = ..., nodes_max: _Optional[int] = ..., all_nodes: bool = ...) -> None: ...
 
 class GetRunResponse(_message.Message):
     __slots__ = ("run", "nodes")
@@ -463,7 +580,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("versions", "address", "uptime", "epoch", "state", "workers", "amounts", "free", "runs_active", "nodes_ready", "nodes_running", "plans_solved", "plans_hit")
+    __slots__ = ("versions", "address", "uptime", "epoch", "state", "workers", "amounts", "free", "runs_active", "nodes_ready", "nodes_running", "plans_solved", "plans_hit", "leases", "loop_steps", "pools")
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_FIELD_NUMBER: _ClassVar[int]
@@ -477,6 +594,9 @@ class GetStatusResponse(_message.Message):
     NODES_RUNNING_FIELD_NUMBER: _ClassVar[int]
     PLANS_SOLVED_FIELD_NUMBER: _ClassVar[int]
     PLANS_HIT_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    LOOP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
     versions: Versions
     address: str
     uptime: _duration_pb2.Duration
@@ -490,7 +610,10 @@ class GetStatusResponse(_message.Message):
     nodes_running: int
     plans_solved: int
     plans_hit: int
-    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., address: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., state: _Optional[str] = ..., workers: _Optional[int] = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., free: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., runs_active: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., nodes_running: _Optional[int] = ..., plans_solved: _Optional[int] = ..., plans_hit: _Optional[int] = ...) -> None: ...
+    leases: int
+    loop_steps: int
+    pools: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Amount]
+    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., address: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., state: _Optional[str] = ..., workers: _Optional[int] = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., free: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., runs_active: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., nodes_running: _Optional[int] = ..., plans_solved: _Optional[int] = ..., plans_hit: _Optional[int] = ..., leases: _Optional[int] = ..., loop_steps: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ...) -> None: ...
 
 class HasBlobsRequest(_message.Message):
     __slots__ = ("cids",)

@@ -73,6 +73,31 @@ class ClientServiceStub(object):
                 request_serializer=cascade__dist_dot_v1_dot_client__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=cascade__dist_dot_v1_dot_client__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.SetConstraint = channel.unary_unary(
+                '/cascade_dist.v1.ClientService/SetConstraint',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.SetConstraintRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.SetConstraintResponse.FromString,
+                _registered_method=True)
+        self.ClearConstraints = channel.unary_unary(
+                '/cascade_dist.v1.ClientService/ClearConstraints',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.ClearConstraintsRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ClearConstraintsResponse.FromString,
+                _registered_method=True)
+        self.ListConstraints = channel.unary_unary(
+                '/cascade_dist.v1.ClientService/ListConstraints',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.ListConstraintsRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ListConstraintsResponse.FromString,
+                _registered_method=True)
+        self.SendMessage = channel.unary_unary(
+                '/cascade_dist.v1.ClientService/SendMessage',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.SendMessageRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.SendMessageResponse.FromString,
+                _registered_method=True)
+        self.ExplainNode = channel.unary_unary(
+                '/cascade_dist.v1.ClientService/ExplainNode',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeResponse.FromString,
+                _registered_method=True)
 
 
 class ClientServiceServicer(object):
@@ -134,6 +159,42 @@ class ClientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetConstraint(self, request, context):
+        """Sets a limit on what may start; one of the same scope and type is replaced. Answers when every worker that it
+        touches has promised to keep it, or is lost. INVALID_ARGUMENT: malformed, nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearConstraints(self, request, context):
+        """Removes limits. Answers with those that were removed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConstraints(self, request, context):
+        """The limits that are set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendMessage(self, request, context):
+        """Gives a message to the nodes that listen to its topic.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainNode(self, request, context):
+        """Why a node waits, ran, was skipped, hit or missed. NOT_FOUND: unknown run or node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClientServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -171,6 +232,31 @@ def add_ClientServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=cascade__dist_dot_v1_dot_client__pb2.GetStatusRequest.FromString,
                     response_serializer=cascade__dist_dot_v1_dot_client__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'SetConstraint': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConstraint,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.SetConstraintRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.SetConstraintResponse.SerializeToString,
+            ),
+            'ClearConstraints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearConstraints,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ClearConstraintsRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.ClearConstraintsResponse.SerializeToString,
+            ),
+            'ListConstraints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConstraints,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ListConstraintsRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.ListConstraintsResponse.SerializeToString,
+            ),
+            'SendMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendMessage,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.SendMessageRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'ExplainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainNode,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -366,6 +452,141 @@ class ClientService(object):
             '/cascade_dist.v1.ClientService/GetStatus',
             cascade__dist_dot_v1_dot_client__pb2.GetStatusRequest.SerializeToString,
             cascade__dist_dot_v1_dot_client__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConstraint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/SetConstraint',
+            cascade__dist_dot_v1_dot_client__pb2.SetConstraintRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.SetConstraintResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearConstraints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/ClearConstraints',
+            cascade__dist_dot_v1_dot_client__pb2.ClearConstraintsRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.ClearConstraintsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConstraints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/ListConstraints',
+            cascade__dist_dot_v1_dot_client__pb2.ListConstraintsRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.ListConstraintsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/SendMessage',
+            cascade__dist_dot_v1_dot_client__pb2.SendMessageRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/ExplainNode',
+            cascade__dist_dot_v1_dot_client__pb2.ExplainNodeRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.ExplainNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,9 @@ class Observe(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OBSERVE_UNSPECIFIED: _ClassVar[Observe]
     OBSERVE_TRUTH: _ClassVar[Observe]
     OBSERVE_SPLIT: _ClassVar[Observe]
+    OBSERVE_ROUTE: _ClassVar[Observe]
+    OBSERVE_AMOUNT: _ClassVar[Observe]
+    OBSERVE_DIGEST: _ClassVar[Observe]
 
 class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -40,6 +43,9 @@ HELD_STATE_FINISHED: HeldState
 OBSERVE_UNSPECIFIED: Observe
 OBSERVE_TRUTH: Observe
 OBSERVE_SPLIT: Observe
+OBSERVE_ROUTE: Observe
+OBSERVE_AMOUNT: Observe
+OBSERVE_DIGEST: Observe
 FAILURE_KIND_UNSPECIFIED: FailureKind
 FAILURE_KIND_RAISED: FailureKind
 FAILURE_KIND_TIMEOUT: FailureKind
@@ -115,7 +121,7 @@ class HeldAttempt(_message.Message):
     def __init__(self, attempt: _Optional[int] = ..., state: _Optional[_Union[HeldState, str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session_id", "versions", "epoch", "heartbeat_period", "heartbeat_timeout", "inline_bytes_max", "cancel_grace", "keep", "drop", "known", "release", "warnings")
+    __slots__ = ("session_id", "versions", "epoch", "heartbeat_period", "heartbeat_timeout", "inline_bytes_max", "cancel_grace", "keep", "drop", "known", "release", "warnings", "fast_loops")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +134,7 @@ class Welcome(_message.Message):
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    FAST_LOOPS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     versions: _client_pb2.Versions
     epoch: int
@@ -140,19 +147,22 @@ class Welcome(_message.Message):
     known: _containers.RepeatedScalarFieldContainer[int]
     release: _containers.RepeatedScalarFieldContainer[int]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, session_id: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., epoch: _Optional[int] = ..., heartbeat_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., heartbeat_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inline_bytes_max: _Optional[int] = ..., cancel_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., known: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    fast_loops: bool
+    def __init__(self, session_id: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., epoch: _Optional[int] = ..., heartbeat_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., heartbeat_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inline_bytes_max: _Optional[int] = ..., cancel_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., known: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., warnings: _Optional[_Iterable[str]] = ..., fast_loops: bool = ...) -> None: ...
 
 class TaskBody(_message.Message):
-    __slots__ = ("body", "spec", "function", "run")
+    __slots__ = ("body", "spec", "function", "run", "resources")
     BODY_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
     body: int
     spec: _graph_pb2.TaskSpec
     function: bytes
     run: int
-    def __init__(self, body: _Optional[int] = ..., spec: _Optional[_Union[_graph_pb2.TaskSpec, _Mapping]] = ..., function: _Optional[bytes] = ..., run: _Optional[int] = ...) -> None: ...
+    resources: _containers.RepeatedCompositeFieldContainer[_graph_pb2.ResourceDefinition]
+    def __init__(self, body: _Optional[int] = ..., spec: _Optional[_Union[_graph_pb2.TaskSpec, _Mapping]] = ..., function: _Optional[bytes] = ..., run: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[_graph_pb2.ResourceDefinition, _Mapping]]] = ...) -> None: ...
 
 class RunHandle(_message.Message):
     __slots__ = ("run", "run_id", "logs")
@@ -165,7 +175,7 @@ class RunHandle(_message.Message):
     def __init__(self, run: _Optional[int] = ..., run_id: _Optional[str] = ..., logs: bool = ...) -> None: ...
 
 class Work(_message.Message):
-    __slots__ = ("runs", "functions", "bodies", "assignments", "retract", "cancel", "release", "ended_runs")
+    __slots__ = ("runs", "functions", "bodies", "assignments", "retract", "cancel", "release", "ended_runs", "close_runs", "recall", "promise")
     RUNS_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     BODIES_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +184,9 @@ class Work(_message.Message):
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     ENDED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_RUNS_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    PROMISE_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[RunHandle]
     functions: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Function]
     bodies: _containers.RepeatedCompositeFieldContainer[TaskBody]
@@ -182,10 +195,13 @@ class Work(_message.Message):
     cancel: _containers.RepeatedScalarFieldContainer[int]
     release: _containers.RepeatedScalarFieldContainer[int]
     ended_runs: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, runs: _Optional[_Iterable[_Union[RunHandle, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., bodies: _Optional[_Iterable[_Union[TaskBody, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., retract: _Optional[_Iterable[int]] = ..., cancel: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., ended_runs: _Optional[_Iterable[int]] = ...) -> None: ...
+    close_runs: _containers.RepeatedScalarFieldContainer[int]
+    recall: _containers.RepeatedScalarFieldContainer[int]
+    promise: int
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunHandle, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., bodies: _Optional[_Iterable[_Union[TaskBody, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., retract: _Optional[_Iterable[int]] = ..., cancel: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., ended_runs: _Optional[_Iterable[int]] = ..., close_runs: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., promise: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max")
+    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max", "route_keys", "overrides", "observe_only", "tail", "amounts", "lease", "jump_keys")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     TRY_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +214,13 @@ class Assignment(_message.Message):
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     MAP_INDEX_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
     INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    OBSERVE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    JUMP_KEYS_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     body: int
     args: bytes
@@ -209,19 +232,60 @@ class Assignment(_message.Message):
     node_id: str
     map_index_plus_one: int
     inline_bytes_max: int
-    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., **kwargs) -> None: ...
+    route_keys: _containers.RepeatedScalarFieldContainer[bytes]
+    overrides: bytes
+    observe_only: bool
+    tail: bool
+    amounts: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Amount]
+    lease: bool
+    jump_keys: bytes
+    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., route_keys: _Optional[_Iterable[bytes]] = ..., overrides: _Optional[bytes] = ..., observe_only: bool = ..., tail: bool = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., lease: bool = ..., jump_keys: _Optional[bytes] = ..., **kwargs) -> None: ...
 
 class Reports(_message.Message):
-    __slots__ = ("started", "reports", "logs", "draining")
+    __slots__ = ("started", "reports", "logs", "draining", "resources", "closed_runs", "leases", "promised")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_FIELD_NUMBER: _ClassVar[int]
     started: _containers.RepeatedScalarFieldContainer[int]
     reports: _containers.RepeatedCompositeFieldContainer[Report]
     logs: _containers.RepeatedCompositeFieldContainer[_value_pb2.LogLine]
     draining: bool
-    def __init__(self, started: _Optional[_Iterable[int]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[_value_pb2.LogLine, _Mapping]]] = ..., draining: bool = ...) -> None: ...
+    resources: _containers.RepeatedCompositeFieldContainer[ResourceReport]
+    closed_runs: _containers.RepeatedScalarFieldContainer[int]
+    leases: _containers.RepeatedCompositeFieldContainer[LeaseProgress]
+    promised: int
+    def __init__(self, started: _Optional[_Iterable[int]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[_value_pb2.LogLine, _Mapping]]] = ..., draining: bool = ..., resources: _Optional[_Iterable[_Union[ResourceReport, _Mapping]]] = ..., closed_runs: _Optional[_Iterable[int]] = ..., leases: _Optional[_Iterable[_Union[LeaseProgress, _Mapping]]] = ..., promised: _Optional[int] = ...) -> None: ...
+
+class ResourceReport(_message.Message):
+    __slots__ = ("run", "name", "released", "reason", "attempt", "duration_ns")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DURATION_NS_FIELD_NUMBER: _ClassVar[int]
+    run: int
+    name: str
+    released: bool
+    reason: str
+    attempt: int
+    duration_ns: int
+    def __init__(self, run: _Optional[int] = ..., name: _Optional[str] = ..., released: bool = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ..., duration_ns: _Optional[int] = ...) -> None: ...
+
+class LeaseProgress(_message.Message):
+    __slots__ = ("attempt", "iterations", "args")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    iterations: int
+    args: bytes
+    def __init__(self, attempt: _Optional[int] = ..., iterations: _Optional[int] = ..., args: _Optional[bytes] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("attempt", "done", "failed", "lost", "returned", "cancelled", "duration_ns")
@@ -242,20 +306,46 @@ class Report(_message.Message):
     def __init__(self, attempt: _Optional[int] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., returned: _Optional[_Union[Returned, _Mapping]] = ..., cancelled: _Optional[_Union[Cancelled, _Mapping]] = ..., duration_ns: _Optional[int] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("value", "truth", "length", "items", "observe_error", "preview")
+    __slots__ = ("value", "truth", "length", "items", "observe_error", "preview", "routes_plus_one", "route_text", "amount_micros", "digest", "tail", "cached", "iterations")
     VALUE_FIELD_NUMBER: _ClassVar[int]
     TRUTH_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     OBSERVE_ERROR_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_MICROS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     value: _value_pb2.Value
     truth: bool
     length: int
     items: _containers.RepeatedScalarFieldContainer[bytes]
     observe_error: _value_pb2.TaskError
     preview: str
-    def __init__(self, value: _Optional[_Union[_value_pb2.Value, _Mapping]] = ..., truth: bool = ..., length: _Optional[int] = ..., items: _Optional[_Iterable[bytes]] = ..., observe_error: _Optional[_Union[_value_pb2.TaskError, _Mapping]] = ..., preview: _Optional[str] = ...) -> None: ...
+    routes_plus_one: _containers.RepeatedScalarFieldContainer[int]
+    route_text: str
+    amount_micros: int
+    digest: bytes
+    tail: Tail
+    cached: bool
+    iterations: int
+    def __init__(self, value: _Optional[_Union[_value_pb2.Value, _Mapping]] = ..., truth: bool = ..., length: _Optional[int] = ..., items: _Optional[_Iterable[bytes]] = ..., observe_error: _Optional[_Union[_value_pb2.TaskError, _Mapping]] = ..., preview: _Optional[str] = ..., routes_plus_one: _Optional[_Iterable[int]] = ..., route_text: _Optional[str] = ..., amount_micros: _Optional[int] = ..., digest: _Optional[bytes] = ..., tail: _Optional[_Union[Tail, _Mapping]] = ..., cached: bool = ..., iterations: _Optional[int] = ...) -> None: ...
+
+class Tail(_message.Message):
+    __slots__ = ("graph", "jump_plus_one", "overrides", "names")
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    JUMP_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    graph: _client_pb2.Submit
+    jump_plus_one: int
+    overrides: bytes
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, graph: _Optional[_Union[_client_pb2.Submit, _Mapping]] = ..., jump_plus_one: _Optional[int] = ..., overrides: _Optional[bytes] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("error", "kind", "retryable", "lost_inputs")
@@ -332,6 +422,34 @@ class FetchFunctionsResponse(_message.Message):
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     functions: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Function]
     def __init__(self, functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ...) -> None: ...
+
+class GetCachedRequest(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    def __init__(self, key: _Optional[str] = ...) -> None: ...
+
+class GetCachedResponse(_message.Message):
+    __slots__ = ("found", "value")
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    value: bytes
+    def __init__(self, found: bool = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class PutCachedRequest(_message.Message):
+    __slots__ = ("key", "value", "ttl")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: bytes
+    ttl: _duration_pb2.Duration
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class PutCachedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class FetchObjectRequest(_message.Message):
     __slots__ = ("attempt", "offset_bytes")

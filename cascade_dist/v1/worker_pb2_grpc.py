@@ -50,6 +50,16 @@ class WorkerServiceStub(object):
                 request_serializer=cascade__dist_dot_v1_dot_worker__pb2.FetchFunctionsRequest.SerializeToString,
                 response_deserializer=cascade__dist_dot_v1_dot_worker__pb2.FetchFunctionsResponse.FromString,
                 _registered_method=True)
+        self.GetCached = channel.unary_unary(
+                '/cascade_dist.v1.WorkerService/GetCached',
+                request_serializer=cascade__dist_dot_v1_dot_worker__pb2.GetCachedRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_worker__pb2.GetCachedResponse.FromString,
+                _registered_method=True)
+        self.PutCached = channel.unary_unary(
+                '/cascade_dist.v1.WorkerService/PutCached',
+                request_serializer=cascade__dist_dot_v1_dot_worker__pb2.PutCachedRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_worker__pb2.PutCachedResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
@@ -79,6 +89,20 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCached(self, request, context):
+        """An entry of the scheduler's in-memory cache.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutCached(self, request, context):
+        """Keeps an entry in the scheduler's in-memory cache.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +120,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.FetchFunctions,
                     request_deserializer=cascade__dist_dot_v1_dot_worker__pb2.FetchFunctionsRequest.FromString,
                     response_serializer=cascade__dist_dot_v1_dot_worker__pb2.FetchFunctionsResponse.SerializeToString,
+            ),
+            'GetCached': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCached,
+                    request_deserializer=cascade__dist_dot_v1_dot_worker__pb2.GetCachedRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_worker__pb2.GetCachedResponse.SerializeToString,
+            ),
+            'PutCached': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutCached,
+                    request_deserializer=cascade__dist_dot_v1_dot_worker__pb2.PutCachedRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_worker__pb2.PutCachedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +214,60 @@ class WorkerService(object):
             '/cascade_dist.v1.WorkerService/FetchFunctions',
             cascade__dist_dot_v1_dot_worker__pb2.FetchFunctionsRequest.SerializeToString,
             cascade__dist_dot_v1_dot_worker__pb2.FetchFunctionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCached(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.WorkerService/GetCached',
+            cascade__dist_dot_v1_dot_worker__pb2.GetCachedRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_worker__pb2.GetCachedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutCached(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.WorkerService/PutCached',
+            cascade__dist_dot_v1_dot_worker__pb2.PutCachedRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_worker__pb2.PutCachedResponse.FromString,
             options,
             channel_credentials,
             insecure,

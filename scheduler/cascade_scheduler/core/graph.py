@@ -21,6 +21,10 @@ class NodeKind(IntEnum):
     COLLECT = 3
     GATE = 4
     MAP = 5
+    ROUTER = 6
+    LITERAL = 7
+    WAIT = 8
+    RECV = 9
 
 
 class EdgeKind(IntEnum):
@@ -31,6 +35,9 @@ class EdgeKind(IntEnum):
     SEQUENCE = 3
     ITEMS = 4
     GATE = 5
+    SELECTOR = 6
+    ROUTE = 7
+    AMOUNT = 8
 
 
 class Retry(NamedTuple):
@@ -189,5 +196,5 @@ def validate(graph: Graph) -> None:
             raise GraphInvalid(
                 f"node {node} ({graph.spec(node).name!r}) has an edge from a node that is not before it"
             )
-    if edges and (min(graph.edge_kind) < EdgeKind.DATA or max(graph.edge_kind) > EdgeKind.GATE):
+    if edges and (min(graph.edge_kind) < EdgeKind.DATA or max(graph.edge_kind) > EdgeKind.AMOUNT):
         raise GraphInvalid("an edge has an unknown kind")
