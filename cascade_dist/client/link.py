@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -59,9 +59,11 @@ class Link:
         self._channel = channel
         self._call = call
         self._outbox: deque[tuple[bytes, Callable[[], object] | None]] = deque()
-        self._wake: asyncio.Future[None] | None = None
+        self._writing: Coroutine[Any, Any, None] | None = None
+        """The write that has begun and has not ended."""
+        self._broken = False
         self._idle = asyncio.Event()
-        self._writer = asyncio.get_running_loop().create_task(self._write())
+        self._idle.set()
 
     @classmethod
     async def open(
@@ -107,22 +109,41 @@ class Link:
             return
         self._outbox.append((message, written))
         self._idle.clear()
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if self._writing is None:
+            self._pump()
 
-    async def _write(self) -> None:
-        outbox, call = self._outbox, self._call
-        loop = asyncio.get_running_loop()
-        while True:
-            while outbox:
-                message, written = outbox[0]
-                await call.write(message)
-                outbox.popleft()
-                if written:
-                    written()
+    def _pump(self) -> None:
+        """Begins to write what waits, in this very iteration of the loop: there is no task to be woken."""
+        while self._outbox and self._writing is None and not self._broken:
+            self._advance(self._call.write(self._outbox[0][0]))
+        if not self._outbox:
             self._idle.set()
-            self._wake = loop.create_future()
-            await self._wake
+
+    def _advance(self, write: Coroutine[Any, Any, None]) -> None:
+        """Runs a write up to where it waits for the network, as a task would, but here and now."""
+        self._writing = None
+        try:
+            waited = write.send(None)
+        except StopIteration:
+            _, written = self._outbox.popleft()
+            if written:
+                written()
+        except Exception:
+            self._broken = True  # it failed because the stream has ended, which the reader tells
+        except asyncio.CancelledError:
+            self._broken = True
+        else:
+            waited._asyncio_future_blocking = False  # what a task does with a future that was yielded to it
+            waited.add_done_callback(self._on_written)
+            self._writing = write
+
+    def _on_written(self, waited: asyncio.Future[Any]) -> None:
+        write = self._writing
+        if write is not None:
+            self._advance(write)
+            self._pump()
+        elif not waited.cancelled():
+            waited.exception()  # the link is closed, so nobody else will look
 
     async def read(self, handle: Callable[[pb.OpenResponse], None]) -> str:
         """Hands over what comes until the stream ends; gives the reason for people."""
@@ -153,15 +174,16 @@ class Link:
     async def close(self) -> None:
         """Drops the connection; what was not written never will be."""
         self.alive = False
-        self._writer.cancel()
+        self._broken = True
+        write, self._writing = self._writing, None
+        if write is not None:
+            write.close()
         self._call.cancel()
         outbox, self._outbox = self._outbox, deque()
         for _, written in outbox:
             if written:
                 written()
         self._idle.set()
-        # A writer that failed did so because the stream had ended, which the reader has told.
-        await asyncio.gather(self._writer, return_exceptions=True)
         await self._channel.close()
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import secrets
 import string
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from cascade_dist.client import repeats
 from cascade_dist.client.handles import Run
 from cascade_dist.client.link import Link, frame_submit
 from cascade_dist.client.session import LinkLostError, Session
@@ -69,6 +70,10 @@ class SubmitOptions:
             disconnect_grace=duration(reconnect_timeout + GRACE_SECONDS),
         )
 
+    def key(self, reconnect_timeout: float) -> Hashable:
+        """All that `to_message` depends on."""
+        return (self.name, self.on_failure, self.logs, self.detach, reconnect_timeout)
+
     def check(self) -> None:
         """Refuses what cannot be meant, before anything is compiled.
 
@@ -104,6 +109,10 @@ def submit(session: Session, target: Any, options: SubmitOptions) -> Run[Any]:
     session.check_there()
     if not session.up:
         session.wait_link()
+    if not options.params and not options.detach:
+        repeated = repeats.repeat(target, options.key(session.reconnect_timeout), session.link)
+        if repeated is not None:
+            return _send_repeated(session, target, options, repeated)
     sender = _Sender(session, target, options)
     parts = sender.encode(session.link)
     first = next(parts)
@@ -112,8 +121,32 @@ def submit(session: Session, target: Any, options: SubmitOptions) -> Run[Any]:
         if len(frame) <= KEPT_GRAPH_BYTES_MAX:
             sender.is_small()
             if not options.detach:
+                sender.remember(first.message)
                 return sender.send_whole(frame)
     return sender.send_parts(first.message, parts)
+
+
+def _begin(session: Session, target: Any, options: SubmitOptions, functions: FunctionCache) -> Tracker:
+    """A run and what follows it."""
+    run_id = options.run_id or "r" + secrets.token_hex(8)
+    run: Run[Any] = Run(session, run_id, options.name or "", owned=not options.detach)
+    run._target, run._params = target, options.params
+    tracker = Tracker(session, run, logs=options.logs)
+    tracker.show_progress = options.progress
+    tracker.functions = functions
+    return tracker
+
+
+def _send_repeated(
+    session: Session, target: Any, options: SubmitOptions, repeated: repeats.Repeat
+) -> Run[Any]:
+    """Hands over a submit that repeats an earlier one."""
+    tracker = _begin(session, target, options, repeated.functions)
+    tracker.small = True
+    tracker.identity = repeated.identity
+    tracker.message = repeats.frame(tracker.run.id, repeated)
+    session.begin(tracker)
+    return tracker.run
 
 
 def _join(live: Tracker, target: Any, options: SubmitOptions) -> Run[Any]:
@@ -148,12 +181,8 @@ class _Sender:
         self._functions = FunctionCache()
         self._known: set[bytes] = set()
         self._uploaded = False
-        run_id = options.run_id or "r" + secrets.token_hex(8)
-        self._run: Run[Any] = Run(session, run_id, options.name or "", owned=not options.detach)
-        self._run._target, self._run._params = target, options.params
-        self._tracker = Tracker(session, self._run, logs=options.logs)
-        self._tracker.show_progress = options.progress
-        self._tracker.functions = self._functions
+        self._tracker = _begin(session, target, options, self._functions)
+        self._run = self._tracker.run
 
     def encode(self, link: Link | None) -> Iterator[Part]:
         """The parts of the submit, each given when the blobs that it names are stored."""
@@ -190,6 +219,12 @@ class _Sender:
     def is_small(self) -> None:
         """Says that what the run holds for `Run.graph` is small."""
         self._tracker.small = not self._uploaded
+
+    def remember(self, message: pb.Submit) -> None:
+        """Keeps what later submits may repeat of this one, which is whole."""
+        if not self._options.params:
+            key = self._options.key(self._session.reconnect_timeout)
+            repeats.keep(self._target, key, message, self._functions)
 
     def send_whole(self, frame: bytes) -> Run[Any]:
         """Hands a submit over that is one message; the session keeps it until the scheduler has it."""

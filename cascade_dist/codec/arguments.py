@@ -10,7 +10,7 @@ as a `Column`, of which the child takes the item with its own index.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cascade_dist.codec.graph_pickler import ByValuePickler, GraphPickler
@@ -21,7 +21,7 @@ from cascade_dist.errors import ArgumentSerializationError, TaskLoadError
 from cascade_dist.graph.model import Node, NodeKind
 from cascade_dist.language.lazy import LazyResult
 
-__all__ = ["SHARED_INLINE_MAX", "ArgumentEncoder", "Column", "load_arguments"]
+__all__ = ["SHARED_INLINE_MAX", "ArgumentEncoder", "Column", "load_arguments", "plain_payload"]
 
 SHARED_INLINE_MAX = 1024
 """What the children of a map share is sent once, as a blob, when its pickle has more bytes than this."""
@@ -76,9 +76,9 @@ class ArgumentEncoder:
                 quick = simple_arguments(args, kwargs, ordinals)
                 if quick is not None and len(quick) <= self._inline_max:
                     return quick
-            elif _all_plain(args) and (not kwargs or _all_plain(kwargs.values())):
-                data = _dumps((args, dict(kwargs)), PROTOCOL)
-                if len(data) <= self._inline_max:
+            else:
+                data = plain_payload(args, kwargs)
+                if data is not None and len(data) <= self._inline_max:
                     return data
             return self._dump(node, (args, dict(kwargs)), ordinals)
         if kind is NodeKind.GATHER:
@@ -214,6 +214,15 @@ def _parameter(node: Node, position: int) -> str:
 
 def _argument_name(name: str) -> str:
     return f"argument {name}" if name.isdigit() else f"argument {name!r}"
+
+
+def plain_payload(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | None:
+    """The payload of arguments that are short scalars; None when some are not."""
+    if not (args or kwargs):
+        return b""
+    if _all_plain(args) and (not kwargs or _all_plain(kwargs.values())):
+        return _dumps((args, dict(kwargs)), PROTOCOL)
+    return None
 
 
 def _all_plain(values: Iterable[object]) -> bool:

@@ -72,10 +72,12 @@ class _Description:
 class _Entry:
     """What belongs to a code object alone: a digest, and what it loads by name."""
 
-    __slots__ = ("chains", "code", "digest", "imports")
+    __slots__ = ("chains", "code", "digest", "imports", "lone")
 
     def __init__(self, code: types.CodeType) -> None:
         self.code = code
+        self.lone: CodeHash | None = None
+        """The hash of a function that has nothing but this code, once one was hashed."""
         hasher = blake2b(digest_size=DIGEST_SIZE)
         chains: dict[tuple[str, ...], None] = {}
         imports: dict[tuple[str, str], None] = {}
@@ -95,6 +97,22 @@ def _entry_of(code: types.CodeType) -> _Entry:
             _entries.clear()
         entry = _entries[id(code)] = _Entry(code)
     return entry
+
+
+def _lone_entry(owner: Any) -> _Entry | None:
+    """The entry of a user's function that has and reaches nothing but its own code; else None.
+
+    Two such functions with one code have one hash, now and later, so it need not be made again.
+    """
+    if type(owner) is not types.FunctionType:
+        return None
+    if owner.__defaults__ is not None or owner.__kwdefaults__ is not None or owner.__closure__ is not None:
+        return None
+    module = owner.__module__
+    if owner.__dict__ or type(module) is not str or owner.__globals__.get("__name__") != module:
+        return None
+    entry = _entry_of(owner.__code__)
+    return None if entry.chains or entry.imports or is_installed(module) else entry
 
 
 def _read_code(code: types.CodeType, hasher: Any, chains: dict[Any, None], imports: dict[Any, None]) -> None:
@@ -155,13 +173,20 @@ class CodeHasher:
     def __init__(self) -> None:
         self._descriptions: dict[int, _Description] = {}
         self._hashes: dict[int, CodeHash] = {}
-        self._reader = _Reader()
+        self._reader: _Reader | None = None
 
     def hash(self, code: Any) -> CodeHash:
         """The hash of a function, a task, a class or another callable."""
         found = self._hashes.get(id(code))
         if found is None:
-            found = self._hashes[id(code)] = self._walk(code)
+            entry = _lone_entry(code)
+            if entry is None:
+                found = self._walk(code)
+            elif entry.lone is None:
+                found = entry.lone = self._walk(code)
+            else:
+                found = entry.lone
+            self._hashes[id(code)] = found
         return found
 
     def _walk(self, root: Any) -> CodeHash:
@@ -191,6 +216,8 @@ class CodeHasher:
 
     def _describe(self, owner: Any) -> _Description:
         reader = self._reader
+        if reader is None:
+            reader = self._reader = _Reader()
         reader.begin()
         try:
             reader.read(owner)

@@ -20,7 +20,7 @@ from cascade_dist.language.lazy import UNSET, Chain, LazyResult
 from cascade_dist.language.policies import MICROS
 from cascade_dist.language.task import Task
 
-__all__ = ["ArgumentEncoder", "Identity", "Specs"]
+__all__ = ["ArgumentEncoder", "Identity", "Specs", "scalars_content"]
 
 _PARTS: Final = {
     name: bytes([0x01 + number]) for number, name in enumerate("if after child gate again map".split())
@@ -92,7 +92,7 @@ class Identity:
             GraphError: it is pure, and an argument has no canonical encoding.
         """
         if not kwargs and condition < 0 and not after and SCALARS.issuperset(map(type, args)):
-            return blake2b(spec.digest + dumps(args, VERSION), digest_size=DIGEST_SIZE).digest()
+            return scalars_content(spec, args)
         out = bytearray(spec.digest)
         self._write_arguments(spec, args, kwargs, out)
         if condition >= 0:
@@ -159,6 +159,11 @@ class Identity:
     def gate(self, whole: bytes) -> bytes:
         """The id of a map's gate."""
         return digest_of(whole, _PARTS["gate"])
+
+
+def scalars_content(spec: TaskSpec, args: tuple[Any, ...]) -> bytes:
+    """16 bytes over a call whose arguments are positional scalars, with nothing chained onto it."""
+    return blake2b(spec.digest + dumps(args, VERSION), digest_size=DIGEST_SIZE).digest()
 
 
 def _argument(spec: TaskSpec, where: str | int) -> str:

@@ -1,0 +1,155 @@
+"""Submits that repeat an earlier one: one call, with other scalars as arguments or none.
+
+What such submits share is kept as bytes; the run's id, the node's id and its arguments are fields behind
+them. In protobuf that is the same message as one that was built as a whole. The code is hashed again every
+time, so an edited function or helper is noticed as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cascade_dist.codec.arguments import plain_payload
+from cascade_dist.codec.functions import FunctionCache
+from cascade_dist.graph.code_hash import CodeHasher
+from cascade_dist.graph.encoding import SCALARS
+from cascade_dist.graph.identity import Specs, scalars_content
+from cascade_dist.language.lazy import LazyResult
+from cascade_dist.v1 import client_pb2 as pb
+from cascade_dist.v1 import graph_pb2
+
+if TYPE_CHECKING:
+    from cascade_dist.client.link import Link
+    from cascade_dist.graph.model import TaskSpec
+
+__all__ = ["Repeat", "frame", "keep", "repeat"]
+
+_MAX = 64
+"""Calls that are remembered; past it all are forgotten, and learned again."""
+
+_SUBMIT = bytes([pb.OpenRequest.SUBMIT_FIELD_NUMBER << 3 | 2])
+_RUN_ID = bytes([pb.Submit.RUN_ID_FIELD_NUMBER << 3 | 2])
+_CHUNK = bytes([pb.Submit.CHUNK_FIELD_NUMBER << 3 | 2])
+_NODE_IDS = bytes([graph_pb2.GraphChunk.NODE_IDS_FIELD_NUMBER << 3 | 2])
+_NODE_ARGS = bytes([graph_pb2.GraphChunk.NODE_ARGS_FIELD_NUMBER << 3 | 2])
+_FIELDS = frozenset(("functions", "specs", "node_spec", "node_edges", "node_ids", "node_args"))
+"""What the chunk of such a call may have; what has more is not understood here."""
+_PAYLOAD_MAX = 16 << 10
+"""Calls with more bytes of arguments are compiled."""
+
+
+class _Call(NamedTuple):
+    """What submits of one call share."""
+
+    spec: TaskSpec
+    cid: bytes
+    """Of the function."""
+    functions: FunctionCache
+    head: bytes
+    """The submit without what differs."""
+    template_id: bytes
+    params_digest: bytes
+
+
+class Repeat(NamedTuple):
+    """A submit that repeats an earlier one."""
+
+    shared: bytes
+    own: bytes
+    """The part of the chunk that is this call's alone."""
+    functions: FunctionCache
+    identity: tuple[bytes, bytes, bytes]
+    """As `Compilation` tells it: the template's id, the target's, the digest of the params."""
+
+
+_calls: dict[tuple[int, Hashable], _Call] = {}
+"""By the identity of the spec, which is kept, and the options."""
+
+
+def _field(tag: bytes, body: bytes) -> bytes:
+    size = len(body)
+    if size < 0x80:
+        return tag + bytes((size,)) + body
+    head = bytearray(tag)
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + body
+
+
+def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
+    """What to send for a call that is like an earlier one; None when it has to be compiled.
+
+    Args:
+        target: the target of a submit without params.
+        options: all that the submit's options depend on.
+        link: where it is to go.
+
+    Raises:
+        GraphError: as compiling raises it.
+    """
+    if not _calls or link is None or type(target) is not LazyResult or target.chain is not None:
+        return None
+    args = target.args
+    if target.kwargs or not SCALARS.issuperset(map(type, args)):
+        return None
+    spec = Specs(CodeHasher()).of(target.task, None)
+    call = _calls.get((id(spec), options))
+    if call is None or call.cid not in link.known:
+        return None
+    encoded = FunctionCache().encode(spec.task, spec.code_hash)
+    payload = plain_payload(args, {})
+    if encoded.cid != call.cid or payload is None:
+        return None
+    if len(payload) > min(_PAYLOAD_MAX, link.inline_max or _PAYLOAD_MAX):
+        return None
+    content = scalars_content(spec, args)
+    own = _field(_CHUNK, _field(_NODE_IDS, content) + _field(_NODE_ARGS, payload))
+    return Repeat(call.head, own, call.functions, (call.template_id, content, call.params_digest))
+
+
+def frame(run_id: str, found: Repeat) -> bytes:
+    """The serialized OpenRequest."""
+    return _field(_SUBMIT, found.shared + found.own + _field(_RUN_ID, run_id.encode()))
+
+
+def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionCache) -> None:
+    """Learns from a submit that was compiled, if it is one that later ones may repeat.
+
+    Args:
+        target: its target.
+        options: as for `repeat`.
+        submit: all of it.
+        functions: what it encoded.
+    """
+    if type(target) is not LazyResult or target.chain is not None or target.kwargs:
+        return
+    chunk = submit.chunk
+    if len(chunk.node_args) != 1 or len(chunk.functions) != 1 or chunk.functions[0].body:
+        return
+    if not SCALARS.issuperset(map(type, target.args)):
+        return
+    if not {field.name for field, _ in chunk.ListFields()} <= _FIELDS:
+        return
+    spec = Specs(CodeHasher()).of(target.task, None)
+    if spec.retry is not None or not spec.code_hash:  # such a spec is made anew for every submit
+        return
+    if scalars_content(spec, target.args) != chunk.node_ids:
+        return  # the code has just been changed
+    shared = pb.Submit()
+    shared.CopyFrom(submit)
+    shared.ClearField("run_id")
+    shared.chunk.ClearField("node_ids")
+    shared.chunk.ClearField("node_args")
+    if len(_calls) >= _MAX:
+        _calls.clear()
+    _calls[id(spec), options] = _Call(
+        spec,
+        chunk.functions[0].cid,
+        functions,
+        shared.SerializeToString(),
+        submit.end.template_id,
+        submit.end.params_digest,
+    )
