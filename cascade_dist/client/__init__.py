@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import cascade_dist.wire  # isort: skip  # noqa: F401 - imports gRPC as we want it, before all others
+import cascade_dist.wire.grpc_import  # isort: skip  # noqa: F401 - gRPC as we want it, before all others
 from cascade_dist.client import aio, events
 from cascade_dist.client.aio import AsyncCluster, AsyncRun
 from cascade_dist.client.api import connect, run

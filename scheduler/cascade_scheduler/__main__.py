@@ -20,6 +20,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
+import cascade_dist.wire.grpc_import  # isort: skip  # noqa: F401 - gRPC as we want it, before all others
+
 from cascade_dist import wire
 from cascade_dist._version import __version__
 from cascade_dist.config import Settings as Config
