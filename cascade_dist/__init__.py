@@ -43,9 +43,13 @@ from cascade_dist.language.policies import RetryPolicy
 from cascade_dist.language.task import Task, task
 
 if TYPE_CHECKING:
+    from cascade_dist import connectors
     from cascade_dist.client import Cluster, Run, aio, connect, events, run
+    from cascade_dist.client.bus import MessageBus
     from cascade_dist.graph.dry_run import dry_run
     from cascade_dist.graph.visualize import visualize
+    from cascade_dist.library.command import create_cli
+    from cascade_dist.library.shell import shell
 
 __all__ = [
     "AmountError",
@@ -63,6 +67,7 @@ __all__ = [
     "GraphTooLargeError",
     "LazyResult",
     "MappedLazyResult",
+    "MessageBus",
     "Param",
     "ParamMissingError",
     "RemoteTaskError",
@@ -85,9 +90,12 @@ __all__ = [
     "__version__",
     "aio",
     "connect",
+    "connectors",
+    "create_cli",
     "dry_run",
     "events",
     "run",
+    "shell",
     "task",
     "unmapped",
     "visualize",
@@ -96,10 +104,13 @@ __all__ = [
 # What is loaded at first use. The client brings gRPC with it, which a task on a worker has no use for.
 _AT_FIRST_USE = {
     "Cluster": "cascade_dist.client",
+    "MessageBus": "cascade_dist.client.bus",
     "Run": "cascade_dist.client",
     "connect": "cascade_dist.client",
+    "create_cli": "cascade_dist.library.command",
     "dry_run": "cascade_dist.graph.dry_run",
     "run": "cascade_dist.client",
+    "shell": "cascade_dist.library.shell",
     "visualize": "cascade_dist.graph.visualize",
 }
 
@@ -107,6 +118,8 @@ _AT_FIRST_USE = {
 def __getattr__(name: str) -> Any:
     if name in ("aio", "events"):
         return importlib.import_module(f"cascade_dist.client.{name}")
+    if name == "connectors":
+        return importlib.import_module("cascade_dist.connectors")
     if name in _AT_FIRST_USE:
         found = getattr(importlib.import_module(_AT_FIRST_USE[name]), name)
         globals()[name] = found

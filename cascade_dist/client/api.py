@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cascade_dist import context
 from cascade_dist.client.cluster import Cluster
@@ -15,6 +15,10 @@ from cascade_dist.client.session import Endpoint
 from cascade_dist.config import Settings, load_settings
 from cascade_dist.errors import CascadeError
 from cascade_dist.wire import TokenAuth, client_credentials, parse_addresses, read_token
+
+if TYPE_CHECKING:
+    from cascade_dist.client.bus import MessageBus
+    from cascade_dist.connectors.base import Connector
 
 __all__ = ["connect", "run"]
 
@@ -187,6 +191,10 @@ def run(
     progress: bool | None = None,
     logs: bool | None = None,
     timeout: float | None = None,
+    bus: MessageBus | None = None,
+    log_level: str | None = None,
+    log_format: str = "human",
+    connector: Connector | None = None,
 ) -> Any:
     """Runs a target and gives its value: `Cluster.run` on a cluster that need not be there yet.
 
@@ -207,6 +215,10 @@ def run(
         progress=progress,
         logs=logs,
         timeout=timeout,
+        bus=bus,
+        log_level=log_level,
+        log_format=log_format,
+        connector=connector,
     )
 
 

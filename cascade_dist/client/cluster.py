@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cascade_dist.client import background as background_loop
-from cascade_dist.client import display
+from cascade_dist.client import display, messages
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
 from cascade_dist.client.records import (
@@ -29,12 +29,15 @@ from cascade_dist.client.records import (
     status_of,
 )
 from cascade_dist.client.session import Endpoint, Session
-from cascade_dist.client.submitting import SubmitOptions, check_run_id, submit
+from cascade_dist.client.submitting import SubmitOptions, check_run_id, new_run_id, submit
+from cascade_dist.client.telling import Telling
 from cascade_dist.client.tracker import Tracker
 from cascade_dist.v1 import client_pb2 as pb
 
 if TYPE_CHECKING:
+    from cascade_dist.client.bus import MessageBus
     from cascade_dist.client.local import LocalCluster
+    from cascade_dist.connectors.base import Connector
 
 __all__ = ["Cluster"]
 
@@ -88,6 +91,10 @@ class Cluster:
         progress: bool | None = None,
         logs: bool | None = None,
         detach: bool = False,
+        bus: MessageBus | None = None,
+        log_level: str | None = None,
+        log_format: str = "human",
+        connector: Connector | None = None,
     ) -> Run[Any]:
         """Starts a run; returns as soon as the graph is on its way (a large one: when it is taken).
 
@@ -103,6 +110,10 @@ class Cluster:
             logs: print what tasks print; None: as `connect` was told. Without it the lines are not kept for
                 later either, unless the run is detached.
             detach: the run goes on when this client ends; `submit` returns when the scheduler has taken it.
+            bus: its subscribers hear of every event of the run.
+            log_level: writes events of this level and above to stderr: ``"DEBUG"`` … ``"ERROR"``.
+            log_format: how: ``"human"``, or ``"json"`` (one object a line).
+            connector: publishes the run's telemetry, and takes constraints and messages for it.
 
         Raises:
             GraphError: there is no graph to be made of the target.
@@ -121,7 +132,25 @@ class Cluster:
             logs=self._logs if logs is None else logs,
             detach=detach,
         )
-        run = submit(self._session, target, options)
+        if bus is None and log_level is None and log_format == "human" and connector is None:
+            run = submit(self._session, target, options)
+        else:
+            options.run_id = options.run_id or new_run_id()
+            telling = Telling(
+                self,
+                options.run_id,
+                bus=bus,
+                log_level=log_level,
+                log_format=log_format,
+                connector=connector,
+            )
+            try:
+                run = submit(self._session, target, options)
+            except BaseException:
+                telling.abandon()
+                raise
+            run._telling = telling
+            telling.begin(run, run._topics)
         if not run.done():
             run._keeper = self
         return run
@@ -138,6 +167,10 @@ class Cluster:
         progress: bool | None = None,
         logs: bool | None = None,
         timeout: float | None = None,
+        bus: MessageBus | None = None,
+        log_level: str | None = None,
+        log_format: str = "human",
+        connector: Connector | None = None,
     ) -> Any:
         """Submits a target and waits for its value; arguments and errors as `submit` and `Run.result`.
 
@@ -152,6 +185,10 @@ class Cluster:
             strict_params=strict_params,
             progress=progress,
             logs=logs,
+            bus=bus,
+            log_level=log_level,
+            log_format=log_format,
+            connector=connector,
         )
         try:
             return run.result(timeout)
@@ -165,6 +202,9 @@ class Cluster:
             if run.cancel():
                 say(f"interrupted; cancelled run {run.id}")
             raise
+        finally:
+            if run._telling is not None:
+                run._telling.finish()
 
     def attach(self, run_id: str, *, logs: bool | None = None, progress: bool | None = None) -> Run[Any]:
         """The handle of a run that the scheduler knows, whoever submitted it.
@@ -230,6 +270,22 @@ class Cluster:
         """
         answer = self._session.ask("CancelRun", pb.CancelRunRequest(run_id=check_run_id(run_id)))
         return status_of(answer.state)
+
+    def send(self, topic: str, value: Any = None, *, retain: bool = False) -> int:
+        """Gives a message to the nodes that wait for it (`cs.recv`), in any run; returns how many got it.
+
+        Args:
+            topic: what they listen to.
+            value: anything that can be pickled; small.
+            retain: keeps it for those who listen later; with None as its value, what was kept is cleared.
+
+        Raises:
+            SerializationError: the value cannot be pickled.
+            ValueError: it is too large, or the topic empty.
+        """
+        request = messages.request(topic, value, retain=retain)
+        answer: pb.SendMessageResponse = self._session.ask("SendMessage", request)
+        return answer.receivers
 
     # --- the end ----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from cascade_dist.errors import ClusterClosedError, GraphError
 
 if TYPE_CHECKING:
     from cascade_dist.client.session import Session
+    from cascade_dist.client.telling import Telling
     from cascade_dist.graph.model import Graph
 
 __all__ = ["Run"]
@@ -37,6 +38,9 @@ class Run(Future[T]):
         self._progress = Progress()
         self._target: Any = None
         self._params: Any = None
+        self._topics: tuple[str, ...] = ()
+        """What the nodes of its graph listen to."""
+        self._telling: Telling | None = None
         self._keeper: object = None
         """Keeps the cluster handle alive while somebody waits for the run."""
 

@@ -86,6 +86,11 @@ class SubmitOptions:
             check_run_id(self.run_id)
 
 
+def new_run_id() -> str:
+    """A run id that nobody has."""
+    return "r" + secrets.token_hex(8)
+
+
 def check_run_id(run_id: object) -> str:
     """A run id as users may choose it.
 
@@ -128,7 +133,7 @@ def submit(session: Session, target: Any, options: SubmitOptions) -> Run[Any]:
 
 def _begin(session: Session, target: Any, options: SubmitOptions, functions: FunctionCache) -> Tracker:
     """A run and what follows it."""
-    run_id = options.run_id or "r" + secrets.token_hex(8)
+    run_id = options.run_id or new_run_id()
     run: Run[Any] = Run(session, run_id, options.name or "", owned=not options.detach)
     run._target, run._params = target, options.params
     tracker = Tracker(session, run, logs=options.logs)

@@ -15,14 +15,24 @@ from typing import Any, Final
 from cascade_dist.errors import CycleError
 from cascade_dist.graph.code_hash import CodeHasher
 from cascade_dist.graph.encoding import DIGEST_SIZE, SCALARS, VERSION
-from cascade_dist.graph.frames import NO_KWARGS, Frame, Opener, argument_name, root_of
+from cascade_dist.graph.frames import (
+    NO_KWARGS,
+    Frame,
+    Gather,
+    Literal,
+    Opener,
+    RouterFrame,
+    argument_name,
+    root_of,
+)
 from cascade_dist.graph.identity import Identity, Specs
 from cascade_dist.graph.model import EdgeKind, Graph, MapRange, Node, NodeKind, TaskSpec
 from cascade_dist.graph.params import Inputs
 from cascade_dist.graph.scan import ATOMS, Found, Scanner
+from cascade_dist.language.inputs import Param
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, Unmapped
 
-__all__ = ["Compilation", "build"]
+__all__ = ["Compilation", "build", "params_of"]
 
 _NO_EDGES: Final = dumps(((), ()), VERSION)
 _OPEN: Final = -1
@@ -95,6 +105,11 @@ class Compilation:
     def params_digest(self) -> bytes:
         """16 bytes over the given params, to compare a submit with an earlier one."""
         return self._inputs.digest(self._identity.encoder)
+
+    @property
+    def params(self) -> list[Param]:
+        """The params that were met, each name once; all of them once `nodes` is exhausted."""
+        return self._inputs.known
 
     def nodes(self) -> Iterator[Node]:
         """The nodes, each after all that it needs. Can be walked once.
@@ -172,10 +187,17 @@ class Compilation:
             if any(isinstance(column, LazyResult) for column in frame.columns.values()):
                 return self._close_lazy_map(lazy, frame)
             return self._close_map(lazy, frame)
-        return iter((self._close_gather(frame),))
+        if isinstance(frame, RouterFrame):
+            return self._close_router(frame)
+        if isinstance(lazy, Literal):
+            return self._close_literal(lazy, frame)
+        assert isinstance(lazy, Gather)
+        return self._close_gather(lazy, frame)
 
     def _close_call(self, frame: Frame) -> Node | None:
         lazy, index = frame.lazy, self._index
+        if frame.amounts is not None or frame.stage is not None:
+            return self._close_chained_call(frame)
         spec = self._specs.of(lazy.task, lazy.chain)
         condition = -1 if frame.condition is None else index[frame.condition]
         after = list(dict.fromkeys([index[need] for need in frame.after])) if frame.after else ()
@@ -395,3 +417,15 @@ def build(
         if node.map_count >= 0 and node.spec.kind is NodeKind.CALL
     ]
     return Graph(nodes, compilation.target_index, compilation.template_id, maps)
+
+
+def params_of(target: Any) -> list[Param]:
+    """The params of a target, each name once, in the order of the walk.
+
+    Raises:
+        GraphError: it is no target, or its arguments cannot be compiled.
+    """
+    compilation = Compilation(target, require_params=False)
+    for _ in compilation.nodes():
+        pass
+    return compilation.params

@@ -29,8 +29,13 @@ class Inputs:
         self._params = dict(params)
         self._strict = strict
         self._require = require
-        self._known: dict[str, None] = {}
+        self._known: dict[str, Param] = {}
         self._missing: dict[str, None] = {}
+
+    @property
+    def known(self) -> list[Param]:
+        """The params that were met, in the order of the walk; of several with one name the first."""
+        return list(self._known.values())
 
     def lacks(self, wanted: Param | Env) -> bool:
         """Whether an input has neither value nor default, which `finish` will say."""
@@ -51,7 +56,7 @@ class Inputs:
                 self._missing[f"environment variable {name!r}"] = None
                 return None
             return value
-        self._known[name] = None
+        self._known.setdefault(name, wanted)
         if name in self._params:
             return wanted.convert(self._params[name])
         if wanted.required:

@@ -14,9 +14,11 @@ __all__ = [
     "PRIORITY_MAX",
     "RetryPolicy",
     "checked_amounts",
+    "checked_number",
     "checked_priority",
     "checked_retry",
     "checked_timeout",
+    "is_text",
 ]
 
 MICROS = 1_000_000
@@ -63,7 +65,7 @@ def _plain(bound: float) -> str:
     return f"{text} s (ten years)" if bound == SECONDS_MAX else text
 
 
-def _number(what: str, value: object, low: float, high: float, remedy: str) -> float:
+def checked_number(what: str, value: object, low: float, high: float, remedy: str) -> float:
     """A finite number between two bounds.
 
     Raises:
@@ -101,12 +103,16 @@ def checked_retry(policy: object) -> RetryPolicy:
         raise ValueError(
             f"max_attempts is {attempts}: it counts executions in all, from 1 (no retry) to {ATTEMPTS_MAX}"
         )
-    delay = _number("delay", policy.delay, 0, SECONDS_MAX, "give seconds, 0 or more")
-    backoff = _number("backoff", policy.backoff, 0, 1e9, "give a factor, such as 2 to double each delay")
-    jitter = _number("jitter", policy.jitter, 0, 1, "give the share of the delay that is random, from 0 to 1")
+    delay = checked_number("delay", policy.delay, 0, SECONDS_MAX, "give seconds, 0 or more")
+    backoff = checked_number(
+        "backoff", policy.backoff, 0, 1e9, "give a factor, such as 2 to double each delay"
+    )
+    jitter = checked_number(
+        "jitter", policy.jitter, 0, 1, "give the share of the delay that is random, from 0 to 1"
+    )
     longest = policy.max_delay
     if longest is not None:
-        longest = _number("max_delay", longest, 0, SECONDS_MAX, "give seconds, 0 or more, or None")
+        longest = checked_number("max_delay", longest, 0, SECONDS_MAX, "give seconds, 0 or more, or None")
     return RetryPolicy(attempts, delay, backoff, jitter, longest, _checked_classes(policy.on))
 
 
@@ -130,7 +136,7 @@ def checked_timeout(seconds: object) -> float | None:
     if seconds is None:
         return None
     remedy = "give seconds, more than 0, or None for no limit"
-    number = _number("timeout", seconds, 0, SECONDS_MAX, remedy)
+    number = checked_number("timeout", seconds, 0, SECONDS_MAX, remedy)
     if number == 0:
         raise ValueError(f"timeout is {seconds!r}: {remedy}")
     return number
@@ -162,7 +168,7 @@ def checked_amounts(amounts: Mapping[str, Any]) -> dict[str, int]:
             raise ValueError(f"an amount is named {name!r}: a name is a str, such as 'cpu' or 'memory_gb'")
         remedy = f"give a number, 0 or more, such as {name}=1"
         try:
-            number = _number(f"amount {name!r}", amount, 0, AMOUNT_MAX, remedy)
+            number = checked_number(f"amount {name!r}", amount, 0, AMOUNT_MAX, remedy)
         except TypeError as error:
             raise ValueError(str(error)) from None
         micros = round(number * MICROS)

@@ -1,0 +1,1 @@
+"""Ready tasks, and tools around targets."""
