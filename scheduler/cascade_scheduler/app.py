@@ -102,7 +102,8 @@ class Scheduler:
         _check_free(options.host, options.port)
         epoch = await self._store.open()
         self._writer = StoreWriter(self._store, on_fenced=self._fenced, backlog_max=options.backlog_bytes_max)
-        core = Core(options.core, epoch=epoch, dice=random.random)
+        settings = options.core._replace(saves=not self._store.immediate)
+        core = Core(settings, epoch=epoch, dice=random.random)
         functions = FunctionStore(options.functions_bytes_max)
         self.hub = hub = Hub(
             core,

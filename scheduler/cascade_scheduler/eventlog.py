@@ -55,6 +55,11 @@ class EventLog:
     def __len__(self) -> int:
         return len(self._events)
 
+    @property
+    def has_lines(self) -> bool:
+        """Some lines of text are kept."""
+        return bool(self._lines)
+
     def append(self, event: Logged) -> int:
         """Adds an event; returns its id."""
         self._events.append(event)

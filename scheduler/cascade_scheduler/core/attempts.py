@@ -46,7 +46,8 @@ def assign(books: Books, run: Run, node: int, worker: Worker, *, ahead: bool, ex
     run.ready -= 1
     run.active += 1
     out = books.out
-    out.append(SaveAttempt(run.run_id, node, attempt_id, try_, worker.id))
+    if books.settings.saves:
+        out.append(SaveAttempt(run.run_id, node, attempt_id, try_, worker.id))
     out.append(
         Assign(
             worker.id,
@@ -134,7 +135,9 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     if report.observe_error is not None:
         run.observe_errors[node] = report.observe_error
     out = books.out
-    out.append(SaveResult(run.run_id, node, run.key(node), attempt.id, value, report.truth, report.length))
+    if books.settings.saves:
+        key = run.key(node)
+        out.append(SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length))
     run.done += 1
     if node not in run.finished_once:
         task = run.task(node)

@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     """How long a worker may sit idle while another has work waiting."""
     starving_after: float = 0.5
     """After how long a class that finds no room gets a worker kept free for it."""
+    saves: bool = True
+    """Somebody keeps what is saved; without it nothing is said about that."""
 
 
 class Books:

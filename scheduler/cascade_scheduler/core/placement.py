@@ -61,7 +61,11 @@ class _Room:
                 return False
         elif worker.sync_running >= worker.sync_credits:
             return False
-        return all(worker.free.get(name, 0) >= micros for name, micros in cls.amounts)
+        free = worker.free
+        for name, micros in cls.amounts:  # noqa: SIM110 - a loop is faster here, and this is hot
+            if free.get(name, 0) < micros:
+                return False
+        return True
 
     def _takes_ahead(self, worker: Worker) -> bool:
         return (

@@ -160,8 +160,9 @@ def _shed(books: Books, run: Run) -> None:
     run.built.clear()
     run.pending = []
     run.uses = []
-    for key in [key for key in books.infeasible if key[0] == run.run_id]:
-        del books.infeasible[key]
+    if books.infeasible:
+        for key in [key for key in books.infeasible if key[0] == run.run_id]:
+            del books.infeasible[key]
     run.losses.clear()
     run.tries.clear()
     books.queues.forget(run)

@@ -57,6 +57,9 @@ class Core(Books):
     @property
     def next_wakeup(self) -> float | None:
         """When the core wants a Tick at the latest; None: not before something happens."""
+        blocked = self.queues.blocked_since()
+        if not (blocked or self.delayed or self.balance_at or self.away or self.infeasible):
+            return None
         times: list[float] = []
         if self.delayed:
             times.append(self.delayed[0][0])
@@ -67,7 +70,6 @@ class Core(Books):
             times.extend(w.disconnected_at + grace for w in self.away.values())
         if self.infeasible:
             times.append(min(self.infeasible.values()) + self.settings.infeasible_after)
-        blocked = self.queues.blocked_since()
         if blocked and blocked + self.settings.starving_after > self.now:
             times.append(blocked + self.settings.starving_after)  # once past, a worker is reserved
         return min(times, default=None)

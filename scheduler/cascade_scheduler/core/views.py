@@ -184,8 +184,11 @@ def cluster_info(books: Books) -> ClusterInfo:
 
 def target_tree(run: Run) -> Tree:
     """The shape of the target's value. Built without recursion: containers may be nested deeply."""
+    target = run.graph.target
+    if run.runs_code(target):
+        return target
     built: dict[int, Tree] = {}
-    todo = [run.graph.target]
+    todo = [target]
     while todo:
         node = todo[-1]
         if node in built:
@@ -208,7 +211,7 @@ def target_tree(run: Run) -> Tree:
             built[node] = TreeCompound(run.graph.blob_args.get(node) or run.graph.node_args[node], trees)
         else:
             built[node] = TreeList(trees)
-    return built[run.graph.target]
+    return built[target]
 
 
 def fetch_value(

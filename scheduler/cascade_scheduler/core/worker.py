@@ -118,7 +118,10 @@ class Worker:
     def could(self, amounts: tuple[tuple[str, int], ...]) -> bool:
         """It has that much in all."""
         have = self.amounts
-        return all(have.get(name, 0) >= micros for name, micros in amounts)
+        for name, micros in amounts:  # noqa: SIM110 - a loop is faster here, and this is hot
+            if have.get(name, 0) < micros:
+                return False
+        return True
 
     def fits(self, spec: Spec) -> bool:
         """An attempt of this spec could start now."""

@@ -18,7 +18,7 @@ from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.wire.updates import fill_finish, fill_progress, fill_results, output_to
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX
 
-__all__ = ["ClientSession", "Feed"]
+__all__ = ["ClientSession", "Feed", "accepted_message"]
 
 LINES_WAITING_MAX = 2_000
 """Lines that wait for a slow client; of more, the oldest are left out and counted."""
@@ -58,8 +58,8 @@ class Feed:
         self.left_out = 0
         self.finished = False
         self.queued = False
-        self.accepted: client_pb2.OpenResponse | None = None
-        """What has to be said before anything else of the run."""
+        self.accepted: bool | None = None
+        """Whether the client joined the run, as long as it has to be told first that it is accepted."""
 
     def add_line(self, line: LogLine) -> None:
         """A line that a task printed."""
@@ -103,6 +103,13 @@ class Feed:
             self.left_out = 0
         for _ in range(min(len(self.lines), LINES_PER_MESSAGE)):
             update.output.append(output_to(self.lines.popleft()))
+
+
+def accepted_message(record: RunRecord, joined: bool) -> client_pb2.OpenResponse:
+    """The message that says that a run is accepted."""
+    return client_pb2.OpenResponse(
+        accepted=client_pb2.Accepted(run_id=record.run_id, joined=joined, node_count=record.facts.node_count)
+    )
 
 
 def _in_two(response: client_pb2.OpenResponse) -> Iterator[client_pb2.OpenResponse]:
@@ -159,12 +166,12 @@ class ClientSession:
         record.feeds[self] = feed
         return feed
 
-    def accept(self, feed: Feed, accepted: client_pb2.OpenResponse) -> None:
+    def accept(self, feed: Feed, joined: bool) -> None:
         """Says that a run is accepted with its first update, or soon; when that says its end, not at all.
 
         Most of the time that a short run takes is that of messages, and this is one fewer.
         """
-        feed.accepted = accepted
+        feed.accepted = joined
         self._accepted.append(feed)
         if self._accept_timer is None:
             self._accept_timer = asyncio.get_running_loop().call_later(ACCEPT_SECONDS, self._accept_now)
@@ -198,7 +205,7 @@ class ClientSession:
                 continue
             item.queued = False
             if item.accepted is not None and item.record.ended is None:
-                yield item.accepted
+                yield accepted_message(item.record, item.accepted)
             item.accepted = None
             yield from item.messages()
             if item.finished:

@@ -9,7 +9,7 @@ from cascade_scheduler.core.events import RunCancelRequested
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.runs import RunRecord
-from cascade_scheduler.services.client_session import ClientSession
+from cascade_scheduler.services.client_session import ClientSession, accepted_message
 
 __all__ = ["Refusal", "accept", "attach", "cancel", "follow", "leave", "refused"]
 
@@ -65,7 +65,7 @@ def accept(record: RunRecord) -> None:
             session.say(refused(record.run_id, record.refused.code, record.refused.message))
         else:
             _tell(session, record, logs, joined, soon)
-            if logs:
+            if logs and record.events.has_lines:
                 _catch_up(session, record)
     record.accepted = record.refused is None
 
@@ -82,14 +82,11 @@ def _catch_up(session: ClientSession, record: RunRecord) -> None:
 
 
 def _tell(session: ClientSession, record: RunRecord, logs: bool, joined: bool, soon: bool) -> None:
-    accepted = client_pb2.OpenResponse(
-        accepted=client_pb2.Accepted(run_id=record.run_id, joined=joined, node_count=record.facts.node_count)
-    )
     feed = session.follow(record, logs=logs)
     if soon:
-        session.say(accepted)
+        session.say(accepted_message(record, joined))
     else:
-        session.accept(feed, accepted)
+        session.accept(feed, joined)
     if record.results or record.ended is not None:
         session.news(feed)
 

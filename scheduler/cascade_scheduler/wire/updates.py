@@ -73,7 +73,15 @@ def fill_results(
 
 def fill_progress(message: client_pb2.Progress, progress: Progress) -> None:
     """Writes a run's counts into a message."""
-    message.total, message.done, message.running, message.skipped, message.failed, message.retried = progress
+    message.total, message.done = progress.total, progress.done
+    if progress.running:
+        message.running = progress.running
+    if progress.skipped:
+        message.skipped = progress.skipped
+    if progress.failed:
+        message.failed = progress.failed
+    if progress.retried:
+        message.retried = progress.retried
 
 
 def fill_finish(

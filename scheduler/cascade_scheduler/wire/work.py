@@ -114,17 +114,23 @@ class WorkEncoder:
                 run = self._name_run(work, command.run_id)
             if known is None or known[2] != command.function:
                 known = self._name_body(work, run, command)
-            assignment = add(
-                attempt=command.attempt,
-                body=known[0],
-                args=command.args,
-                ahead=command.ahead,
-                node_id=command.node_id,
-                observe=command.observe,
-                publish=command.publish,
-                map_index_plus_one=command.map_index + 1,
-                **{"try": command.try_},
-            )
+            # What has its default is not named: each name costs something.
+            fields = {
+                "attempt": command.attempt,
+                "body": known[0],
+                "node_id": command.node_id,
+                "try": command.try_,
+                "publish": command.publish,
+            }
+            if command.args:
+                fields["args"] = command.args
+            if command.ahead:
+                fields["ahead"] = True
+            if command.observe:
+                fields["observe"] = command.observe
+            if command.map_index >= 0:
+                fields["map_index_plus_one"] = command.map_index + 1
+            assignment = add(**fields)
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
             if inputs:
