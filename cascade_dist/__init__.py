@@ -44,6 +44,16 @@ from cascade_dist.language.task import Task, task
 
 if TYPE_CHECKING:
     from cascade_dist import connectors
+    from cascade_dist.caching import (
+        MISS,
+        CacheBackend,
+        CacheHit,
+        CachePolicy,
+        FileExistenceCache,
+        InMemoryCacheBackend,
+        ResultCache,
+        SizeTieredCache,
+    )
     from cascade_dist.client import Cluster, Run, aio, connect, events, run
     from cascade_dist.client.bus import MessageBus
     from cascade_dist.graph.dry_run import dry_run
@@ -52,9 +62,13 @@ if TYPE_CHECKING:
     from cascade_dist.library.shell import shell
 
 __all__ = [
+    "MISS",
     "AmountError",
     "ArgumentSerializationError",
     "AuthenticationError",
+    "CacheBackend",
+    "CacheHit",
+    "CachePolicy",
     "CascadeError",
     "Cluster",
     "ClusterClosedError",
@@ -63,8 +77,10 @@ __all__ = [
     "CycleError",
     "DependencyMissingError",
     "Env",
+    "FileExistenceCache",
     "GraphError",
     "GraphTooLargeError",
+    "InMemoryCacheBackend",
     "LazyResult",
     "MappedLazyResult",
     "MessageBus",
@@ -72,6 +88,7 @@ __all__ = [
     "ParamMissingError",
     "RemoteTaskError",
     "RemoteTraceback",
+    "ResultCache",
     "ResultMissingError",
     "ResultSerializationError",
     "RetryPolicy",
@@ -81,6 +98,7 @@ __all__ = [
     "RunNotFoundError",
     "RunRefusedError",
     "SerializationError",
+    "SizeTieredCache",
     "Task",
     "TaskCancelled",
     "TaskLoadError",
@@ -103,6 +121,14 @@ __all__ = [
 
 # What is loaded at first use. The client brings gRPC with it, which a task on a worker has no use for.
 _AT_FIRST_USE = {
+    "MISS": "cascade_dist.caching",
+    "CacheBackend": "cascade_dist.caching",
+    "CacheHit": "cascade_dist.caching",
+    "CachePolicy": "cascade_dist.caching",
+    "FileExistenceCache": "cascade_dist.caching",
+    "InMemoryCacheBackend": "cascade_dist.caching",
+    "ResultCache": "cascade_dist.caching",
+    "SizeTieredCache": "cascade_dist.caching",
     "Cluster": "cascade_dist.client",
     "MessageBus": "cascade_dist.client.bus",
     "Run": "cascade_dist.client",

@@ -195,21 +195,29 @@ class Specs:
         """
         spec = self._plain.get((task, kind))
         if spec is None:
-            spec = self._make(task, kind, task.retry, task.timeout, task.resources, 0)
+            spec = self._make(task, kind, task.retry, task.timeout, task.resources, 0, None)
             self._plain[task, kind] = self._by_digest[task, spec.digest] = spec
         if chain is None or (
-            chain.retry is None and chain.timeout is UNSET and chain.amounts is None and not chain.priority
+            chain.retry is None
+            and chain.timeout is UNSET
+            and chain.amounts is None
+            and not chain.priority
+            and chain.cache is None
         ):
             return spec
         retry = chain.retry or task.retry
         timeout = task.timeout if chain.timeout is UNSET else chain.timeout
         amounts = task.resources if chain.amounts is None else {**task.resources, **chain.amounts}
-        key = (task, kind, retry, timeout, frozenset(amounts.items()), chain.priority)
+        cache = chain.cache
+        # The policy by its identity: it need not be hashable, and its spec keeps it alive.
+        key = (task, kind, retry, timeout, frozenset(amounts.items()), chain.priority, id(cache))
         found = self._chained.get(key)
         if found is None:
-            found = self._make(task, kind, retry, timeout, amounts, chain.priority)
-            # What says the same in other words (cpu=1) is the same spec.
-            found = self._chained[key] = self._by_digest.setdefault((task, found.digest), found)
+            found = self._make(task, kind, retry, timeout, amounts, chain.priority, cache)
+            # What says the same in other words (cpu=1) is the same spec; policies may hide what they are.
+            if cache is None:
+                found = self._by_digest.setdefault((task, found.digest), found)
+            self._chained[key] = found
         return found
 
     def structural(self, kind: NodeKind, name: str) -> TaskSpec:
@@ -228,6 +236,7 @@ class Specs:
         timeout: float | None,
         amounts: Mapping[str, int],
         priority: int,
+        cache: Any,
     ) -> TaskSpec:
         code = self._hasher.hash(task.func)
         if code.reason and task.pure:
@@ -235,8 +244,14 @@ class Specs:
                 f"task {task.name!r} is pure, which needs a hash of its code, but {code.reason}: "
                 "pass that as an argument or make it inside the function, or take pure off"
             )
+        if code.reason and getattr(cache, "by_content", False):
+            raise GraphError(
+                f"task {task.name!r} is cached by its code and inputs, but {code.reason}: pass that as an "
+                "argument or make it inside the function, or use another caching policy"
+            )
         key = (task, kind, code, timeout, tuple(amounts.items()), priority)
-        if retry is None and (known := _recent.get(key)) is not None:
+        plain = retry is None and cache is None
+        if plain and (known := _recent.get(key)) is not None:
             return known
         held = dict(amounts) if task.asynchronous else {"cpu": MICROS, **amounts}
         counted = tuple(sorted((name, micros) for name, micros in held.items() if micros))
@@ -251,6 +266,7 @@ class Specs:
             timeout,
             counted,
             priority,
+            task.cache,
         )
         made = TaskSpec(
             kind=kind,
@@ -265,15 +281,38 @@ class Specs:
             retry=retry,
             amounts=counted,
             priority=priority,
-            digest=digest_of(dumps(policies, VERSION), self._retry_digest(retry), code.digest),
+            digest=digest_of(
+                dumps(policies, VERSION),
+                self._retry_digest(retry),
+                self._cache_digest(task, cache),
+                code.digest,
+            ),
             code_hash=b"" if code.reason else code.digest,
             unhashable=code.reason,
+            cache=cache,
+            cluster_cache=task.cache == "cluster",
         )
-        if retry is None:  # the code of its exception classes would count too
+        if plain:  # the code of its exception classes, or of its policy, would count too
             if len(_recent) >= _RECENT_MAX:
                 _recent.clear()
             _recent[key] = made
         return made
+
+    def _cache_digest(self, task: Task[Any], cache: Any) -> bytes:
+        """What a caching policy is, by class and content."""
+        if cache is None:
+            return b""
+        out = bytearray()
+        encoder = ArgumentEncoder(self._hasher, bytearray(), {})
+        encoder.strict = task.pure
+        try:
+            encoder.write(cache, out)
+        except (Unencodable, RecursionError) as error:
+            raise GraphError(
+                f"the caching policy of task {task.name!r} is or holds {error}, so equal calls cannot be "
+                "told from different ones: make it of plain values, or take pure off"
+            ) from None
+        return digest_of(out)
 
     def _retry_digest(self, retry: RetryPolicy | None) -> bytes:
         if retry is None:

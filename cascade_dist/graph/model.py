@@ -85,6 +85,10 @@ class TaskSpec:
     """16 bytes over the function's code; empty when something in it cannot be hashed."""
     unhashable: str = ""
     """What in the code cannot be hashed, for messages; empty when nothing."""
+    cache: Any = None
+    """The caching policy that is asked on the worker, or None."""
+    cluster_cache: bool = False
+    """Values are kept for the whole cluster, under their value keys."""
 
 
 @dataclass(frozen=True, slots=True)

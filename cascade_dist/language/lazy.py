@@ -14,6 +14,7 @@ from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.policies import (
     RetryPolicy,
     checked_amounts,
+    checked_cache,
     checked_priority,
     checked_retry,
     checked_timeout,
@@ -39,7 +40,7 @@ _next_serial = itertools.count(1).__next__
 class Chain:
     """What was chained onto a lazy result; most have none."""
 
-    __slots__ = ("after", "amounts", "condition", "priority", "retry", "timeout")
+    __slots__ = ("after", "amounts", "cache", "condition", "priority", "retry", "timeout")
 
     def __init__(self) -> None:
         self.condition: LazyResult[Any] | Param | Env | bool = True
@@ -48,6 +49,7 @@ class Chain:
         self.timeout: float | None = UNSET
         self.amounts: dict[str, int] | None = None
         self.priority = 0
+        self.cache: Any = None
 
 
 class LazyResult(Generic[R_co]):
@@ -147,6 +149,17 @@ class LazyResult(Generic[R_co]):
     def with_timeout(self, seconds: float | None) -> Self:
         """Bounds one attempt, in seconds; None lifts the task's own bound."""
         self._chained().timeout = checked_timeout(seconds)
+        return self
+
+    def with_cache(self, policy: Any) -> Self:
+        """Asks a policy on the worker before the task runs, and tells it the value afterwards.
+
+        Of a map, every child asks by itself. The last call wins.
+
+        Args:
+            policy: a `cs.CachePolicy`, such as ``cs.ResultCache(backend)``.
+        """
+        self._chained().cache = checked_cache(policy)
         return self
 
     def with_priority(self, priority: int) -> Self:

@@ -14,6 +14,7 @@ __all__ = [
     "PRIORITY_MAX",
     "RetryPolicy",
     "checked_amounts",
+    "checked_cache",
     "checked_number",
     "checked_priority",
     "checked_retry",
@@ -58,6 +59,11 @@ class RetryPolicy:
 def is_text(value: object) -> bool:
     """Whether a name is a str; callers may pass anything, whatever the annotations say."""
     return isinstance(value, str)
+
+
+def is_count(value: object) -> bool:
+    """Whether something is an int, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _plain(bound: float) -> str:
@@ -140,6 +146,24 @@ def checked_timeout(seconds: object) -> float | None:
     if number == 0:
         raise ValueError(f"timeout is {seconds!r}: {remedy}")
     return number
+
+
+def checked_cache(policy: object) -> object:
+    """A caching policy: something with the methods `check` and `save`.
+
+    Raises:
+        TypeError: it is none; says what to give instead.
+    """
+    if isinstance(policy, type):
+        raise TypeError(f"with_cache got {policy!r}, a class: make one, with_cache({policy.__name__}(…))")
+    if all(callable(getattr(policy, name, None)) for name in ("check", "save")):
+        return policy
+    if all(callable(getattr(policy, name, None)) for name in ("get", "set")):
+        raise TypeError(f"with_cache got {policy!r}, a backend: give with_cache(cs.ResultCache(backend))")
+    raise TypeError(
+        f"with_cache got {policy!r}, a {type(policy).__name__} without check and save: give a "
+        "caching policy, such as cs.ResultCache(backend) or cs.FileExistenceCache(path)"
+    )
 
 
 def checked_priority(priority: object) -> int:

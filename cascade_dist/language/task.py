@@ -25,7 +25,7 @@ __all__ = ["Task", "check_lengths", "items_of", "task"]
 
 R = TypeVar("R")
 
-OPTIONS: Final = ("name", "pure", "mode", "resources", "timeout", "retry", "durable")
+OPTIONS: Final = ("name", "pure", "mode", "resources", "timeout", "retry", "durable", "cache")
 """The options of `task`."""
 
 ITEMS_MAX: Final = 10_000_000
@@ -47,6 +47,7 @@ class Task(Generic[R]):
         timeout: bound of one attempt in seconds, or None.
         retry: when a failed attempt is tried again, or None.
         durable: whether the value survives its worker.
+        cache: "cluster" when values are kept for the whole cluster, or None.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Task(Generic[R]):
         timeout: float | None = None,
         retry: RetryPolicy | int | None = None,
         durable: bool = False,
+        cache: str | None = None,
     ) -> None:
         self.func = func
         self.name = _name_of(func) if name is None else name
@@ -77,6 +79,7 @@ class Task(Generic[R]):
         self.timeout = checked_timeout(timeout)
         self.retry = None if retry is None else checked_retry(retry)
         self.durable = _flag("durable", durable)
+        self.cache = _checked_cluster_cache(cache, self.pure, self.name)
         self._least, self._most = _positional_bounds(func)
         self._keywords: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         self._adopt(func)
@@ -177,6 +180,7 @@ class Task(Generic[R]):
             "timeout": self.timeout,
             "retry": self.retry,
             "durable": self.durable,
+            "cache": self.cache,
         }
 
 
@@ -204,6 +208,22 @@ def _flag(option: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{option} is {value!r}: give True or False")
     return value
+
+
+def _checked_cluster_cache(cache: object, pure: bool, name: str) -> str | None:
+    if cache is None:
+        return None
+    if cache != "cluster":
+        raise ValueError(
+            f"cache of task {name!r} is {cache!r}: it is 'cluster' or None; a policy belongs to a call, "
+            ".with_cache(policy)"
+        )
+    if not pure:
+        raise ValueError(
+            f"task {name!r} has cache='cluster' without pure=True: its values are found by code and "
+            "arguments, which only of a pure task say all; add pure=True, or use .with_cache(policy)"
+        )
+    return "cluster"
 
 
 def _name_of(func: object) -> str:
@@ -327,6 +347,7 @@ def task(
     timeout: float | None = ...,
     retry: RetryPolicy | int | None = ...,
     durable: bool = ...,
+    cache: str | None = ...,
 ) -> _Decorator: ...
 def task(func: Any = None, /, **options: Any) -> Any:
     """Makes a task of a function, bare or with options, or of any other callable.
@@ -336,7 +357,8 @@ def task(func: Any = None, /, **options: Any) -> Any:
         options: ``name`` (for people; default: the function's), ``pure`` (equal calls are one node),
             ``mode`` ("blocking", or "compute" for numeric code), ``resources`` (amounts that one attempt
             holds, such as ``{"cpu": 2}``), ``timeout`` (seconds per attempt), ``retry`` (a `RetryPolicy` or
-            the number of attempts in all), ``durable`` (the value survives its worker).
+            the number of attempts in all), ``durable`` (the value survives its worker), ``cache``
+            ("cluster", with ``pure``: equal calls of later runs take the value of the first).
 
     Raises:
         TypeError: it is not callable, or there is no such option.

@@ -35,6 +35,8 @@ EDGES_PART_MAX = 200_000
 _EDGE_BYTES = 4
 _NODE_BYTES = 22
 _SPEC_BYTES = 100
+POLICY_BYTES_MAX = 32 << 10
+"""Larger caching policies are refused: they go with every attempt."""
 
 
 class Compiled(Protocol):
@@ -181,7 +183,7 @@ class _Encoder:
             message.function = self._add_function(spec)
         index = self._specs[id(spec)] = len(self._kept)
         self._kept.append(spec)
-        self._columns.size += _SPEC_BYTES
+        self._columns.size += _SPEC_BYTES + len(message.cache_policy)
         return index
 
     def _add_function(self, spec: TaskSpec) -> int:
@@ -255,6 +257,9 @@ def _spec_message(spec: TaskSpec) -> graph_pb2.TaskSpec:
         amounts=to_amounts(spec.amounts),
         priority=spec.priority,
     )
+    message.cluster_cache = spec.cluster_cache
+    if spec.cache is not None:
+        message.cache_policy = _policy(spec)
     if spec.timeout is not None:
         message.timeout.CopyFrom(duration(spec.timeout))
     if spec.retry is not None:
@@ -263,6 +268,24 @@ def _spec_message(spec: TaskSpec) -> graph_pb2.TaskSpec:
         _messages.clear()
     _messages[id(spec)] = (spec, message)
     return message
+
+
+def _policy(spec: TaskSpec) -> bytes:
+    """A caching policy, with the name and code of its task, as executors load it."""
+    task_id = f"{spec.name}@{spec.code_hash.hex()}" if spec.code_hash else spec.name
+    try:
+        pickled = ByValuePickler().run((task_id, spec.cache)).pickled()
+    except Exception as error:
+        raise SerializationError(
+            f"task {spec.name!r}: its caching policy cannot be pickled ({error}): have it open connections "
+            "and files when it is first asked, not when it is made"
+        ) from error
+    if len(pickled) > POLICY_BYTES_MAX:
+        raise SerializationError(
+            f"task {spec.name!r}: its caching policy has {len(pickled):,} bytes, and the most is "
+            f"{POLICY_BYTES_MAX:,}: have it read what it needs on the worker"
+        )
+    return pickled
 
 
 def _lists_its_inputs(node: Node) -> bool:

@@ -14,6 +14,7 @@ import pytest
 HEIGHTS = {
     "language": 1,
     "graph": 2,
+    "caching": 2,
     "codec": 3,
     "wire": 3,
     "v1": 3,
