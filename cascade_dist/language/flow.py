@@ -41,7 +41,8 @@ def sequence(steps: Iterable[Any]) -> LazyResult[Any]:
             )
     for before, step in itertools.pairwise(row):
         step.after(before)
-    return row[-1]
+    last: LazyResult[Any] = row[-1]
+    return last
 
 
 def pipeline(initial: Any, steps: Iterable[Callable[[Any], Any]]) -> LazyResult[Any]:
@@ -68,7 +69,7 @@ def pipeline(initial: Any, steps: Iterable[Callable[[Any], Any]]) -> LazyResult[
         _check_step(number, step)
     value: Any = initial
     for number, step in enumerate(row):
-        made: Any = step(value)
+        made = step(value)
         if not isinstance(made, LazyResult):
             raise TypeError(
                 f"step {number} of cs.pipeline, {step!r}, gave {made!r}, a {type(made).__name__}: a step "
