@@ -49,7 +49,7 @@ __all__ = ["main"]
 
 CONFIGURED = (
     *("host", "port", "state", "token_file", "tls_cert", "tls_key", "tls_ca", "closed"),
-    *("infeasible_after", "blob_dir", "log_level", "log_format"),
+    *("infeasible_after", "blob_dir", "log_level", "log_format", "solver", "solver_timeout"),
 )
 """Arguments that files and the environment may also give."""
 HEARTBEAT_PERIOD_MIN = 0.01
@@ -129,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         help="silence after which a worker is lost (20s)",
     )
     add("--cancel-grace", type=_DURATION, default=5.0, help="what user code gets to end in (default 5s)")
+    add("--solver", help="who orders graphs: native (default), csp, or one that a package has installed")
+    add("--solver-timeout", help="how long another solver than native may take for one graph (default 5s)")
     add("--drain-timeout", type=_DURATION, default=30.0, help="what runs get to end in at SIGTERM (30s)")
     add(
         "--graph-nodes-max",
@@ -210,6 +212,8 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
         times=times,
         drain_timeout=arguments.drain_timeout,
+        solver=config["solver"],
+        solver_timeout=config["solver_timeout"],
         story_dir=state_directory() / "bugs",
     )
 

@@ -31,6 +31,7 @@ from cascade_scheduler.hub import Bounds, Hub, Times
 from cascade_scheduler.services.blobs import BlobService
 from cascade_scheduler.services.client import ClientService
 from cascade_scheduler.services.worker import WorkerService
+from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import RunStore, StoreFenced
 from cascade_scheduler.store.writer import StoreWriter
 from cascade_scheduler.story import write_story
@@ -69,6 +70,8 @@ class SchedulerOptions:
     drain_timeout: float = 30.0
     functions_bytes_max: int = 256 << 20
     backlog_bytes_max: int = 256 << 20
+    solver: str = "native"
+    solver_timeout: float = 5.0
     story_dir: Path | None = None
     """Where the story of a bug is written; None: nowhere."""
 
@@ -114,6 +117,9 @@ class Scheduler:
             bounds=options.bounds,
             times=options.times,
         )
+        if options.solver != "native":
+            hub.solver = SolverProcess(options.solver, options.solver_timeout)
+            await self._try_solver(hub.solver)
         self.turn = hub.turn = Turn(core, self._writer, hub, bell=hub.bell, clock=hub.now, on_bug=self._bug)
         self._server = server = grpc.aio.server(
             interceptors=wire.TokenAuth(options.token).server_interceptors, options=wire.server_options()
@@ -132,6 +138,14 @@ class Scheduler:
         hub.start()
         self._ready_timer = asyncio.create_task(self._watch_readiness(), name="readiness")
         return self.address
+
+    async def _try_solver(self, solver: SolverProcess) -> None:
+        try:
+            await solver.open()
+        except Exception as error:
+            await solver.close()
+            await self._store.close()
+            raise StartError(f"solver {solver.name!r} cannot be used: {error}") from error
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         hub = self.hub
@@ -219,6 +233,8 @@ class Scheduler:
             self._ready_timer.cancel()
         await self._server.stop(0 if self._now.is_set() else STOP_SECONDS)
         await hub.close()
+        if hub.solver is not None:
+            await hub.solver.close()
         await self._store.close()
         await self._blobs.close()
 

@@ -30,6 +30,7 @@ from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
 from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.worker_session import WorkerSession
+from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import Record, RunDropped, RunEvents, RunRenewed
 from cascade_scheduler.store.writer import StoreWriter, Then
 from cascade_scheduler.turn import Order, Turn
@@ -104,6 +105,8 @@ class Hub:
         """Bytes of graphs that are being sent, or whose runs have not ended."""
         self.keeps_graphs = not writer.immediate
         """Graphs go to the store as they came."""
+        self.solver: SolverProcess | None = None
+        """Makes the order of new shapes; None: the native one."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.started = time.monotonic()
         self._loop = asyncio.get_running_loop()
@@ -112,6 +115,19 @@ class Hub:
         self._beat_timer: asyncio.TimerHandle | None = None
         self._beat_at = self._loop.time()
         self._renew_at = self._loop.time() + times.renew
+
+    @property
+    def remembers_shapes(self) -> bool:
+        """A small graph of a known shape needs no second look: nothing is stored, its plan has one order."""
+        return not self.keeps_graphs and self.solver is None
+
+    def capacity(self) -> dict[str, int]:
+        """What all workers have together, in micros."""
+        total: dict[str, int] = {}
+        for worker in self.core.workers.values():
+            for name, micros in worker.amounts.items():
+                total[name] = total.get(name, 0) + micros
+        return total
 
     # --- from the turn ---------------------------------------------------------------------------
 

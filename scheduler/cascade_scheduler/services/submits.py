@@ -10,14 +10,17 @@ from typing import NamedTuple
 
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import client_pb2, graph_pb2
+from cascade_scheduler.core.commands import RunRefused
 from cascade_scheduler.core.events import RunCancelRequested, RunSubmitted
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.plans import Plan, solve, solve_steps
+from cascade_scheduler.core.stages import order_by
 from cascade_scheduler.functions import FunctionBody, WrongBytes
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.runs import RunRecord, SubmitFacts
 from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.following import Refusal, accept, follow, refused
+from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import RunCreated, StoredFunction
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
 from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
@@ -87,7 +90,7 @@ class Submits:
             return
         try:
             shape = None
-            if submit.HasField("end") and not self._hub.keeps_graphs and run_id not in self._incoming:
+            if submit.HasField("end") and self._hub.remembers_shapes and run_id not in self._incoming:
                 literals = ShapeCache.take_apart(submit)
                 if literals is not None:
                     if self._take_known(run_id, literals):
@@ -265,8 +268,10 @@ class Submits:
         if hub.draining:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
         key = incoming.assembly.plan_key(end)
+        if hub.solver is not None:
+            key += repr(sorted(hub.capacity().items())).encode()  # another capacity, another plan
         plan = hub.plans.get(key)
-        if plan is None and len(graph) <= SOLVED_AT_ONCE_NODES:
+        if plan is None and hub.solver is None and len(graph) <= SOLVED_AT_ONCE_NODES:
             plan = solve(graph)
             hub.plans.put(key, plan)
         del self._incoming[run_id]
@@ -346,6 +351,16 @@ class Submits:
             if loop.time() >= slice_end:
                 await asyncio.sleep(0)
                 slice_end = loop.time() + self._hub.times.plan_slice
+        solver = self._hub.solver
+        if solver is not None:
+            try:
+                stages = await solver.resolve(whole.graph, self._hub.capacity())
+            except Unsolvable as error:
+                refusal = self._hub.run_refused(RunRefused(record.run_id, "infeasible", str(error)))
+                self._hub.turn.post(None, then=partial(accept, record), records=refusal)
+                return
+            if stages is not None:
+                order_by(whole.graph, plan, stages)
         self._hub.plans.put(key, plan)
         self._submit(whole, record, plan)
 
