@@ -24,8 +24,10 @@ from cascade_dist.errors import (
     ParamMissingError,
     RemoteTaskError,
     RemoteTraceback,
+    ResourceNotFoundError,
     ResultMissingError,
     ResultSerializationError,
+    RouteNotFoundError,
     RunConflictError,
     RunLostError,
     RunNotFoundError,
@@ -37,9 +39,12 @@ from cascade_dist.errors import (
     TaskTimeoutError,
     VersionMismatchError,
 )
+from cascade_dist.language.flow import pipeline, sequence
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, unmapped
 from cascade_dist.language.policies import RetryPolicy
+from cascade_dist.language.resources import Resource, inject, override_resource, resource
+from cascade_dist.language.router import Router
 from cascade_dist.language.task import Task, task
 
 if TYPE_CHECKING:
@@ -62,7 +67,6 @@ if TYPE_CHECKING:
     from cascade_dist.library.shell import shell
 
 __all__ = [
-    "MISS",
     "AmountError",
     "ArgumentSerializationError",
     "AuthenticationError",
@@ -82,16 +86,21 @@ __all__ = [
     "GraphTooLargeError",
     "InMemoryCacheBackend",
     "LazyResult",
+    "MISS",
     "MappedLazyResult",
     "MessageBus",
     "Param",
     "ParamMissingError",
     "RemoteTaskError",
     "RemoteTraceback",
+    "Resource",
+    "ResourceNotFoundError",
     "ResultCache",
     "ResultMissingError",
     "ResultSerializationError",
     "RetryPolicy",
+    "RouteNotFoundError",
+    "Router",
     "Run",
     "RunConflictError",
     "RunLostError",
@@ -112,7 +121,12 @@ __all__ = [
     "create_cli",
     "dry_run",
     "events",
+    "inject",
+    "override_resource",
+    "pipeline",
+    "resource",
     "run",
+    "sequence",
     "shell",
     "task",
     "unmapped",

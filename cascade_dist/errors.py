@@ -21,8 +21,10 @@ __all__ = [
     "ParamMissingError",
     "RemoteTaskError",
     "RemoteTraceback",
+    "ResourceNotFoundError",
     "ResultMissingError",
     "ResultSerializationError",
+    "RouteNotFoundError",
     "RunConflictError",
     "RunLostError",
     "RunNotFoundError",
@@ -56,6 +58,10 @@ class ParamMissingError(GraphError):
     """Params without a value and without a default; the message names all of them."""
 
 
+class ResourceNotFoundError(GraphError, LookupError):
+    """A resource that is injected and not registered; names it, who wants it, and those that are known."""
+
+
 class DependencyMissingError(CascadeError):
     """A value that was asked for was never made, because the node that makes it was skipped.
 
@@ -76,6 +82,10 @@ class DependencyMissingError(CascadeError):
 
     def __reduce__(self) -> tuple[type[DependencyMissingError], tuple[str, str, str, str]]:
         return type(self), (self.task_id, self.arg_name, self.dependency_id, self.reason)
+
+
+class RouteNotFoundError(CascadeError, ValueError):
+    """A router's selector has a value that is none of the keys; names the value and the keys."""
 
 
 class SerializationError(CascadeError, TypeError):

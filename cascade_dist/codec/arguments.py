@@ -91,7 +91,21 @@ class ArgumentEncoder:
         if kind is NodeKind.MAP:
             columns = {name: Column(node.kwargs[name]) for name in node.columns}
             return self._dump(node, (node.args, {**node.kwargs, **columns}), self._ordinals(node))
+        if kind is NodeKind.LITERAL:
+            return self._dump(node, node.value, {})
+        if kind is NodeKind.ROUTER:
+            return self._encode_keys(node)
         return b""
+
+    def _encode_keys(self, node: Node) -> bytes:
+        """A router's keys. They go inline to every worker that looks for its value among them."""
+        keys = self._dump(node, node.value, {})
+        if isinstance(keys, Packed):
+            raise ArgumentSerializationError(
+                f"the keys of a Router take {keys.size:,} bytes, and the most is {self._inline_max:,}: let a "
+                "task make a short key of what selects"
+            )
+        return keys
 
     def blob_inputs(self, node: Node) -> tuple[Packed, ...]:
         """The payloads of the inputs that follow the node's own: values that many nodes share."""
@@ -177,8 +191,12 @@ class ArgumentEncoder:
         """Finds the argument that cannot be pickled."""
         if isinstance(error, ArgumentSerializationError):
             return error
-        if node.spec.kind is NodeKind.GATHER:
-            return self._refusal(node, value, error, "the target", ordinals)
+        kind = node.spec.kind
+        if kind is NodeKind.GATHER or kind is NodeKind.LITERAL:
+            where = "the target" if node.name == node.spec.name else ""
+            return self._refusal(node, value, error, where, ordinals)
+        if kind is NodeKind.ROUTER:
+            return self._refusal(node, value, error, "the tuple of its keys", ordinals)
         args, kwargs = value
         named = [(_parameter(node, i), arg) for i, arg in enumerate(args)] + list(kwargs.items())
         for name, arg in named:
@@ -196,9 +214,10 @@ class ArgumentEncoder:
         path, part, found = culprit(value, lambda part: self._run(part, ordinals, out_of_band=True))
         reason = found or error
         at = f", at {path}" if path else ""
+        what = f"task {node.name!r}: {where}" if where else node.name
         if isinstance(part, LazyResult):
-            return ArgumentSerializationError(f"task {node.name!r}: {where}{at}: {reason}")
-        text = f"task {node.name!r}: {where}{at} is a {type_name(part)} and cannot be pickled ({reason})"
+            return ArgumentSerializationError(f"{what}{at}: {reason}")
+        text = f"{what}{at} is a {type_name(part)} and cannot be pickled ({reason})"
         return ArgumentSerializationError(f"{text}: {remedy(part, reason)}")
 
 

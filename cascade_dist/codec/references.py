@@ -12,6 +12,7 @@ from typing import Any
 import cloudpickle
 
 from cascade_dist.errors import TaskLoadError
+from cascade_dist.language.resources import Resource
 from cascade_dist.language.task import Task
 
 __all__ = ["Reference", "display_name", "import_reference", "reference_of", "unwrap_task"]
@@ -52,8 +53,8 @@ def _by_value(module: ModuleType) -> bool:
 
 
 def unwrap_task(obj: Any) -> Any:
-    """The function of a task; anything else as it is."""
-    return obj.func if isinstance(obj, Task) else obj
+    """The function of a task or resource; anything else as it is."""
+    return obj.func if isinstance(obj, Task | Resource) else obj
 
 
 def import_reference(module_name: str, qualname: str) -> Any:

@@ -7,6 +7,7 @@ out, so nothing has to be kept but an index and an id for each node.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from marshal import dumps
@@ -28,6 +29,7 @@ from cascade_dist.graph.frames import (
 from cascade_dist.graph.identity import Identity, Specs
 from cascade_dist.graph.model import EdgeKind, Graph, MapRange, Node, NodeKind, TaskSpec
 from cascade_dist.graph.params import Inputs
+from cascade_dist.graph.resources import ResourceTable
 from cascade_dist.graph.scan import ATOMS, Found, Scanner
 from cascade_dist.language.inputs import Param
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, Unmapped
@@ -54,6 +56,7 @@ class Compilation:
         params: values of the `Param`\\ s in it, by name.
         strict_params: whether an unknown name in `params` is an error; otherwise it is a warning.
         require_params: whether required params have to be given; otherwise None stands for them.
+        warn_unknown: whether unknown names in `params` are warned of.
 
     Attributes:
         target_index: node index of the target, once `nodes` is exhausted.
@@ -71,15 +74,17 @@ class Compilation:
         *,
         strict_params: bool = False,
         require_params: bool = True,
+        warn_unknown: bool = True,
     ) -> None:
         self._root = root_of(target)
-        self._inputs = Inputs(params or {}, strict=strict_params, require=require_params)
+        self._inputs = Inputs(params or {}, strict=strict_params, require=require_params, warn=warn_unknown)
         self._scanner = Scanner()
         self._opener = Opener(self._inputs, self._scanner)
         self._index: dict[LazyResult[Any], int] = {}
         self._hasher = CodeHasher()
         self._identity = Identity(self._hasher, self._index)
         self._specs = Specs(self._hasher)
+        self._resources = ResourceTable(self._hasher)
         self._pure: dict[bytes, int] = {}
         self._template = blake2b(digest_size=DIGEST_SIZE)
         self._template_buffer = bytearray()
@@ -159,7 +164,7 @@ class Compilation:
         The short way, without a frame, for most nodes of wide graphs.
         """
         args, index = lazy.args, self._index
-        if lazy.chain is not None or lazy.kwargs or type(lazy) is not LazyResult:
+        if lazy.chain is not None or lazy.kwargs or type(lazy) is not LazyResult or lazy.task.injections:
             return None
         found: Found | None = None
         if args and not SCALARS.issuperset(map(type, args)):
@@ -195,17 +200,17 @@ class Compilation:
         return self._close_gather(lazy, frame)
 
     def _close_call(self, frame: Frame) -> Node | None:
-        lazy, index = frame.lazy, self._index
-        if frame.amounts is not None or frame.stage is not None:
-            return self._close_chained_call(frame)
-        spec = self._specs.of(lazy.task, lazy.chain)
+        lazy, index, extra = frame.lazy, self._index, frame.extra
+        spec = self._specs.of(lazy.task, lazy.chain, NodeKind.CALL, extra.counted)
+        if extra.injected or lazy.task.injections:
+            spec = self._resources.spec(spec, lazy.task, frame.args, frame.kwargs, extra.injected)
         condition = -1 if frame.condition is None else index[frame.condition]
         after = list(dict.fromkeys([index[need] for need in frame.after])) if frame.after else ()
         args, kwargs = frame.args, frame.kwargs
         if spec.pure and kwargs:
             bound = lazy.task.bind(args, kwargs)  # f(1) and f(x=1) are one call
             args, kwargs = (bound.args, bound.kwargs) if bound is not None else (args, kwargs)
-        content = self._identity.content(spec, args, kwargs, condition, after)
+        content = self._identity.content(spec, args, kwargs, condition, after, extra.content)
         if spec.pure:
             known = self._pure.get(content)
             if known is not None:
@@ -217,17 +222,24 @@ class Compilation:
             identity = self._identity.occurrence(content)
         number = index[lazy] = self.node_count
         node = Node(number, spec, spec.name, frame.args, frame.kwargs)
-        if frame.found or condition >= 0 or after:
-            self._connect(node, frame.found, condition, after)
+        if extra.args is not None:
+            node.args, node.kwargs = extra.args, extra.kwargs
+        if frame.found or condition >= 0 or after or extra.amounts:
+            self._connect(node, frame.found, condition, after, extra.amounts)
         return self._finish(node, identity)
 
     def _connect(
-        self, node: Node, found: Mapping[LazyResult[Any], str], condition: int = -1, after: Sequence[int] = ()
+        self,
+        node: Node,
+        found: Mapping[LazyResult[Any], str],
+        condition: int = -1,
+        after: Sequence[int] = (),
+        amounts: Mapping[str, LazyResult[Any]] = NO_KWARGS,
     ) -> None:
-        """Gives a node its edges: data first, then condition, then order."""
+        """Gives a node its edges: data first, then condition, then order, then amounts."""
         index = self._index
         node.inputs = tuple(found)
-        if condition < 0 and not after:
+        if condition < 0 and not after and not amounts:
             node.sources = tuple([index[need] for need in found])
             node.kinds = (EdgeKind.DATA,) * len(found)
             node.edge_args = tuple(found.values())
@@ -243,6 +255,10 @@ class Compilation:
             sources.append(source)
             kinds.append(EdgeKind.SEQUENCE)
             args.append("")
+        for name, amount in amounts.items():
+            sources.append(index[amount])
+            kinds.append(EdgeKind.AMOUNT)
+            args.append(name)
         node.sources = tuple(sources)
         node.kinds = tuple(kinds)
         node.edge_args = tuple(args)
@@ -266,13 +282,59 @@ class Compilation:
             buffer.clear()
         return node
 
-    def _close_gather(self, frame: Frame) -> Node:
+    # --- structural nodes -------------------------------------------------------------------------
+
+    def _close_gather(self, lazy: Gather, frame: Frame) -> Iterator[Node]:
         spec = self._specs.structural(NodeKind.GATHER, "gather")
-        content = self._identity.content(spec, frame.args, NO_KWARGS, -1, ())
-        number = self._index[frame.lazy] = self.node_count
-        node = Node(number, spec, spec.name, (), NO_KWARGS, value=frame.args[0])
-        self._connect(node, frame.found)
-        return self._finish(node, content)
+        identity = self._structural(lazy, spec, frame.args)
+        if identity:
+            node = Node(self._index[lazy], spec, lazy.role, (), NO_KWARGS, value=frame.args[0])
+            self._connect(node, frame.found)
+            yield self._finish(node, identity)
+
+    def _close_literal(self, lazy: Literal, frame: Frame) -> Iterator[Node]:
+        spec = self._specs.structural(NodeKind.LITERAL, "literal")
+        identity = self._structural(lazy, spec, (lazy.value,))
+        if identity:
+            node = Node(self._index[lazy], spec, lazy.role, (), NO_KWARGS, value=lazy.value)
+            yield self._finish(node, identity)
+
+    def _close_router(self, frame: RouterFrame) -> Iterator[Node]:
+        spec = self._specs.structural(NodeKind.ROUTER, "router")
+        needs = (frame.selector, *frame.routes)
+        identity = self._structural(frame.lazy, spec, (frame.keys, needs))
+        if not identity:
+            return
+        keys, _ = self._identity.structural(spec, (frame.keys,))
+        self._template_buffer += keys
+        node = Node(self._index[frame.lazy], spec, spec.name, (), NO_KWARGS, value=frame.keys)
+        node.sources = tuple([self._index[need] for need in needs])
+        node.kinds = (EdgeKind.SELECTOR,) + (EdgeKind.ROUTE,) * len(frame.routes)
+        node.edge_args = ("selector",) + ("",) * len(frame.routes)
+        self._finish(node, identity)
+        # Not before it has gone into the template: what repr gives may differ from process to process.
+        node.edge_args = ("selector", *map(reprlib.repr, frame.keys))
+        yield node
+
+    def _structural(self, lazy: LazyResult[Any], spec: TaskSpec, parts: tuple[Any, ...]) -> bytes:
+        """Gives a structural lazy result its index, and gives its id; empty when an equal one has come."""
+        content, exact = self._identity.structural(spec, parts)
+        known = self._pure.get(content) if exact else None
+        self._index[lazy] = self.node_count if known is None else known
+        if known is not None:
+            return b""
+        if not exact:
+            return self._identity.occurrence(content)
+        self._pure[content] = self.node_count
+        return content
+
+    # --- maps -------------------------------------------------------------------------------------
+
+    def _map_spec(self, lazy: MappedLazyResult[Any], frame: Frame, kind: NodeKind) -> TaskSpec:
+        spec = self._specs.of(lazy.task, lazy.chain, kind, frame.extra.counted)
+        if frame.extra.injected or lazy.task.injections:
+            spec = self._resources.spec(spec, lazy.task, (), frame.columns, frame.extra.injected)
+        return spec
 
     def _map_content(self, spec: TaskSpec, frame: Frame) -> tuple[bytes, int, Sequence[int]]:
         """What a map is, and the indices of its condition and predecessors."""
@@ -283,12 +345,12 @@ class Compilation:
             name: (column.value,) if isinstance(column, Unmapped) else column
             for name, column in frame.columns.items()
         }
-        content = self._identity.content(spec, (), plain, condition, after)
+        content = self._identity.content(spec, (), plain, condition, after, frame.extra.content)
         return self._identity.mapped(content), condition, after
 
     def _close_map(self, lazy: MappedLazyResult[Any], frame: Frame) -> Iterator[Node]:
         """A map over known lists: a gate if it has a condition or predecessors, the children, their list."""
-        spec = self._specs.of(lazy.task, lazy.chain)
+        spec = self._map_spec(lazy, frame, NodeKind.CALL)
         content, condition, after = self._map_content(spec, frame)
         if spec.pure and content in self._pure:
             self._index[lazy] = self._pure[content]
@@ -322,7 +384,7 @@ class Compilation:
         yield self._finish(collect, identity)
 
     def _children(self, frame: Frame, spec: TaskSpec, identity: bytes, gate: int) -> Iterator[Node]:
-        columns = frame.columns
+        columns, amounts = frame.columns, frame.extra.amounts
         lists = {name: column for name, column in columns.items() if isinstance(column, list)}
         shared = {name: column.value for name, column in columns.items() if isinstance(column, Unmapped)}
         shared_found: Found = {}
@@ -348,11 +410,15 @@ class Compilation:
                 node.sources += (gate,)
                 node.kinds += (EdgeKind.GATE,)
                 node.edge_args += ("",)
+            if amounts:
+                node.sources += tuple([self._index[amount] for amount in amounts.values()])
+                node.kinds += (EdgeKind.AMOUNT,) * len(amounts)
+                node.edge_args += tuple(amounts)
             yield self._finish(node, self._identity.child(identity, position))
 
     def _close_lazy_map(self, lazy: MappedLazyResult[Any], frame: Frame) -> Iterator[Node]:
         """A map of which at least one list is lazy: one node, which becomes children at run time."""
-        spec = self._specs.of(lazy.task, lazy.chain, NodeKind.MAP)
+        spec = self._map_spec(lazy, frame, NodeKind.MAP)
         content, condition, after = self._map_content(spec, frame)
         if spec.pure and content in self._pure:
             self._index[lazy] = self._pure[content]
@@ -374,7 +440,7 @@ class Compilation:
             self._scanner.scan(kwargs[name], name, found)
         number = self.node_count
         node = Node(number, spec, spec.name, (), kwargs, columns=frozenset(lists), map_count=length)
-        self._connect(node, found, condition, after)
+        self._connect(node, found, condition, after, frame.extra.amounts)
         named: dict[Any, str] = {}
         for name, column in frame.columns.items():
             if isinstance(column, LazyResult):

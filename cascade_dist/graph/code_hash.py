@@ -28,6 +28,7 @@ from typing import Any, Final
 from cascade_dist.graph.encoding import DIGEST_SIZE, VERSION, Encoder, Unencodable
 from cascade_dist.graph.installed import installed_name, is_installed, version_of
 from cascade_dist.language.lazy import LazyResult
+from cascade_dist.language.resources import Resource
 from cascade_dist.language.task import Task
 
 __all__ = ["CodeHash", "CodeHasher"]
@@ -284,6 +285,9 @@ class _Reader(Encoder):
             self._refer(owner.func)
             options = owner.options()
             self._value([(name, options[name]) for name in sorted(options)], "an option of", owner.name)
+        elif isinstance(owner, Resource):
+            self.out += dumps(("resource", owner.name, owner.scope), VERSION)
+            self._refer(owner.func)
         elif isinstance(owner, type):
             self._read_class(owner)
         elif isinstance(owner, types.ModuleType):

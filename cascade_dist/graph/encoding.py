@@ -20,6 +20,7 @@ from typing import Any, Final
 from cascade_dist.graph.installed import installed_name
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult
+from cascade_dist.language.resources import Inject, Resource, Slot, find
 from cascade_dist.language.task import Task
 
 __all__ = ["SCALARS", "Encoder", "Unencodable", "digest_of"]
@@ -43,7 +44,7 @@ _TAG: Final = {
     name: bytes([0x80 + number])
     for number, name in enumerate(
         "list tuple dict set frozenset dataclass enum object array buffer bytes bytearray reference "
-        "unknown range slice partial method builtin pattern input missing".split()
+        "unknown range slice partial method builtin pattern input missing inject".split()
     )
 }
 
@@ -257,6 +258,18 @@ def _write_input(encoder: Encoder, value: Any, out: bytearray) -> None:
     out += dumps((type(value).__name__, value.name), VERSION)
 
 
+def _write_slot(encoder: Encoder, value: Any, out: bytearray) -> None:
+    out += _TAG["inject"]
+    out += dumps(value.name, VERSION)
+
+
+def _write_inject(encoder: Encoder, value: Any, out: bytearray) -> None:
+    """A marker, as the default of a parameter: with the code that it stands for."""
+    _write_slot(encoder, value, out)
+    definition = find(value)
+    encoder.write(None if definition is None else definition, out)
+
+
 def _write_reduced(encoder: Encoder, value: Any, out: bytearray) -> None:
     """An object by what pickle would be told of it: class, arguments, state, items."""
     try:
@@ -321,6 +334,9 @@ _WRITERS: dict[type, Writer] = {
     type: _write_reference,
     Param: _write_input,
     Env: _write_input,
+    Resource: _write_reference,
+    Inject: _write_inject,
+    Slot: _write_slot,
     type(_ABSENT): _write_missing,
 }
 

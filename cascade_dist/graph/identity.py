@@ -23,7 +23,7 @@ from cascade_dist.language.task import Task
 __all__ = ["ArgumentEncoder", "Identity", "Specs", "scalars_content"]
 
 _PARTS: Final = {
-    name: bytes([0x01 + number]) for number, name in enumerate("if after child gate again map".split())
+    name: bytes([0x01 + number]) for number, name in enumerate("if after child gate again map more".split())
 }
 _LAZY: Final = b"\xff"
 _UNPLACED: Final = b"\0" * DIGEST_SIZE
@@ -78,6 +78,7 @@ class Identity:
         kwargs: Mapping[str, Any],
         condition: int,
         after: Iterable[int],
+        more: Mapping[str, Any] | None = None,
     ) -> bytes:
         """16 bytes over all that a node is, without how often it occurs.
 
@@ -87,14 +88,19 @@ class Identity:
             kwargs: keyword arguments.
             condition: node index of its condition, or -1.
             after: node indices of its predecessors.
+            more: what else was chained onto it, by name.
 
         Raises:
             GraphError: it is pure, and an argument has no canonical encoding.
         """
-        if not kwargs and condition < 0 and not after and SCALARS.issuperset(map(type, args)):
+        plain = not kwargs and condition < 0 and not after and not more
+        if plain and SCALARS.issuperset(map(type, args)):
             return scalars_content(spec, args)
         out = bytearray(spec.digest)
         self._write_arguments(spec, args, kwargs, out)
+        if more:
+            out += _PARTS["more"]
+            self._write_arguments(spec, (), more, out)
         if condition >= 0:
             out += _PARTS["if"]
             out += self.of(condition)
@@ -148,6 +154,22 @@ class Identity:
             return content
         return blake2b(content + _PARTS["again"] + dumps(count, VERSION), digest_size=DIGEST_SIZE).digest()
 
+    def structural(self, spec: TaskSpec, parts: Iterable[Any]) -> tuple[bytes, bool]:
+        """16 bytes over a structural node, and whether what has the same bytes is equal.
+
+        It may not be where a value has no canonical encoding.
+        """
+        for strict in (True, False):
+            self.encoder.strict = strict
+            out = bytearray(spec.digest)
+            try:
+                for part in parts:
+                    self._write_argument(part, out)
+            except Unencodable:
+                continue
+            return blake2b(out, digest_size=DIGEST_SIZE).digest(), strict
+        raise AssertionError
+
     def mapped(self, content: bytes) -> bytes:
         """The content of a map, which is no call with the same arguments."""
         return digest_of(content, _PARTS["map"])
@@ -187,8 +209,20 @@ class Specs:
         self._by_digest: dict[tuple[Task[Any], bytes], TaskSpec] = {}
         self._structural: dict[tuple[NodeKind, str], TaskSpec] = {}
 
-    def of(self, task: Task[Any], chain: Chain | None, kind: NodeKind = NodeKind.CALL) -> TaskSpec:
+    def of(
+        self,
+        task: Task[Any],
+        chain: Chain | None,
+        kind: NodeKind = NodeKind.CALL,
+        counted: Mapping[str, int] | None = None,
+    ) -> TaskSpec:
         """The spec of a task's calls, or maps, with what was chained onto one.
+
+        Args:
+            task: the task.
+            chain: what was chained.
+            kind: call or map.
+            counted: the amounts, where those of the chain are not all numbers.
 
         Raises:
             GraphError: the task is pure, and something in its code cannot be hashed.
@@ -202,18 +236,20 @@ class Specs:
             and chain.timeout is UNSET
             and chain.amounts is None
             and not chain.priority
+            and chain.passed is UNSET
             and chain.cache is None
         ):
             return spec
         retry = chain.retry or task.retry
         timeout = task.timeout if chain.timeout is UNSET else chain.timeout
-        amounts = task.resources if chain.amounts is None else {**task.resources, **chain.amounts}
-        cache = chain.cache
+        held = chain.amounts if counted is None else counted
+        amounts = task.resources if held is None else {**task.resources, **held}
+        passes, cache = chain.passed is not UNSET, chain.cache
         # The policy by its identity: it need not be hashable, and its spec keeps it alive.
-        key = (task, kind, retry, timeout, frozenset(amounts.items()), chain.priority, id(cache))
+        key = (task, kind, retry, timeout, frozenset(amounts.items()), chain.priority, passes, id(cache))
         found = self._chained.get(key)
         if found is None:
-            found = self._make(task, kind, retry, timeout, amounts, chain.priority, cache)
+            found = self._make(task, kind, retry, timeout, amounts, chain.priority, cache, passes)
             # What says the same in other words (cpu=1) is the same spec; policies may hide what they are.
             if cache is None:
                 found = self._by_digest.setdefault((task, found.digest), found)
@@ -237,6 +273,7 @@ class Specs:
         amounts: Mapping[str, int],
         priority: int,
         cache: Any,
+        passes: bool = False,
     ) -> TaskSpec:
         code = self._hasher.hash(task.func)
         if code.reason and task.pure:
@@ -249,7 +286,7 @@ class Specs:
                 f"task {task.name!r} is cached by its code and inputs, but {code.reason}: pass that as an "
                 "argument or make it inside the function, or use another caching policy"
             )
-        key = (task, kind, code, timeout, tuple(amounts.items()), priority)
+        key = (task, kind, code, timeout, tuple(amounts.items()), priority, passes)
         plain = retry is None and cache is None
         if plain and (known := _recent.get(key)) is not None:
             return known
@@ -267,6 +304,7 @@ class Specs:
             counted,
             priority,
             task.cache,
+            *((True,) if passes else ()),
         )
         made = TaskSpec(
             kind=kind,
@@ -281,6 +319,7 @@ class Specs:
             retry=retry,
             amounts=counted,
             priority=priority,
+            passthrough=passes,
             digest=digest_of(
                 dumps(policies, VERSION),
                 self._retry_digest(retry),

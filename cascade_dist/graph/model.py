@@ -21,7 +21,9 @@ __all__ = [
     "Mode",
     "Node",
     "NodeKind",
+    "ResourceSpec",
     "RetryPolicy",
+    "Scope",
     "TaskSpec",
 ]
 
@@ -60,6 +62,30 @@ class Mode(IntEnum):
     COMPUTE = 2
 
 
+class Scope(IntEnum):
+    """How long a resource lives, from short to long; the numbers are those of the wire."""
+
+    TASK = 1
+    RUN = 2
+    WORKER = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResourceSpec:
+    """A resource that calls of a graph have injected. Of each name there is one in a graph."""
+
+    name: str
+    scope: Scope
+    definition: Any
+    """The `Resource`."""
+    requires: tuple[str, ...] = ()
+    """Names of the resources that it needs itself."""
+    digest: bytes = b""
+    """16 bytes over its name, scope and code, and those of what it needs."""
+    code_hash: bytes = b""
+    """16 bytes over its function's code; empty when something in it cannot be hashed."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What nodes of one kind share. Equal specs are one object within a graph, so identity is equality."""
@@ -79,6 +105,10 @@ class TaskSpec:
     amounts: tuple[tuple[str, int], ...] = ()
     """(name, micros), sorted by name; a sync call holds cpu unless it says otherwise."""
     priority: int = 0
+    passthrough: bool = False
+    """When it is skipped, its consumers by DATA get the value of its first input instead."""
+    resources: tuple[ResourceSpec, ...] = ()
+    """What is injected, and what that needs, each after what it needs itself."""
     digest: bytes = b""
     """16 bytes over code and policies: the node's template without its shape."""
     code_hash: bytes = b""
@@ -99,7 +129,10 @@ class Edge:
     target: int
     kind: EdgeKind
     arg: str
-    """The argument's name: "0" for the first positional one, the keyword otherwise; "" for no argument."""
+    """The argument's name: "0" for the first positional one, the keyword otherwise; "" for no argument.
+
+    Of an AMOUNT the amount's name; of a router's edges "selector" and the keys as bounded texts.
+    """
 
 
 @dataclass(slots=True)
@@ -111,13 +144,15 @@ class Node:
     that object (by identity) into its ordinal. Two lazies that are one node (equal pure calls) are two inputs
     with one source. In a MAP, what is mapped stands in `kwargs` as an object of its own, a subclass of
     `LazyResult`, so that one lazy list can be mapped and given whole in one call. A COLLECT has no arguments:
-    its `inputs` are empty, and its value is the list of its sources.
+    its `inputs` are empty, and its value is the list of its sources. A ROUTER has none either: its edges are
+    one SELECTOR and then, in the order of the keys in `value`, one ROUTE each. AMOUNT edges come last, each
+    with the amount's name as its argument.
     """
 
     index: int
     spec: TaskSpec
     name: str
-    """The spec's name; a map's child has its index in brackets."""
+    """The spec's name; a map's child has its index in brackets, a literal or gather says what it is for."""
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     sources: tuple[int, ...] = ()
@@ -127,7 +162,7 @@ class Node:
     structural_id: bytes = b""
     """16 bytes: template, literals by content, and for an impure node its ordinal."""
     value: Any = None
-    """For a gather: the container, with lazy values in it."""
+    """Of a gather the container, with lazy values in it; of a literal the value; of a router its keys."""
     columns: frozenset[str] = frozenset()
     """For a map over lazy lists: keyword arguments whose literal value is a list to be indexed by child."""
     shared: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import Any
 from cascade_dist.errors import GraphError, ParamMissingError
 from cascade_dist.graph.encoding import Encoder, digest_of
 from cascade_dist.language.inputs import Env, Param
+from cascade_dist.language.resources import Inject, Slot
 
 __all__ = ["Inputs"]
 
@@ -21,14 +22,18 @@ class Inputs:
         params: values given to the run, by name.
         strict: whether a name that no `Param` has is an error.
         require: whether it is an error when a required one is missing.
+        warn: whether there is a warning for a name that no `Param` has.
     """
 
-    def __init__(self, params: Mapping[str, Any], *, strict: bool = False, require: bool = True) -> None:
+    def __init__(
+        self, params: Mapping[str, Any], *, strict: bool = False, require: bool = True, warn: bool = True
+    ) -> None:
         if not isinstance(params, Mapping):
             raise TypeError(f"params is {params!r}: give a dict of values by name")
         self._params = dict(params)
         self._strict = strict
         self._require = require
+        self._warn = warn
         self._known: dict[str, Param] = {}
         self._missing: dict[str, None] = {}
 
@@ -43,13 +48,15 @@ class Inputs:
         given = os.environ if isinstance(wanted, Env) else self._params
         return wanted.required and wanted.name not in given
 
-    def resolve(self, wanted: Param | Env) -> Any:
-        """The value; None in place of one that is missing, which `finish` will say.
+    def resolve(self, wanted: Param | Env | Inject) -> Any:
+        """The value; None in place of one that is missing, which `finish` will say. Of a marker its slot.
 
         Raises:
             ValueError: a value cannot be converted.
         """
         name = wanted.name
+        if isinstance(wanted, Inject):
+            return Slot(name)
         if isinstance(wanted, Env):
             value = os.environ.get(name, wanted.default)
             if name not in os.environ and wanted.required:
@@ -83,7 +90,8 @@ class Inputs:
         text = f"no Param is named {', '.join(map(repr, unknown))}; the target knows {known}"
         if self._strict:
             raise GraphError(f"{text} (strict_params)")
-        warnings.warn(text, UserWarning, stacklevel=2)
+        if self._warn:
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     def digest(self, encoder: Encoder) -> bytes:
         """16 bytes over the given params, whatever their order."""

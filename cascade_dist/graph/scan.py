@@ -11,6 +11,7 @@ from typing import Any, Final
 from cascade_dist.errors import GraphError
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult, Unmapped
+from cascade_dist.language.resources import Inject
 
 __all__ = ["ATOMS", "Scanner", "substituted"]
 
@@ -67,11 +68,13 @@ class Scanner:
     """Finds lazy results at any depth of lists, tuples, dicts, sets, dataclasses and named tuples.
 
     Attributes:
-        inputs: whether a `Param` or `Env` was met since this was last set to False.
+        inputs: whether a `Param`, `Env` or marker was met since this was last set to False.
+        injected: the `Inject` markers that were met since this was last cleared.
     """
 
     def __init__(self) -> None:
         self.inputs = False
+        self.injected: list[Inject] = []
         self._children: dict[type, Children | None] = {}
 
     def scan(self, value: Any, arg: str, found: Found) -> None:
@@ -102,6 +105,9 @@ class Scanner:
                 found[value] = arg
         elif kind is Param or kind is Env:
             self.inputs = True
+        elif kind is Inject:
+            self.inputs = True
+            self.injected.append(value)
         elif kind is Unmapped:
             raise GraphError(
                 f"argument {arg!r} has {value!r} in it: cs.unmapped(…) is for whole parameters of "
@@ -121,16 +127,16 @@ class Scanner:
 
 
 def substituted(value: Any, resolve: Callable[[Any], Any]) -> Any:
-    """The value with each `Param` and `Env` in it replaced; what holds none is kept as it is, not copied.
+    """The value with each `Param`, `Env` and marker in it replaced; what holds none is kept, not copied.
 
     Args:
         value: an argument.
-        resolve: gives the value of a `Param` or `Env`.
+        resolve: gives what stands for one of these.
     """
     kind = type(value)
     if kind in ATOMS or isinstance(value, LazyResult):
         return value
-    if kind is Param or kind is Env:
+    if kind is Param or kind is Env or kind is Inject:
         return resolve(value)
     children = children_of(kind)
     if children is None:

@@ -23,9 +23,10 @@ from cascade_dist.language.policies import (
 if TYPE_CHECKING:
     from typing import Self
 
+    from cascade_dist.language.jump import Selector
     from cascade_dist.language.task import Task
 
-__all__ = ["UNSET", "Chain", "LazyResult", "MappedLazyResult", "Unmapped", "unmapped"]
+__all__ = ["UNSET", "Chain", "LazyResult", "MappedLazyResult", "Unmapped", "WithParams", "unmapped"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -40,7 +41,18 @@ _next_serial = itertools.count(1).__next__
 class Chain:
     """What was chained onto a lazy result; most have none."""
 
-    __slots__ = ("after", "amounts", "cache", "condition", "priority", "retry", "timeout")
+    __slots__ = (
+        "after",
+        "amounts",
+        "cache",
+        "condition",
+        "lazy_amounts",
+        "passed",
+        "priority",
+        "retry",
+        "selector",
+        "timeout",
+    )
 
     def __init__(self) -> None:
         self.condition: LazyResult[Any] | Param | Env | bool = True
@@ -48,8 +60,13 @@ class Chain:
         self.retry: RetryPolicy | None = None
         self.timeout: float | None = UNSET
         self.amounts: dict[str, int] | None = None
+        self.lazy_amounts: dict[str, LazyResult[Any] | Param | Env] = {}
+        self.passed: Any = UNSET
+        """What consumers get when this stage is skipped: the value that it would have got. UNSET: nothing."""
         self.priority = 0
         self.cache: Any = None
+        self.selector: Selector | None = None
+        """Where jumps that it returns lead."""
 
 
 class LazyResult(Generic[R_co]):
@@ -132,18 +149,36 @@ class LazyResult(Generic[R_co]):
         )
         return self
 
-    def with_constraints(self, **amounts: float) -> Self:
+    def with_constraints(self, **amounts: float | LazyResult[Any] | Param | Env) -> Self:
         """Says what one attempt holds of what workers have, such as ``cpu=2, memory_gb=4, gpu=1``.
 
         Goes over the task's own ``resources`` by name; the last call wins as a whole.
+
+        Args:
+            amounts: numbers, or lazy values, Params and Envs that become numbers.
+
+        Raises:
+            ValueError: an amount is no number, negative, not finite, or too small or large to count.
         """
-        given: dict[str, object] = {**amounts}
-        for name, amount in given.items():
-            if isinstance(amount, LazyResult | Param | Env):
-                raise ValueError(
-                    f"amount {name!r} is a lazy value, which amounts cannot be yet: give a number"
-                )
-        self._chained().amounts = checked_amounts(amounts)
+        lazy = {name: amount for name, amount in amounts.items() if isinstance(amount, _LATER)}
+        checked_amounts(dict.fromkeys(lazy, 0))  # their names
+        counted = checked_amounts({name: amount for name, amount in amounts.items() if name not in lazy})
+        chain = self._chained()
+        chain.amounts, chain.lazy_amounts = counted, lazy
+        return self
+
+    def passthrough(self) -> Self:
+        """Lets consumers have the first argument when this call is skipped, as between stages of a pipeline.
+
+        Raises:
+            TypeError: there is no first positional argument, or it is a map.
+        """
+        if not self.args:
+            raise TypeError(
+                f"{self.task.name!r} was called without a positional argument, so there is nothing to pass "
+                "on when it is skipped: give the value to pass on as the first positional argument"
+            )
+        self._chained().passed = self.args[0]
         return self
 
     def with_timeout(self, seconds: float | None) -> Self:
@@ -254,6 +289,10 @@ for _symbol, _names in {
         setattr(LazyResult, f"__{_name}__", _operator(_symbol))
 
 
+_LATER: Final = (LazyResult, Param, Env)
+"""What becomes a value later."""
+
+
 class Unmapped:
     """A value that every child of a map gets whole. Made by `unmapped`."""
 
@@ -286,3 +325,29 @@ class MappedLazyResult(LazyResult[R_co]):
     def __init__(self, task: Task[Any], columns: dict[str, Any]) -> None:
         super().__init__(task)
         self.columns = columns
+
+    def passthrough(self) -> NoReturn:
+        """Refuses: a map has no one value to pass on.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"a map of {self.task.name!r} makes a new list and has no value to pass on when it is skipped: "
+            "mark a call, or let the consumer take the list from a Router"
+        )
+
+
+class WithParams:
+    """A target with params of its own, for a task that returns one.
+
+    Attributes:
+        target: a lazy result, or a container of such.
+        params: values of its `Param`\\ s, by name; those of the run do not reach it.
+    """
+
+    __slots__ = ("params", "target")
+
+    def __init__(self, target: Any, params: Mapping[str, Any]) -> None:
+        self.target = target
+        self.params = params

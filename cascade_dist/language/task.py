@@ -20,6 +20,7 @@ from cascade_dist.language.policies import (
     checked_timeout,
     is_text,
 )
+from cascade_dist.language.resources import Inject, Injection, injections
 
 __all__ = ["Task", "check_lengths", "items_of", "task"]
 
@@ -100,6 +101,11 @@ class Task(Generic[R]):
             return inspect.signature(self.func, follow_wrapped=False)
         except (ValueError, TypeError):
             return None
+
+    @functools.cached_property
+    def injections(self) -> tuple[Injection, ...]:
+        """The parameters that have an `inject` marker as their default."""
+        return injections(self.func)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> LazyResult[R]:
         """A lazy result of the function for these arguments.
@@ -297,6 +303,8 @@ def items_of(task: str, name: str, column: Any) -> Any:
     where = f"{task}.map({name}=…)"
     if isinstance(column, LazyResult | Param | Env | Unmapped):
         return column
+    if isinstance(column, Inject):
+        return Unmapped(column)
     if isinstance(column, str | bytes | bytearray):
         kind = "a string" if isinstance(column, str) else f"a {type(column).__name__}"
         raise TypeError(f"{where}: {kind} is not a list to map over; for one value for all: cs.unmapped(…)")

@@ -111,8 +111,6 @@ def test_it_is_small() -> None:
         (lambda lazy: lazy.with_retry(delay=1e12), ValueError, r"the most is 315,360,000 s \(ten years\):"),
         (lambda lazy: lazy.with_retry(max_delay=1e12), ValueError, "the most is 315,360,000 s"),
         (lambda lazy: lazy.with_retry(backoff=1e12), ValueError, "the most is 1,000,000,000:"),
-        (lambda lazy: lazy.with_constraints(gpu=one()), ValueError, "'gpu' is a lazy value"),
-        (lambda lazy: lazy.with_constraints(gpu=cs.Param("n")), ValueError, "'gpu' is a lazy value"),
     ],
 )
 def test_what_makes_no_sense_is_refused_where_it_is_said(
