@@ -21,6 +21,7 @@ from cascade_scheduler.core.events import (
 )
 from cascade_scheduler.core.graph import Retry
 from cascade_scheduler.core.inputs import of_node
+from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, Run
 from cascade_scheduler.core.values import ErrorInfo
 from cascade_scheduler.core.worker import Attempt, Worker
@@ -31,14 +32,21 @@ RETRY_DELAY_MAX = 366 * 86_400.0
 __all__ = ["assign", "off_the_books", "on_report", "on_started", "try_again", "wake_delayed", "worker_lost"]
 
 
-def assign(books: Books, run: Run, node: int, worker: Worker, *, ahead: bool, expected: float) -> None:
-    """Makes an attempt of a ready node on a worker."""
+def assign(
+    books: Books, run: Run, node: int, worker: Worker, cls: AmountClass, *, ahead: bool, expected: float
+) -> None:
+    """Makes an attempt of a ready node on a worker; it holds what its line says."""
     graph = run.graph
     origin, index = run.origin(node)
     spec = graph.specs[graph.node_spec[origin]]
     attempt_id = books.next_attempt()
     try_ = run.tries.get(node, 0) + 1 if run.tries else 1
-    attempt = Attempt(attempt_id, run, node, spec, worker, try_, not ahead, expected)
+    attempt = Attempt(attempt_id, run, node, spec, worker, try_, not ahead, expected, cls)
+    if cls.pools or cls.limits:
+        for pool, micros in cls.pools:
+            pool.free -= micros
+        for limit in cls.limits:
+            limit.take()
     books.attempts[attempt_id] = attempt
     worker.add(attempt)
     run.nodes_active[node] = attempt_id
@@ -65,6 +73,7 @@ def assign(books: Books, run: Run, node: int, worker: Worker, *, ahead: bool, ex
             spec.durable or run.is_leaf(node),
             graph.node_ids[16 * origin : 16 * origin + 16].hex(),
             index if index >= 0 else graph.map_index(node) if graph.maps else -1,
+            None if cls.amounts == spec.amounts else cls.amounts,
         )
     )
 
@@ -73,6 +82,10 @@ def off_the_books(books: Books, attempt: Attempt) -> None:
     """Takes an attempt off the books of its worker and its run."""
     del books.attempts[attempt.id]
     attempt.worker.remove(attempt)
+    for pool, micros in attempt.cls.pools:
+        pool.free += micros
+    for limit in attempt.limits:
+        limit.release()
     run = attempt.run
     del run.nodes_active[attempt.node]
     run.active -= 1
@@ -112,6 +125,8 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
     elif isinstance(report, AttemptLost):
         _lost(books, attempt, report)
     elif isinstance(report, AttemptReturned):
+        for limit in attempt.cls.limits:
+            limit.give_back()
         _returned(books, attempt)
     elif isinstance(report, AttemptCancelled):
         _cancelled(books, attempt)

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cascade_scheduler.core.commands import Command, EventRecord, ReleaseObject
+from cascade_scheduler.core.limits import Constraint
+from cascade_scheduler.core.lines import Lines
 from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.queues import Queues
 from cascade_scheduler.core.run import Run
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.core.worker import Attempt, Worker
 
-__all__ = ["EPOCH_SHIFT", "Books", "Settings"]
+__all__ = ["EPOCH_SHIFT", "Books", "Promise", "Settings"]
 
 EPOCH_SHIFT = 40
 """An attempt id is epoch << 40 | counter, so a run never uses one twice."""
@@ -47,8 +49,18 @@ class Settings(NamedTuple):
     """How long a worker may sit idle while another has work waiting."""
     starving_after: float = 0.5
     """After how long a class that finds no room gets a worker kept free for it."""
+    pools: tuple[tuple[str, int], ...] = ()
+    """Amounts in micros that all nodes of the cluster share, whatever workers have."""
     saves: bool = True
     """Somebody keeps what is saved; without it nothing is said about that."""
+
+
+class Promise(NamedTuple):
+    """A request about limits that is answered when these workers have promised, or are lost."""
+
+    request: int
+    constraints: tuple[Constraint, ...]
+    workers: dict[str, None]
 
 
 class Books:
@@ -68,13 +80,23 @@ class Books:
         self.attempts: dict[int, Attempt] = {}
         self.objects: dict[int, tuple[Run, int, str]] = {}
         """Objects that runs hold on to: attempt → (run, node, worker)."""
-        self.queues = Queues()
+        self.lines = Lines(settings.pools)
+        """Limits and pools."""
+        self.queues = Queues(self.lines)
         self.away: dict[str, Worker] = {}
         """Workers whose stream broke, until they come back or are lost."""
         self.reserved = 0
         """Workers that are kept free for a class that starves."""
         self.delayed: list[tuple[float, int, str, int]] = []
         """Heap of (wake-up, number of the wait, run, node): nodes between two tries."""
+        self.kept: AmountClass | None = None
+        """The line that starves for pools: nobody else takes from them."""
+        self.token_at = 0.0
+        """When the next token comes that a node waits for; 0.0: none."""
+        self.promises: dict[int, Promise] = {}
+        """Requests about limits that wait for workers, by number."""
+        self.promise_number = 0
+        """The last number that workers were asked to promise by."""
         self.infeasible: dict[tuple[str, AmountClass], float] = {}
         """(run, amounts) → since when no worker could ever give them."""
         self.durations: dict[bytes, float] = {}

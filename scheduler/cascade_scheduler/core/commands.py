@@ -9,18 +9,23 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias, Union
 
 from cascade_scheduler.core.graph import Spec
+from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Value
 
 __all__ = [
+    "AskPromise",
     "Assign",
     "CancelAttempt",
     "Command",
+    "ConstraintsAnswered",
+    "DropConstraint",
     "EventRecord",
     "ReleaseObject",
     "RetractAttempt",
     "RunEnded",
     "RunRefused",
     "SaveAttempt",
+    "SaveConstraint",
     "SaveOutcome",
     "SaveResult",
     "SaveSkip",
@@ -48,6 +53,8 @@ class Assign(NamedTuple):
     publish: bool
     node_id: str
     map_index: int
+    amounts: tuple[tuple[str, int], ...] | None = None
+    """What the worker has to give, when that is not what the spec says."""
 
 
 class RetractAttempt(NamedTuple):
@@ -69,6 +76,21 @@ class ReleaseObject(NamedTuple):
 
     worker: str
     attempt: int
+
+
+class AskPromise(NamedTuple):
+    """Have the worker say with this number that nothing it was asked to give back will start any more."""
+
+    worker: str
+    number: int
+
+
+class ConstraintsAnswered(NamedTuple):
+    """A request about limits is settled: those that were set or removed, or why none was."""
+
+    request: int
+    constraints: tuple[Constraint, ...]
+    error: str = ""
 
 
 class WelcomeWorker(NamedTuple):
@@ -167,6 +189,18 @@ class SaveSkip(NamedTuple):
     reason: str
 
 
+class SaveConstraint(NamedTuple):
+    """A limit holds."""
+
+    constraint: Constraint
+
+
+class DropConstraint(NamedTuple):
+    """A limit holds no longer."""
+
+    id: str
+
+
 class SaveOutcome(NamedTuple):
     """The run has ended."""
 
@@ -180,8 +214,10 @@ Command: TypeAlias = Union[
     RetractAttempt,
     CancelAttempt,
     ReleaseObject,
+    AskPromise,
     WelcomeWorker,
     WorkerGone,
+    ConstraintsAnswered,
     RunRefused,
     TargetValue,
     RunEnded,
@@ -190,4 +226,6 @@ Command: TypeAlias = Union[
     SaveResult,
     SaveSkip,
     SaveOutcome,
+    SaveConstraint,
+    DropConstraint,
 ]

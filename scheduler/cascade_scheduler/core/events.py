@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias, Union
 
 from cascade_scheduler.core.graph import Graph
+from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.plans import Plan
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 
@@ -14,6 +15,9 @@ __all__ = [
     "AttemptFailed",
     "AttemptLost",
     "AttemptReturned",
+    "ConstraintSet",
+    "ConstraintsCleared",
+    "ConstraintsLoaded",
     "Event",
     "Held",
     "Report",
@@ -28,7 +32,7 @@ __all__ = [
 
 
 class RunSubmitted(NamedTuple):
-    """A whole, validated graph and its plan are in. `on_failure` is "cancel" or "finish"."""
+    """A whole, validated graph and its plan are in. `on_failure` is "cancel" or "finish"; pools in micros."""
 
     run_id: str
     graph: Graph
@@ -36,6 +40,7 @@ class RunSubmitted(NamedTuple):
     name: str = ""
     on_failure: str = "cancel"
     logs: bool = False
+    pools: tuple[tuple[str, int], ...] = ()
 
 
 class RunCancelRequested(NamedTuple):
@@ -132,12 +137,35 @@ Report: TypeAlias = Union[AttemptDone, AttemptFailed, AttemptLost, AttemptReturn
 
 
 class WorkerReported(NamedTuple):
-    """What a worker said since its last message."""
+    """What a worker said since its last message; `promised`: the last number of an `AskPromise` it keeps."""
 
     worker: str
     reports: tuple[Report, ...] = ()
     started: tuple[int, ...] = ()
     draining: bool = False
+    promised: int = 0
+
+
+class ConstraintSet(NamedTuple):
+    """Somebody sets a limit, which was checked; `ConstraintsAnswered` with the number follows."""
+
+    constraint: Constraint
+    request: int
+
+
+class ConstraintsCleared(NamedTuple):
+    """Somebody removes the limits that fit all that is given; `ConstraintsAnswered` follows at once."""
+
+    request: int
+    id: str = ""
+    scope: str = ""
+    type: str = ""
+
+
+class ConstraintsLoaded(NamedTuple):
+    """The limits that held when the last scheduler ended."""
+
+    constraints: tuple[Constraint, ...]
 
 
 class Tick(NamedTuple):
@@ -151,5 +179,8 @@ Event: TypeAlias = Union[
     WorkerConnected,
     WorkerDisconnected,
     WorkerReported,
+    ConstraintSet,
+    ConstraintsCleared,
+    ConstraintsLoaded,
     Tick,
 ]

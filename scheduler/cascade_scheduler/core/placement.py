@@ -4,13 +4,18 @@ A node goes to a worker that has its amounts free, the least busy first, or the 
 input. Nodes that need nothing but cpu are also sent ahead to busy workers, as much as their expected duration
 allows, so that the next task is there when one ends; what waits on a busy worker while another is idle is
 asked back.
+
+Before a worker is looked for, the limits of the line are asked, then its pools; a line that may not go waits
+as a whole. Every turn asks anew, so nothing has to be woken. A node says that a limit holds it as soon as it
+does; that it finds no room it says when it would be next and nothing of its line has moved for
+`starving_after`, so a full cluster costs two such events a second and line at most, however many nodes wait.
 """
 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 
-from cascade_scheduler.core import attempts, nodes, runs
+from cascade_scheduler.core import attempts, feasible, nodes, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import RetractAttempt
 from cascade_scheduler.core.plans import AmountClass
@@ -26,6 +31,9 @@ MICROS = 1_000_000
 def dispatch(books: Books) -> None:
     """Places what is ready, class by class; one class that finds no room holds up no other."""
     classes = books.queues.classes()
+    books.token_at = 0.0
+    if books.kept is not None and books.kept not in classes:
+        _let_pools_go(books)
     if books.reserved:
         for worker in books.workers.values():
             if worker.reserved is not None and worker.reserved not in classes:
@@ -40,7 +48,13 @@ class _Room:
 
     def __init__(self, books: Books, cls: AmountClass) -> None:
         self.cls = cls
-        self.only_cpu = not cls.asynchronous and len(cls.amounts) == 1 and cls.amounts[0][0] == "cpu"
+        self.only_cpu = (
+            not cls.asynchronous
+            and len(cls.amounts) == 1
+            and cls.amounts[0][0] == "cpu"
+            and not cls.pools
+            and not cls.limits
+        )
         self.free: list[tuple[float, int, Worker]] = []
         self.busy: list[tuple[float, int, Worker]] = []
         self.limit = books.settings.ahead_seconds
@@ -108,9 +122,10 @@ def _place_class(books: Books, cls: AmountClass) -> None:
     room = _Room(books, cls)
     queues = books.queues
     placed = False
+    asks = bool(cls.limits or cls.pools)
     while True:
         head = queues.head(cls)
-        if head is None:
+        if head is None or (asks and not _may_go(books, cls)):
             break
         run, node = head
         place = room.take()
@@ -125,20 +140,79 @@ def _place_class(books: Books, cls: AmountClass) -> None:
             and holder.usable
             and not holder.queue
             and holder.reserved in (None, cls)
-            and holder.fits(run.spec(node))
+            and holder.fits(cls)
         ):
             worker, ahead = holder, False
         expected = books.expected(run.graph.functions[run.spec(node).function].cid)
         queues.pop(cls, expected)
-        attempts.assign(books, run, node, worker, ahead=ahead, expected=expected)
+        attempts.assign(books, run, node, worker, cls, ahead=ahead, expected=expected)
         room.placed(worker, ahead)
         placed = True
     if placed:
         queues.moved(cls)
-        if books.reserved:
-            for worker in books.workers.values():
-                if worker.reserved == cls:
-                    _unreserve(books, worker)
+        _starves_no_more(books, cls)
+
+
+def _may_go(books: Books, cls: AmountClass) -> bool:
+    """Limits first, then pools: whether a node of the line may be given to a worker that has room."""
+    for limit in cls.limits:
+        if not limit.permits(books.now):
+            at = limit.waited_for()
+            if at is not None and (not books.token_at or at < books.token_at):
+                books.token_at = at
+            for run, node in books.queues.untold(cls):
+                books.tell(run, "TaskBlocked", node, reason="ConstraintViolation")
+            books.queues.moved(cls)
+            _starves_no_more(books, cls)
+            return False
+    for pool, micros in cls.pools:
+        if pool.total < micros:
+            for run in books.queues.runs_of(cls):
+                _fail_all(books, run, cls)
+            return False
+        if pool.free < micros or (books.kept is not None and pool.kept and books.kept != cls):
+            _wait_for_pools(books, cls)
+            return False
+    return True
+
+
+def _wait_for_pools(books: Books, cls: AmountClass) -> None:
+    """A line finds too little in a pool. After a while nobody else takes from its pools before it.
+
+    Only one line at a time has its pools kept, and only one that finds its pools free keeps a worker, so that
+    no two lines can wait for what is kept for the other.
+    """
+    for worker in books.workers.values():
+        if worker.reserved == cls:
+            _unreserve(books, worker)
+    if books.queues.blocked(cls, books.now) >= books.settings.starving_after:
+        _tell_contention(books, cls)
+        if books.kept is None:
+            books.kept = cls
+            for pool, _ in cls.pools:
+                pool.kept = True
+
+
+def _let_pools_go(books: Books) -> None:
+    kept, books.kept = books.kept, None
+    if kept is not None:
+        for pool, _ in kept.pools:
+            pool.kept = False
+
+
+def _starves_no_more(books: Books, cls: AmountClass) -> None:
+    """A line has moved, or may not go at all: nothing is kept for it."""
+    if books.kept == cls:
+        _let_pools_go(books)
+    if books.reserved:
+        for worker in books.workers.values():
+            if worker.reserved == cls:
+                _unreserve(books, worker)
+
+
+def _tell_contention(books: Books, cls: AmountClass) -> None:
+    for run, node in books.queues.head_untold(cls):
+        books.tell(run, "TaskBlocked", node, reason="ResourceContention")
 
 
 def _holder(books: Books, run: Run, node: int) -> Worker | None:
@@ -163,10 +237,10 @@ def _no_room(books: Books, cls: AmountClass, placed: bool) -> None:
                 books.infeasible.pop((other.run_id, cls), None)
         if placed:
             return
-        if books.queues.blocked(cls, books.now) >= books.settings.starving_after and not _sent_ahead(
-            books, cls
-        ):
-            _reserve(books, cls)
+        if books.queues.blocked(cls, books.now) >= books.settings.starving_after:
+            _tell_contention(books, cls)
+            if not _sent_ahead(books, cls):
+                _reserve(books, cls)
         return
     _impossible(books, cls)
 
@@ -183,12 +257,15 @@ def _impossible(books: Books, cls: AmountClass) -> None:
         return
     for run in books.queues.runs_of(cls):
         key = (run.run_id, cls)
+        closed = settings.closed or (
+            run.run_id in books.lines.run_pools and feasible.undeclared(books, cls.amounts)
+        )
         since = books.infeasible.get(key)
         if since is None:
             since = books.infeasible[key] = books.now
-            if not settings.closed:
-                books.tell(run, "TaskBlocked", books.queues.first_of(run, cls), reason="ResourceContention")
-        if settings.closed or books.now - since >= settings.infeasible_after:
+            if not closed and (node := books.queues.first_untold(run, cls)) >= 0:
+                books.tell(run, "TaskBlocked", node, reason="ResourceContention")
+        if closed or books.now - since >= settings.infeasible_after:
             del books.infeasible[key]
             _fail_all(books, run, cls)
 
@@ -196,13 +273,13 @@ def _impossible(books: Books, cls: AmountClass) -> None:
 def _fail_all(books: Books, run: Run, cls: AmountClass) -> None:
     while run.state == "running" and (node := books.queues.first_of(run, cls)) >= 0:
         run.ready -= 1
-        message = runs.amount_error(books, run.task(node), cls.amounts)
+        message = feasible.never(books, run.task(node), cls)
         nodes.fail(books, run, node, ErrorInfo("AmountError", message))
     runs.settle_if_stuck(books, run)
 
 
 def _sent_ahead(books: Books, cls: AmountClass) -> bool:
-    return any(a.spec.amounts == cls.amounts for w in books.workers.values() for a in w.queue.values())
+    return any(a.cls == cls for w in books.workers.values() for a in w.queue.values())
 
 
 def _reserve(books: Books, cls: AmountClass) -> None:
@@ -240,6 +317,6 @@ def _balance(books: Books) -> None:
             continue
         waiting = [a for a in victim.queue.values() if not a.asked_back]
         for attempt in waiting[len(waiting) // 2 :]:
-            if any(w.fits(attempt.spec) for w in idle):  # else it would come straight back
+            if any(w.fits(attempt.cls) for w in idle):  # else it would come straight back
                 attempt.asked_back = True
                 books.out.append(RetractAttempt(victim.id, attempt.id))

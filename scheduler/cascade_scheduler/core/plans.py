@@ -13,6 +13,8 @@ from collections.abc import Generator, Iterator
 from typing import NamedTuple, cast
 
 from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind
+from cascade_scheduler.core.limits import Limit
+from cascade_scheduler.core.pools import Pool
 
 __all__ = ["AmountClass", "Plan", "PlanCache", "ready_key", "solve", "solve_steps"]
 
@@ -26,10 +28,16 @@ _HEIGHT_BIAS = (1 << 32) - 1
 
 
 class AmountClass(NamedTuple):
-    """Nodes that are alike to a worker: what they hold, and which kind of executor they need."""
+    """Nodes that are alike to placement: what they hold, and which kind of executor they need.
+
+    In a plan `amounts` is all that they hold. In a queue it is what a worker has to give, beside what they
+    take from pools and the limits under which they stand; see `lines`.
+    """
 
     amounts: tuple[tuple[str, int], ...]
     asynchronous: bool
+    pools: tuple[tuple[Pool, int], ...] = ()
+    limits: tuple[Limit, ...] = ()
 
 
 def ready_key(priority: int, height: int, node: int) -> int:

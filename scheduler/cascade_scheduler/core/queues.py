@@ -1,4 +1,7 @@
-"""Ready nodes: one lane per run and amount class, fair between runs.
+"""Ready nodes: one lane per run and line, fair between runs.
+
+A line (see `lines`) is an amount class with the pools and limits that its nodes have to do with. When limits
+come or go, lanes are taken apart and put together anew; a line that may not go is otherwise never touched.
 
 Between runs of equal priority the next node is taken from the run that has had the least time on workers so
 far (stride scheduling: C. A. Waldspurger and W. E. Weihl, "Stride Scheduling: Deterministic
@@ -8,20 +11,27 @@ virtual time, so that it cannot save up its share.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
+from cascade_scheduler.core.limits import Limit
+from cascade_scheduler.core.lines import Lines
 from cascade_scheduler.core.plans import AmountClass, ready_key
 from cascade_scheduler.core.run import READY, Run
 
 __all__ = ["Lane", "Queues"]
 
 _NODE_MASK = (1 << 32) - 1
+LANES_KEPT = 8
+"""Empty lanes of a run beyond so many are forgotten: amounts that are made at run time may all differ."""
+NEWS_MAX = 1_000
+"""So many nodes of a lane that may not go say so themselves; of more, only the one that would be next."""
 
 
 class Lane:
-    """A run's ready nodes of one amount class, as a heap of ready keys."""
+    """A run's ready nodes of one line, as a heap of ready keys."""
 
-    __slots__ = ("cls", "entry", "heap", "run")
+    __slots__ = ("cls", "entry", "heap", "news", "run", "told")
 
     def __init__(self, run: Run, cls: AmountClass) -> None:
         self.run = run
@@ -29,6 +39,10 @@ class Lane:
         self.heap: list[int] = []
         self.entry = 0
         """Number of the one entry of the class's order that counts; older ones are stale."""
+        self.news: list[int] = []
+        """Keys that came since nodes of the line were last told that they may not go; under limits only."""
+        self.told: set[int] = set()
+        """Nodes that wait and have said so."""
 
     def head(self) -> int:
         """The next key; nodes that are no longer ready are thrown away. -1 when there is none."""
@@ -41,12 +55,14 @@ class Lane:
 
 
 class _Order:
-    """The lanes of one amount class, as a heap by priority and virtual time."""
+    """The lanes of one line, as a heap by priority and virtual time."""
 
-    __slots__ = ("blocked_since", "heap")
+    __slots__ = ("blocked_since", "heap", "news")
 
     def __init__(self) -> None:
         self.heap: list[tuple[int, float, int, int, Lane]] = []
+        self.news: list[Lane] = []
+        """Lanes with news."""
         self.blocked_since = 0.0
         """Since when no worker had room for the class; 0.0: it is not blocked."""
 
@@ -54,20 +70,79 @@ class _Order:
 class Queues:
     """All ready nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
         self._orders: dict[AmountClass, _Order] = {}
         self._entries = 0
         self._vtime = 0.0
 
     def push(self, run: Run, cls: AmountClass, key: int) -> None:
-        """Adds one node, whose status is READY."""
+        """Adds one node, whose status is READY, to its line."""
         lane = self._lane(run, cls)
         heappush(lane.heap, key)
         if lane.heap[0] == key:
             self._enter(lane)
+        if lane.told:
+            lane.told.discard(key & _NODE_MASK)
+        if cls.limits:
+            self._note(lane, (key,))
 
     def push_all(self, run: Run, cls: AmountClass, keys: list[int]) -> None:
-        """Adds many nodes; `keys` is taken over."""
+        """Adds many nodes that hold the same, to their lines; `keys` is taken over."""
+        if self._lines.plain:
+            self._fill(run, cls, keys)
+            return
+        for limited, some in self._apart(run, keys).items():
+            task = run.spec(some[0] & _NODE_MASK).name
+            self._fill(run, self._lines.of(run.run_id, task, cls)._replace(limits=limited), some)
+
+    def push_node(self, run: Run, node: int) -> None:
+        """Adds one node by its number."""
+        spec = run.spec(node)
+        self.push(run, self.line_of(run, node), ready_key(spec.priority, run.height(node), node))
+
+    def line_of(self, run: Run, node: int) -> AmountClass:
+        """The line that a ready node stands in."""
+        spec = run.spec(node)
+        cls = AmountClass(spec.amounts, spec.asynchronous)
+        return cls if self._lines.plain else self._lines.of(run.run_id, spec.name, cls)
+
+    def line_up_again(self) -> None:
+        """Limits have come or gone: every node goes to the line that is now its own."""
+        self._lines.changed()
+        lanes = [
+            lane for order in self._orders.values() for *_, entry, lane in order.heap if entry == lane.entry
+        ]
+        self._orders = {cls: order for cls, order in self._orders.items() if order.blocked_since}
+        for order in self._orders.values():
+            order.heap, order.news = [], []  # how long they have waited stays known
+        for lane in lanes:
+            lane.entry = 0
+            lane.run.lanes.pop(lane.cls, None)
+        for lane in lanes:
+            for limits, keys in self._apart(lane.run, lane.heap).items():
+                heapify(keys)
+                self._fill(lane.run, lane.cls._replace(limits=limits), keys, told=lane.told)
+
+    def _apart(self, run: Run, keys: list[int]) -> dict[tuple[Limit, ...], list[int]]:
+        """Nodes by the limits under which they stand."""
+        limits = self._lines.limits
+        if not limits.by_task:
+            return {limits.of(run.run_id, ""): keys}
+        spec_of, specs, size = run.graph.node_spec, run.graph.specs, run.graph.size
+        by_spec = [limits.of(run.run_id, spec.name) for spec in specs]
+        if len(set(by_spec)) == 1:
+            return {by_spec[0]: keys}
+        found: dict[tuple[Limit, ...], list[int]] = {}
+        for key in keys:
+            node = key & _NODE_MASK
+            under = by_spec[spec_of[node]] if node < size else limits.of(run.run_id, run.spec(node).name)
+            found.setdefault(under, []).append(key)
+        return found
+
+    def _fill(
+        self, run: Run, cls: AmountClass, keys: list[int], told: set[int] | frozenset[int] = frozenset()
+    ) -> None:
         lane = self._lane(run, cls)
         if lane.heap:
             lane.heap.extend(keys)
@@ -75,27 +150,62 @@ class Queues:
         else:
             lane.heap = keys  # a plan's roots are sorted, and a sorted list is a heap
         self._enter(lane)
+        if told:
+            lane.told.update(key & _NODE_MASK for key in keys if key & _NODE_MASK in told)
+        if cls.limits:
+            self._note(lane, keys)
 
-    def push_node(self, run: Run, node: int) -> None:
-        """Adds one node by its number."""
-        spec = run.spec(node)
-        self.push(
-            run,
-            AmountClass(spec.amounts, spec.asynchronous),
-            ready_key(spec.priority, run.height(node), node),
-        )
+    def _note(self, lane: Lane, keys: Sequence[int]) -> None:
+        if not lane.news:
+            self._orders[lane.cls].news.append(lane)
+        room = NEWS_MAX - len(lane.news)
+        if room > 0:
+            lane.news.extend(keys[:room])
+
+    def untold(self, cls: AmountClass) -> Iterator[tuple[Run, int]]:
+        """Nodes of a line that may not go, and have not said so; each is given once while it waits."""
+        order = self._orders[cls]
+        lanes, order.news = order.news, []
+        for lane in lanes:
+            news, lane.news = lane.news, []
+            for key in news:
+                node = key & _NODE_MASK
+                if lane.run.status[node] == READY and node not in lane.told:
+                    lane.told.add(node)
+                    yield lane.run, node
+        yield from self.head_untold(cls)
+
+    def head_untold(self, cls: AmountClass) -> Iterator[tuple[Run, int]]:
+        """The node that goes next in a line, if it has not said that it waits."""
+        if self._prune(self._orders[cls]):
+            run = self._orders[cls].heap[0][4].run
+            node = self.first_untold(run, cls)
+            if node >= 0:
+                yield run, node
+
+    def first_untold(self, run: Run, cls: AmountClass) -> int:
+        """The run's next ready node of a line, or -1 when there is none or it has said that it waits."""
+        node = self.first_of(run, cls)
+        if node >= 0:
+            told = self._lane(run, cls).told
+            if node not in told:
+                told.add(node)
+                return node
+        return -1
 
     def forget(self, run: Run) -> None:
         """Throws a run's ready nodes away."""
         for lane in run.lanes.values():
             assert isinstance(lane, Lane)
             lane.heap.clear()
+            lane.news.clear()
         run.lanes.clear()
 
     def classes(self) -> list[AmountClass]:
         """Classes with ready nodes, in the order in which their heads would go."""
-        live = [(c, o) for c, o in self._orders.items() if o.heap or o.blocked_since]
-        orders = [(cls, order) for cls, order in live if self._prune(order)]
+        orders = [(cls, order) for cls, order in self._orders.items() if self._prune(order)]
+        if len(orders) != len(self._orders):
+            self._orders = dict(orders)
         if len(orders) > 1:
             orders.sort(key=lambda entry: entry[1].heap[0][:4])
         return [cls for cls, _ in orders]
@@ -129,8 +239,10 @@ class Queues:
         """Takes the head of a class out and charges its run `cost` seconds."""
         order = self._orders[cls]
         lane = order.heap[0][4]
-        heappop(lane.heap)
+        key = heappop(lane.heap)
         run = lane.run
+        if lane.told:
+            lane.told.discard(key & _NODE_MASK)
         self._vtime = run.vtime
         run.vtime += cost
         heappop(order.heap)
@@ -138,6 +250,9 @@ class Queues:
             self._enter(lane)
         else:
             lane.entry = 0
+            lane.news.clear()
+            if len(run.lanes) > LANES_KEPT:
+                run.lanes.pop(cls, None)
 
     def blocked(self, cls: AmountClass, now: float) -> float:
         """Notes that the class found no room; returns for how long that has been so, in seconds."""
@@ -184,6 +299,7 @@ class Queues:
                 heappop(heap)
             elif lane.head() < 0:
                 lane.entry = 0
+                lane.news.clear()
                 heappop(heap)
             elif vtime < lane.run.vtime:  # the run had time in another class meanwhile
                 heappop(heap)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import flow, nodes
+from cascade_scheduler.core import feasible, flow, nodes
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
@@ -11,12 +11,10 @@ from cascade_scheduler.core.commands import (
     SaveOutcome,
 )
 from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
-from cascade_scheduler.core.graph import NodeKind
 from cascade_scheduler.core.run import DONE, SKIPPED, Run
 from cascade_scheduler.core.values import ErrorInfo
 
 __all__ = [
-    "amount_error",
     "end",
     "on_cancel_requested",
     "on_forgotten",
@@ -26,17 +24,14 @@ __all__ = [
     "target_settled",
 ]
 
-MICROS = 1_000_000
-
 
 def on_submitted(books: Books, event: RunSubmitted) -> None:
     """A graph is in: refuses what can never run, else sets it going."""
-    if books.settings.closed and books.workers and len(books.workers) >= books.settings.expected_workers:
-        for spec in event.graph.specs:
-            if spec.kind in (NodeKind.CALL, NodeKind.MAP) and not _feasible(books, spec.amounts):
-                message = amount_error(books, spec.name, spec.amounts)
-                books.out.append(RunRefused(event.run_id, "infeasible", message))
-                return
+    message = feasible.refusal(books, event)
+    if message is not None:
+        books.out.append(RunRefused(event.run_id, "infeasible", message))
+        return
+    books.lines.open_run(event.run_id, event.pools)
     run = Run(
         event.run_id,
         event.name,
@@ -63,29 +58,6 @@ def settle_if_stuck(books: Books, run: Run) -> None:
         or (run.error is not None and not run.ready and not run.waiting_retry)
     ):
         end(books, run)
-
-
-def _feasible(books: Books, amounts: tuple[tuple[str, int], ...]) -> bool:
-    return any(worker.could(amounts) for worker in books.workers.values())
-
-
-def amount_error(books: Books, task: str, amounts: tuple[tuple[str, int], ...]) -> str:
-    """Says which amount no worker has, and the most there is."""
-    for name, micros in amounts:
-        most = max((worker.amounts.get(name, 0) for worker in books.workers.values()), default=0)
-        if most < micros:
-            if most == 0:
-                remedy = f"no worker declares {name!r}; start one with --resources '{name}={_plain(micros)}'"
-            else:
-                remedy = f"the most that one worker has is {_plain(most)}"
-            return f"task {task!r} needs {name}={_plain(micros)}, but {remedy}"
-    wanted = ", ".join(f"{name}={_plain(micros)}" for name, micros in amounts)
-    return f"task {task!r} needs {wanted} together, but no single worker has all of it"
-
-
-def _plain(micros: int) -> str:
-    whole, part = divmod(micros, MICROS)
-    return str(whole) if not part else f"{micros / MICROS:g}"
 
 
 def on_cancel_requested(books: Books, event: RunCancelRequested) -> None:
@@ -166,6 +138,7 @@ def _shed(books: Books, run: Run) -> None:
     run.losses.clear()
     run.tries.clear()
     books.queues.forget(run)
+    books.lines.close_run(run.run_id)
     books.finished[run.run_id] = len(run.status)
     books.finished_nodes += len(run.status)
     settings = books.settings

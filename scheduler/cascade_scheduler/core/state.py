@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cascade_scheduler.core import attempts, placement, runs, workers
+from cascade_scheduler.core import attempts, constraints, placement, runs, workers
 from cascade_scheduler.core.books import Books, Settings
 from cascade_scheduler.core.commands import Command
 from cascade_scheduler.core.events import (
+    ConstraintsCleared,
+    ConstraintSet,
+    ConstraintsLoaded,
     Event,
     RunCancelRequested,
     RunForgotten,
@@ -33,6 +36,9 @@ _HANDLERS: dict[type[Any], Callable[[Any, Any], None]] = {
     WorkerConnected: workers.on_connected,
     WorkerDisconnected: workers.on_disconnected,
     WorkerReported: workers.on_reported,
+    ConstraintSet: constraints.on_set,
+    ConstraintsCleared: constraints.on_cleared,
+    ConstraintsLoaded: constraints.on_loaded,
     Tick: _on_tick,
 }
 
@@ -51,16 +57,30 @@ class Core(Books):
             _HANDLERS[type(event)](self, event)
         if self.delayed:
             attempts.wake_delayed(self)
+        if self.lines.limits.expires_at is not None:
+            constraints.expire(self)
         placement.dispatch(self)
         return self.out
 
     @property
     def next_wakeup(self) -> float | None:
         """When the core wants a Tick at the latest; None: not before something happens."""
-        blocked = self.queues.blocked_since()
-        if not (blocked or self.delayed or self.balance_at or self.away or self.infeasible):
+        blocked, expiry = self.queues.blocked_since(), self.lines.limits.expires_at
+        if not (
+            blocked
+            or self.delayed
+            or self.balance_at
+            or self.away
+            or self.infeasible
+            or self.token_at
+            or expiry is not None
+        ):
             return None
         times: list[float] = []
+        if self.token_at:
+            times.append(self.token_at)
+        if expiry is not None:
+            times.append(expiry)
         if self.delayed:
             times.append(self.delayed[0][0])
         if self.balance_at:

@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 from cascade_scheduler.core.events import WorkerConnected
 from cascade_scheduler.core.graph import Spec
+from cascade_scheduler.core.limits import Limit
+from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import Run
 
 __all__ = ["Attempt", "Worker"]
@@ -17,8 +19,10 @@ class Attempt:
     __slots__ = (
         "asked_back",
         "charged",
+        "cls",
         "expected",
         "id",
+        "limits",
         "node",
         "run",
         "spec",
@@ -37,6 +41,7 @@ class Attempt:
         try_: int,
         charged: bool,
         expected: float,
+        cls: AmountClass,
     ) -> None:
         self.id = id_
         self.run = run
@@ -48,6 +53,10 @@ class Attempt:
         """It holds its amounts; else it waits on the worker, sent ahead."""
         self.expected = expected
         """Seconds that it will probably take."""
+        self.cls = cls
+        """What it holds, of its worker and of pools."""
+        self.limits: tuple[Limit, ...] = cls.limits
+        """The limits that it counts for."""
         self.started = False
         self.asked_back = False
         """It was retracted, or its run is being stopped."""
@@ -123,15 +132,15 @@ class Worker:
                 return False
         return True
 
-    def fits(self, spec: Spec) -> bool:
-        """An attempt of this spec could start now."""
-        if spec.asynchronous:
+    def fits(self, cls: AmountClass) -> bool:
+        """An attempt that needs as much of a worker could start now."""
+        if cls.asynchronous:
             if self.async_running >= self.async_credits:
                 return False
         elif self.sync_running >= self.sync_credits:
             return False
         free = self.free
-        for name, micros in spec.amounts:  # noqa: SIM110 - a loop is faster here, and this is hot
+        for name, micros in cls.amounts:  # noqa: SIM110 - a loop is faster here, and this is hot
             if free.get(name, 0) < micros:
                 return False
         return True
@@ -155,7 +164,7 @@ class Worker:
         queue = self.queue
         while queue:
             head = next(iter(queue.values()))
-            if not self.fits(head.spec):
+            if not self.fits(head.cls):
                 break
             self._unqueue(head)
             head.charged = True
@@ -166,19 +175,19 @@ class Worker:
         self.ahead_seconds = self.ahead_seconds - attempt.expected if self.queue else 0.0
 
     def _charge(self, attempt: Attempt) -> None:
-        spec = attempt.spec
-        for name, micros in spec.amounts:
+        cls = attempt.cls
+        for name, micros in cls.amounts:
             self.free[name] = self.free.get(name, 0) - micros
-        if spec.asynchronous:
+        if cls.asynchronous:
             self.async_running += 1
         else:
             self.sync_running += 1
 
     def _refund(self, attempt: Attempt) -> None:
-        spec = attempt.spec
-        for name, micros in spec.amounts:
+        cls = attempt.cls
+        for name, micros in cls.amounts:
             self.free[name] += micros
-        if spec.asynchronous:
+        if cls.asynchronous:
             self.async_running -= 1
         else:
             self.sync_running -= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import attempts, lineage
+from cascade_scheduler.core import attempts, constraints, lineage
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import WelcomeWorker, WorkerGone
 from cascade_scheduler.core.events import AttemptReturned, WorkerConnected, WorkerDisconnected, WorkerReported
@@ -43,6 +43,8 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
         run, _, _ = books.objects[attempt_id]
         lineage.object_lost(books, run, attempt_id)
     books.out.append(WelcomeWorker(worker.id, tuple(keep), tuple(drop), (), tuple(release)))
+    if books.promises:
+        constraints.welcomed(books, worker)
 
 
 def _take_back(books: Books, attempt: Attempt) -> None:
@@ -62,6 +64,8 @@ def on_reported(books: Books, event: WorkerReported) -> None:
         attempts.on_started(books, worker, attempt_id)
     for report in event.reports:
         attempts.on_report(books, worker, report)
+    if event.promised and books.promises:
+        constraints.promised(books, worker.id, event.promised)
 
 
 def on_disconnected(books: Books, event: WorkerDisconnected) -> None:
@@ -91,6 +95,8 @@ def _lose(books: Books, worker: Worker, reason: str) -> None:
     if worker.reserved is not None:
         books.reserved -= 1
     books.out.append(WorkerGone(worker.id, reason))
+    if books.promises:
+        constraints.lost(books, worker.id)
     gone = [(a, run) for a, (run, _, holder) in books.objects.items() if holder == worker.id]
     for attempt in list(worker.attempts.values()):
         attempts.worker_lost(books, attempt, f"worker {worker.name} was lost: {reason}")
