@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from operator import is_
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cascade_dist.codec.arguments import ArgumentEncoder
 from cascade_dist.codec.cid import cid_of_pieces
@@ -17,7 +17,7 @@ from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed
 from cascade_dist.errors import SerializationError
-from cascade_dist.graph.model import Node, NodeKind, RetryPolicy, TaskSpec
+from cascade_dist.graph.model import EdgeKind, Node, NodeKind, ResourceSpec, RetryPolicy, TaskSpec
 from cascade_dist.v1 import client_pb2, graph_pb2, value_pb2
 from cascade_dist.wire.convert import duration, to_amounts
 
@@ -80,6 +80,7 @@ def encode_graph(
     known: set[bytes] | None = None,
     inline_max: int = INLINE_BYTES_MAX,
     functions: FunctionCache | None = None,
+    part_bytes: int = PART_BYTES,
 ) -> Iterator[Upload | Part]:
     """What a submit sends, in order.
 
@@ -90,12 +91,15 @@ def encode_graph(
         known: CIDs of functions that this session has sent; they go without body. Those sent now are added.
         inline_max: larger arguments are blobs.
         functions: of this submit; given when bodies are wanted afterwards.
+        part_bytes: a part is closed when it has grown to so many bytes.
 
     Raises:
         SerializationError: a function or an argument cannot be pickled; names it.
         GraphError: whatever compiling raises.
     """
-    encoder = _Encoder(run_id, set() if known is None else known, inline_max, functions or FunctionCache())
+    encoder = _Encoder(
+        run_id, set() if known is None else known, inline_max, functions or FunctionCache(), part_bytes
+    )
     first = True
     for item in encoder.run(compilation):
         if first and options is not None and isinstance(item, Part):
@@ -107,14 +111,18 @@ def encode_graph(
 class _Encoder:
     """The tables of one submit, and the part that is being filled."""
 
-    def __init__(self, run_id: str, known: set[bytes], inline_max: int, functions: FunctionCache) -> None:
+    def __init__(
+        self, run_id: str, known: set[bytes], inline_max: int, functions: FunctionCache, part_bytes: int
+    ) -> None:
         self._run_id = run_id
+        self._part_bytes = part_bytes
         self._known = known
         self._functions = functions
         self._arguments = ArgumentEncoder(inline_max)
         self._specs: dict[int, int] = {}  # by id, of specs that are kept alive
         self._kept: list[TaskSpec] = []
         self._function_at: dict[bytes, int] = {}
+        self._resource_at: dict[int, tuple[ResourceSpec, int]] = {}  # by id, of resources that are kept alive
         self._blob_at: dict[bytes, int] = {}
         self._shared_at: dict[int, tuple[object, list[int]]] = {}  # by id, of mappings that are kept alive
         self._uploads: list[Upload] = []
@@ -146,13 +154,15 @@ class _Encoder:
             if edges:
                 columns.sources += node.sources
                 columns.kinds += node.kinds
+                if node.kinds[-1] is EdgeKind.AMOUNT:
+                    self._add_amounts(node)
             columns.size += _NODE_BYTES + len(payload) + _EDGE_BYTES * edges
             if node.map_count >= 0 or node.shared:
                 self._add_map(node)
             if self._uploads:
                 yield from self._uploads
                 self._uploads.clear()
-            if columns.size >= PART_BYTES:
+            if columns.size >= self._part_bytes:
                 yield from map(Part, self._close())
                 columns = self._columns
         *before, last = self._close()
@@ -180,14 +190,31 @@ class _Encoder:
         message = self._chunk.specs.add()
         message.CopyFrom(_spec_message(spec))
         if spec.kind in (NodeKind.CALL, NodeKind.MAP):
-            message.function = self._add_function(spec)
+            message.function = self._add_function(spec.task or spec.func, spec.code_hash)
+            message.resources.extend(map(self._add_resource, spec.resources))
         index = self._specs[id(spec)] = len(self._kept)
         self._kept.append(spec)
         self._columns.size += _SPEC_BYTES + len(message.cache_policy)
         return index
 
-    def _add_function(self, spec: TaskSpec) -> int:
-        encoded = self._functions.encode(spec.task or spec.func, spec.code_hash)
+    def _add_resource(self, spec: ResourceSpec) -> int:
+        known = self._resource_at.get(id(spec))
+        if known is not None:
+            return known[1]
+        function = self._add_function(spec.definition, spec.code_hash)
+        self._chunk.resources.add(
+            name=spec.name,
+            scope=int(spec.scope),
+            requires=spec.requires,
+            function_index=function,
+        )
+        index = len(self._resource_at)
+        self._resource_at[id(spec)] = (spec, index)
+        self._columns.size += _SPEC_BYTES
+        return index
+
+    def _add_function(self, task_or_func: Any, code_hash: bytes) -> int:
+        encoded = self._functions.encode(task_or_func, code_hash)
         index = self._function_at.get(encoded.cid)
         if index is not None:
             return index
@@ -218,6 +245,14 @@ class _Encoder:
         """Puts the arguments of a node into a blob; what stands in the column instead."""
         self._chunk.blob_args.extend((node.index, self._add_blob(payload)))
         return b""
+
+    def _add_amounts(self, node: Node) -> None:
+        """Names the node's lazy amounts."""
+        names = self._chunk.amount_names
+        for kind, name in zip(node.kinds, node.edge_args, strict=True):
+            if kind is EdgeKind.AMOUNT:
+                names.append(name)
+                self._columns.size += len(name) + _EDGE_BYTES
 
     def _add_map(self, node: Node) -> None:
         """What maps have beside other nodes: ranges of children, lengths of columns, shared values."""
@@ -256,6 +291,7 @@ def _spec_message(spec: TaskSpec) -> graph_pb2.TaskSpec:
         durable=spec.durable,
         amounts=to_amounts(spec.amounts),
         priority=spec.priority,
+        passthrough=spec.passthrough,
     )
     message.cluster_cache = spec.cluster_cache
     if spec.cache is not None:

@@ -122,6 +122,8 @@ class Children:
             observe,
             publish,
             inline_bytes_max,
+            0,
+            None,
         )
         self.pool.send(executor, attempt, frames.dumps(frame))
         return attempt

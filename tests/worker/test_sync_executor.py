@@ -151,7 +151,7 @@ async def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.
     packed = dump_inline_or_packed(b"x" * 100_000, 0)
     assert not isinstance(packed, bytes)
     with pytest.raises(work.Unloadable) as caught:
-        bench._write(7, packed, "the result of 'f'")
+        bench._write("7", packed, "the result of 'f'")
     text = str(caught.value.error)
     assert "the result of 'f' has 100," in text
     assert "no room" in text

@@ -125,6 +125,8 @@ class Worker:
         self._function_fetch = asyncio.Lock()
         self._jobs: dict[int, asyncio.Task[None]] = {}
         """Fetches and publishes under way, by attempt."""
+        self._uploads: dict[int, Any] = {}
+        """Frames of attempts whose arguments for what comes next are files that wait to be stored."""
         self._logs: deque[LogText] = deque()
         self._logs_dropped = 0
         self._happened: list[events.Event] = []
@@ -145,7 +147,7 @@ class Worker:
             commands.Reclaim: self._reclaim,
             commands.Publish: self._publish,
             commands.Forget: self._forget,
-            commands.Discard: lambda c: self.store.discard(c.attempt),
+            commands.Discard: self._discard,
             commands.SendReports: self._send_reports,
             commands.EndSession: self._end_session,
             commands.Exit: self._exit,
@@ -246,7 +248,11 @@ class Worker:
 
     def _tick(self) -> None:
         self._timer = None
-        self.feed(events.Ticked())
+        due = self.core.wakeup
+        if due is not None and due <= time.monotonic():
+            self.feed(events.Ticked())
+        else:  # what it was set for is over
+            self._set_timer()
 
     @property
     def streaming(self) -> bool:
@@ -276,7 +282,7 @@ class Worker:
 
     def connected(self, welcome: worker_pb2.Welcome, response: worker_pb2.ConnectResponse) -> None:
         """A session has begun."""
-        self._session = Session(welcome.inline_bytes_max)
+        self._session = Session(welcome.inline_bytes_max, self._functions)
         for attempt in welcome.release:
             self.store.release(attempt)
         grace = self._config.cancel_grace
@@ -316,13 +322,13 @@ class Worker:
             session.take_runs(work.runs)
         if work.functions:
             self._functions.add(work.functions, set(session.functions.values()))
-        bodies = tuple(session.take_body(body) for body in work.bodies)
+        bodies = tuple([session.take_body(body) for body in work.bodies])
         self.feed(
             events.WorkReceived(
                 response.sequence,
                 response.acked_through,
                 bodies,
-                tuple(map(self._assigned, work.assignments)),
+                tuple([self._assigned(assignment) for assignment in work.assignments]),
                 tuple(work.retract),
                 tuple(work.cancel),
                 tuple(work.ended_runs),
@@ -366,6 +372,8 @@ class Worker:
 
     def next_message(self, force: bool) -> worker_pb2.ConnectRequest | None:
         """What to say now."""
+        if not (force or self._logs or self.core.has_reports):
+            return None
         self._message = None
         self.feed(events.Flushed(force or bool(self._logs)))
         return self._message
@@ -425,6 +433,9 @@ class Worker:
         self._start_job(command.attempt, self._store_blob(command.attempt, command.payload))
 
     async def _store_blob(self, attempt: int, frame: Any) -> None:
+        if attempt in self._uploads:
+            await self._store_arguments(attempt, frame)
+            return
         try:
             cid, size = await self._transfers.publish(attempt)
         except Exception as error:  # whatever it is, the attempt must end
@@ -434,6 +445,30 @@ class Worker:
             self.feed(events.PublishFailed(attempt, failed_frame(attempt, error)))
         else:
             self.feed(events.Published(attempt, PublishedValue(frame, cid, size)))
+
+    async def _store_arguments(self, attempt: int, frame: Any) -> None:
+        """Stores the large arguments of a target that a task returned."""
+        try:
+            for cid, size, path in frame[4]:
+                await self._transfers.put_file(path, cid, size)
+        except Exception as error:  # whatever it is, the attempt must end
+            if not isinstance(error, CascadeError | OSError):
+                log.exception("attempt %d: arguments could not be stored", attempt)
+            self.feed(events.PublishFailed(attempt, failed_frame(attempt, error)))
+        else:
+            self.feed(events.Published(attempt, frame))
+        finally:
+            self._drop_uploads(attempt)
+
+    def _drop_uploads(self, attempt: int) -> None:
+        frame = self._uploads.pop(attempt, None)
+        for _, _, path in () if frame is None else frame[4]:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def _discard(self, command: commands.Discard) -> None:
+        self.store.discard(command.attempt)
+        self._drop_uploads(command.attempt)
 
     def _forget(self, command: commands.Forget) -> None:
         for attempt in command.attempts:
@@ -463,8 +498,12 @@ class Worker:
         """Attempts have ended."""
         results = [result_of(frame) for frame in frames]
         for result, frame in zip(results, frames, strict=True):
-            if result.ok and frame[3] is None:
+            if not result.ok:
+                continue
+            if frame[3] is None:
                 self.store.add_made(result.attempt, frame[4])
+            elif result.publish:
+                self._uploads[result.attempt] = frame
         self.feed(events.ExecutorReported(executor, results))
 
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:

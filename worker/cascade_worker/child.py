@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import socket
 from collections import deque
 
@@ -75,6 +76,10 @@ class Child:
         out_read, self.out_write = os.pipe()
         err_read, self.err_write = os.pipe()
         self.pipes = (Pipe(out_read, 1), Pipe(err_read, 2))
+        self.pipes_poll = select.poll()
+        """Says whether one of them has something: one call, where reading both would be two that fail."""
+        for pipe in self.pipes:
+            self.pipes_poll.register(pipe.fd, select.POLLIN)
         # Not tasks_read: the executor shares its description, and waits on it.
         self.tasks.setblocking(False)
         self.frames.setblocking(False)

@@ -28,6 +28,7 @@ from cascade_worker.executor.frames import (
     READY,
     SPILLED,
     STOP_SIGNAL,
+    TAIL,
     TASK,
     dumps,
     loads,
@@ -367,9 +368,10 @@ class ExecutorPool:
 
     def _frames_readable(self, handle: Child) -> None:
         # What was written past sys.stdout is read first, while it is known whose it is.
-        for pipe in handle.pipes:
-            for line in pipe.lines():
-                self._listener.executor_printed(handle.current(), pipe.stream, line)
+        if handle.pipes_poll.poll(0):
+            for pipe in handle.pipes:
+                for line in pipe.lines():
+                    self._listener.executor_printed(handle.current(), pipe.stream, line)
         self._read_frames(handle)
 
     def _hear(self, handle: Child) -> None:
@@ -415,11 +417,11 @@ class ExecutorPool:
                 break
             self._take(handle, loads(data[at + 4 : end]), answers)
             at = end
-        handle.partial = bytes(data[at:])
+        handle.partial = bytes(data[at:]) if at < size else b""
 
     def _take(self, handle: Child, frame: tuple[Any, ...], answers: list[tuple[Any, ...]]) -> None:
         kind = frame[0]
-        if kind in (DONE, FAILED):
+        if kind in (DONE, FAILED, TAIL):
             if handle.asynchronous:
                 handle.running.discard(frame[1])
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 _FUNCTIONS_MAX = 4096
+_PARAMS_MAX = 4096
+_SPECS_MAX = 256
 _HELD = {
     Phase.WAITING: worker_pb2.HELD_STATE_WAITING,
     Phase.SENT: worker_pb2.HELD_STATE_WAITING,
@@ -77,6 +80,7 @@ class FunctionStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._params: OrderedDict[str, None] = OrderedDict()
 
     def __contains__(self, cid: bytes) -> bool:
         return cid in self._known
@@ -93,12 +97,62 @@ class FunctionStore:
 
     def put(self, cid: bytes, body: bytes) -> None:
         """Keeps one body."""
-        path = self._directory / cid.hex()
-        # Executors look for the name, so it appears when the bytes are there.
-        part = path.with_suffix(".part")
-        part.write_bytes(body)
-        part.rename(path)
+        self._write(cid.hex(), body)
         self._known[cid] = None
+
+    def _write(self, name: str, data: bytes) -> None:
+        # Executors look for the name, so it appears when the bytes are there.
+        path = self._directory / name
+        part = path.with_suffix(".part")
+        part.write_bytes(data)
+        part.rename(path)
+
+    def put_params(self, run_id: str, params: bytes) -> str:
+        """Keeps the params of a run; the name of their file."""
+        name = params_name(run_id)
+        self._write(name, params)
+        self._params[name] = None
+        if len(self._params) > _PARAMS_MAX:  # of runs that ended while there was no session
+            self.drop_params(next(iter(self._params)))
+        return name
+
+    def drop_params(self, name: str) -> None:
+        """The run has ended."""
+        if self._params.pop(name, self) is None:
+            (self._directory / name).unlink(missing_ok=True)
+
+
+class _Spec(NamedTuple):
+    """What a worker needs of a spec."""
+
+    name: str
+    asynchronous: bool
+    timeout: float | None
+    amounts: tuple[tuple[str, int], ...]
+    retry_on: bytes | None
+    threads: int
+    spawn: bool
+
+
+def _spec_of(message: graph_pb2.TaskSpec) -> _Spec:
+    amounts = tuple((amount.name, amount.micros) for amount in message.amounts)
+    threads = 0
+    if message.mode == _COMPUTE:
+        threads = max(1, dict(amounts).get("cpu", _MICROS) // _MICROS)
+    return _Spec(
+        message.name,
+        message.asynchronous,
+        seconds(message.timeout) if message.HasField("timeout") else None,
+        amounts,
+        message.retry.on if message.HasField("retry") else None,
+        threads,
+        message.spawn,
+    )
+
+
+def params_name(run_id: str) -> str:
+    """The name of the file with a run's params."""
+    return f"params-{blake2b(run_id.encode(), digest_size=16).hexdigest()}"
 
 
 class Session:
@@ -106,43 +160,57 @@ class Session:
 
     Args:
         inline_bytes_max: results up to this many bytes go inline.
+        functions: where the params of runs are kept too.
     """
 
-    def __init__(self, inline_bytes_max: int) -> None:
+    def __init__(self, inline_bytes_max: int, functions: FunctionStore | None = None) -> None:
         self._inline_bytes_max = inline_bytes_max
+        self._functions = functions
         self._runs: dict[int, str] = {}
+        self._params: dict[int, str] = {}
+        """Names of files, by the number of the run."""
         self.body_keys: dict[int, bytes] = {}
         """Bodies as executors take them, by number."""
         self.functions: dict[int, bytes] = {}
         """CIDs by the number of the body."""
         self._body_runs: dict[int, int] = {}
+        self._specs: dict[bytes, _Spec] = {}
 
     def take_runs(self, runs: Iterable[worker_pb2.RunHandle]) -> None:
         """Learns the numbers of runs."""
         for handle in runs:
             self._runs[handle.run] = handle.run_id
+            if handle.params and self._functions is not None:
+                self._params[handle.run] = self._functions.put_params(handle.run_id, handle.params)
 
     def take_body(self, body: worker_pb2.TaskBody) -> BodyKnown:
         """Learns a body."""
-        spec = body.spec
-        retry_on = spec.retry.on if spec.HasField("retry") else None
-        amounts = tuple((amount.name, amount.micros) for amount in spec.amounts)
-        threads = 0
-        if spec.mode == _COMPUTE:
-            threads = max(1, dict(amounts).get("cpu", _MICROS) // _MICROS)
+        number, run, function = body.body, body.run, body.function
+        spec = self._spec(body.spec)
         info = frames.BodyInfo(
             spec.name,
-            self._runs.get(body.run, ""),
-            body.function,
-            retry_on,
-            threads,
+            self._runs.get(run, ""),
+            function,
+            spec.retry_on,
+            spec.threads,
             self._inline_bytes_max,
+            spec.spawn,
+            self._params.get(run, ""),
         )
-        self.body_keys[body.body] = frames.body_key(info)
-        self.functions[body.body] = body.function
-        self._body_runs[body.body] = body.run
-        timeout = seconds(spec.timeout) if spec.HasField("timeout") else None
-        return BodyKnown(body.body, body.run, spec.name, body.function, spec.asynchronous, timeout, amounts)
+        self.body_keys[number] = frames.body_key(info)
+        self.functions[number] = function
+        self._body_runs[number] = run
+        return BodyKnown(number, run, spec.name, function, spec.asynchronous, spec.timeout, spec.amounts)
+
+    def _spec(self, message: graph_pb2.TaskSpec) -> _Spec:
+        """A spec taken apart; runs of one shape have equal ones."""
+        key = message.SerializeToString(deterministic=True)
+        found = self._specs.get(key)
+        if found is None:
+            if len(self._specs) >= _SPECS_MAX:
+                self._specs.clear()
+            found = self._specs[key] = _spec_of(message)
+        return found
 
     def forget_runs(self, runs: Iterable[int]) -> None:
         """Runs have ended."""
@@ -151,6 +219,9 @@ class Session:
             del self.body_keys[number], self.functions[number], self._body_runs[number]
         for run in ended:
             self._runs.pop(run, None)
+            name = self._params.pop(run, None)
+            if name is not None and self._functions is not None:
+                self._functions.drop_params(name)
 
 
 def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs: list[Any] | None) -> bytes:
@@ -168,6 +239,8 @@ def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs:
             assignment.observe,
             assignment.publish,
             assignment.inline_bytes_max,
+            frames.TAILS if assignment.tail else 0,
+            None,
         )
     )
 
@@ -177,6 +250,8 @@ def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs:
 
 def result_of(frame: tuple[Any, ...]) -> Result:
     """What an executor's answer means for the core."""
+    if frame[0] == frames.TAIL:
+        return Result(frame[1], True, frame, frame[2], len(frame[3]), False, bool(frame[4]))
     if frame[0] == frames.DONE:
         size = len(frame[3] or b"") + (sum(map(len, frame[7])) if frame[7] else 0)
         return Result(frame[1], True, frame, frame[2], size, False, frame[10])
@@ -223,6 +298,10 @@ def reports_message(
 def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> None:
     done = report.done
     payload: Any = ending.payload
+    if payload[0] == frames.TAIL:
+        done.tail.ParseFromString(payload[3])
+        done.preview = payload[5]
+        return
     if isinstance(payload, PublishedValue):
         done.value.blob.cid = payload.cid
         done.value.blob.size_bytes = payload.size

@@ -371,6 +371,16 @@ class Transfers:
             raise FetchError(f"object {attempt:x} is not here any more")
         path, size = found
         cid = await asyncio.to_thread(_cid_of_file, path)
+        await self.put_file(path, cid, size)
+        self._store.publish(attempt, cid)
+        return cid, size
+
+    async def put_file(self, path: str, cid: bytes, size: int) -> None:
+        """Puts a file into the blob store, under the CID of its bytes.
+
+        Raises:
+            FetchError: it cannot be stored.
+        """
 
         async def put(channel: grpc.aio.Channel) -> None:
             call = client_pb2_grpc.BlobServiceStub(channel).PutBlob(
@@ -380,8 +390,6 @@ class Transfers:
 
         async with self._room:
             await self._from_scheduler(f"storing blob {cid_to_text(cid)} of {size:,} bytes:", put)
-        self._store.publish(attempt, cid)
-        return cid, size
 
     async def close(self) -> None:
         """Closes all channels."""

@@ -26,6 +26,8 @@ __all__ = [
     "READY",
     "SPILLED",
     "STOP_SIGNAL",
+    "TAIL",
+    "TAILS",
     "TASK",
     "BodyInfo",
     "ExecutorConfig",
@@ -39,8 +41,10 @@ __all__ = [
 
 # To an executor, one packet each.
 TASK = 1
-"""(TASK, attempt, body, args, inputs, node_id, try, map_index, observe, publish, inline_bytes_max); body is a
-marshalled BodyInfo; args are bytes, or a file as (path, size); inline_bytes_max 0: as the body says."""
+"""(TASK, attempt, body, args, inputs, node_id, try, map_index, observe, publish, inline_bytes_max, flags,
+more); body is a marshalled BodyInfo; args are bytes, or a file as (path, size); inline_bytes_max 0: as the
+body says. flags are bits, below; more is None, or a dict of what few tasks have, by the name of the
+assignment's field."""
 SPILLED = 2
 """(SPILLED, attempt, path): a file with the frame, too large for a packet. Whoever reads it removes it."""
 CANCEL = 3
@@ -49,6 +53,10 @@ EXIT = 4
 """(EXIT,): end."""
 BROKEN = 5
 """(BROKEN, attempt, answer): a task that could not be spilled; in its turn it is answered with this frame."""
+
+# Bits of a task's flags.
+TAILS = 1
+"""A lazy value or a jump that it returns is what its run goes on with."""
 
 # From an executor, each behind its length.
 READY = 1
@@ -60,6 +68,9 @@ DONE = 3
 publish)."""
 FAILED = 4
 """(FAILED, attempt, duration_ns, stopped, unloadable, type, message, traceback, pickled, retryable)."""
+TAIL = 5
+"""(TAIL, attempt, duration_ns, serialized worker_pb2.Tail, uploads, preview); uploads are (CID, size, path)
+of files that have to be in the blob store before anybody is told."""
 
 LENGTH = struct.Struct("<I")
 PACKET_BYTES_MAX = 64 * 1024
@@ -97,6 +108,10 @@ class BodyInfo(NamedTuple):
     compute_threads: int
     """Threads for numeric libraries in mode "compute"; 0: as the environment says."""
     inline_bytes_max: int
+    spawn: bool = False
+    """A lazy value that it returns is run in its place."""
+    params: str = ""
+    """Name of the file with the run's params, beside the functions; empty: there are none."""
 
 
 class ExecutorConfig(NamedTuple):

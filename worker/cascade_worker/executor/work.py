@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cascade_dist.codec.arguments import load_arguments
 from cascade_dist.codec.exceptions import ErrorRecord, encode_exception
@@ -21,9 +21,14 @@ from cascade_dist.codec.functions import load_function
 from cascade_dist.codec.preview import preview
 from cascade_dist.codec.values import Packed, dump_inline_or_packed, dump_items, load, load_item
 from cascade_dist.errors import CascadeError, ResultSerializationError, TaskLoadError
+from cascade_dist.language.jump import Jump
+from cascade_dist.language.lazy import LazyResult
 from cascade_worker.executor import frames
 from cascade_worker.executor.files import map_file, reserve
-from cascade_worker.executor.frames import DONE, FAILED, BodyInfo, ExecutorConfig
+from cascade_worker.executor.frames import DONE, FAILED, TAIL, BodyInfo, ExecutorConfig
+
+if TYPE_CHECKING:
+    from cascade_worker.executor import tails
 
 __all__ = ["Body", "Task", "Unloadable", "Workbench"]
 
@@ -31,6 +36,7 @@ OBSERVE_TRUTH = 1
 OBSERVE_SPLIT = 2
 _FUNCTIONS_MAX = 512
 _BODIES_MAX = 2048
+_PREVIEW_CHARS = 100
 _THREADS_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 _PLAIN = frozenset({type(None), bool, int, float})
@@ -64,10 +70,12 @@ class Task:
         "args",
         "attempt",
         "body",
+        "flags",
         "inline_bytes_max",
         "inputs",
         "key",
         "map_index",
+        "more",
         "node_id",
         "observe",
         "publish",
@@ -87,6 +95,8 @@ class Task:
             self.observe,
             self.publish,
             self.inline_bytes_max,
+            self.flags,
+            self.more,
         ) = frame
         self.body: Body | None = None
 
@@ -100,6 +110,7 @@ class Workbench:
         self._bodies: dict[bytes, Body] = {}
         self._environment: dict[str, str] = {}
         self._threads = 0
+        self._compiler: tails.Compiler | None = None
 
     # --- before -------------------------------------------------------------------------------------
 
@@ -211,7 +222,8 @@ class Workbench:
                 preview(value),
                 False,
             )
-        _refuse_lazy(body.info.name, value)
+        if isinstance(value, (LazyResult, Jump)):
+            return self._go_on(task, body, value, duration_ns)
         packed: bytes | Packed | None = None
         what = f"the result of {body.info.name!r}"
         inline_max = task.inline_bytes_max or body.info.inline_bytes_max
@@ -229,7 +241,7 @@ class Workbench:
             raise Unloadable(_hinted(error, value, body.info.name)) from error
         if isinstance(packed, Packed):
             size = packed.size
-            self._write(task.attempt, packed, what)
+            self._write(f"{task.attempt:016x}", packed, what)
             inline = None
         else:
             inline = packed
@@ -237,14 +249,37 @@ class Workbench:
         seen = (truth, length, items, observe_error, preview(value), publish)
         return (DONE, task.attempt, duration_ns, inline, size, *seen)
 
-    def _write(self, attempt: int, packed: Packed, what: str) -> None:
-        """Writes a large result into the first object directory that has room."""
+    def _go_on(self, task: Task, body: Body, value: LazyResult[Any] | Jump, duration_ns: int) -> Frame:
+        """The frame for a target with which the run, or the node, is to go on.
+
+        Raises:
+            Unloadable: it may not, or the target cannot be compiled or written.
+        """
+        from cascade_worker.executor import tails  # only few tasks need it
+
+        info = body.info
+        if isinstance(value, Jump) or not (task.flags & frames.TAILS or info.spawn):
+            raise Unloadable(tails.refusal(info.name, value))
+        if self._compiler is None:
+            self._compiler = tails.Compiler(self._config.functions_dir)
+        try:
+            made = self._compiler.compile(info, body.func, value)
+        except Exception as error:
+            raise Unloadable(error) from error
+        uploads = []
+        for number, (cid, packed) in enumerate(made.uploads):
+            what = f"an argument of the target that task {info.name!r} returned"
+            uploads.append((cid, packed.size, self._write(f"{task.attempt:016x}-{number}", packed, what)))
+        return (TAIL, task.attempt, duration_ns, made.tail, uploads, repr(value)[:_PREVIEW_CHARS])
+
+    def _write(self, name: str, packed: Packed, what: str) -> str:
+        """Writes a large value into the first object directory that has room; returns its path."""
         reasons = []
         for directory in self._config.object_dirs:
-            path = os.path.join(directory, f"{attempt:016x}")
+            path = os.path.join(directory, name)
             try:
                 _write_file(path, packed)
-                return
+                return path
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise Unloadable(error) from error
@@ -314,22 +349,6 @@ def _hinted(error: ResultSerializationError, value: object, name: str) -> BaseEx
             f"task {name!r} returned a coroutine: define it with `async def`, or run the coroutine inside it"
         )
     return error
-
-
-def _refuse_lazy(name: str, value: object) -> None:
-    kind = type(value)
-    if kind.__module__.startswith("cascade_dist.language") and kind.__name__ in (
-        "LazyResult",
-        "MappedLazyResult",
-        "Router",
-        "Jump",
-    ):
-        raise Unloadable(
-            ResultSerializationError(
-                f"task {name!r} returned a lazy value ({kind.__name__}), which is not supported here: "
-                "return a plain value, or build the graph outside of the task"
-            )
-        )
 
 
 def _split(

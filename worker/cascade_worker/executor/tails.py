@@ -1,0 +1,224 @@
+"""Targets that tasks return: compiled here, so that the run can go on as them.
+
+What is needed for that is loaded at the first of them: most tasks return plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from cascade_dist.codec.functions import EncodedFunction, FunctionCache
+from cascade_dist.codec.references import unwrap_task
+from cascade_dist.codec.values import Packed
+from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError, TaskLoadError
+from cascade_dist.graph.build import Compilation
+from cascade_dist.graph.code_hash import CodeHasher
+from cascade_dist.v1 import client_pb2, worker_pb2
+from cascade_dist.wire.graphs import Part, Upload, encode_graph
+from cascade_worker.executor.frames import BodyInfo
+
+__all__ = ["ARGUMENTS_BYTES_MAX", "ARGUMENTS_BYTES_WARN", "GRAPH_BYTES_MAX", "Compiled", "Compiler"]
+
+GRAPH_BYTES_MAX = 1 << 20
+"""A target that a task returns is one message."""
+ARGUMENTS_BYTES_WARN = 1 << 20
+ARGUMENTS_BYTES_MAX = 64 << 20
+"""Of all arguments of such a target: past the first there is a warning, past the second an error."""
+_FUNCTIONS_MAX = 512
+_PARAMS_MAX = 16
+_WARNED_MAX = 1_000
+_COUNTED_BYTES_MAX = 64 << 20
+
+
+class Compiled(NamedTuple):
+    """A target that is ready to travel."""
+
+    tail: bytes
+    """A serialized worker_pb2.Tail."""
+    uploads: tuple[tuple[bytes, Packed], ...]
+    """(CID, bytes) of what has to be in the blob store first."""
+
+
+Body = Callable[..., Any]
+
+
+class _Functions(FunctionCache):
+    """Functions by what their code is, so that one that came from the scheduler goes back under its own CID.
+
+    Pickled again, a function that was loaded may have other bytes than it came with.
+    """
+
+    def __init__(self, known: OrderedDict[bytes, EncodedFunction], func: Body, own: EncodedFunction) -> None:
+        super().__init__()
+        self._known = known
+        self._func = func
+        self._own = own
+
+    def encode(self, task_or_func: Any, code_hash: bytes = b"") -> EncodedFunction:
+        """The function's body and its CID."""
+        if unwrap_task(task_or_func) is self._func:
+            return self._own
+        known = self._known.get(code_hash) if code_hash else None
+        if known is not None:
+            self._known.move_to_end(code_hash)
+            return known
+        encoded = super().encode(task_or_func, code_hash)
+        if code_hash:
+            self._known[code_hash] = encoded
+            if len(self._known) > _FUNCTIONS_MAX:
+                self._known.popitem(last=False)
+        return encoded
+
+
+class Compiler:
+    """Compiles the targets that the tasks of one executor return.
+
+    Args:
+        functions_dir: where the bodies of functions and the params of runs lie.
+    """
+
+    def __init__(self, functions_dir: str) -> None:
+        self._functions_dir = functions_dir
+        self._known: OrderedDict[bytes, EncodedFunction] = OrderedDict()
+        """By code hash: how a function travels."""
+        self._own: OrderedDict[bytes, EncodedFunction] = OrderedDict()
+        """By CID: functions that came from the scheduler."""
+        self._params: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._warned: dict[str, int] = {}
+        """By run: the size of arguments that was warned of last."""
+
+    def compile(self, info: BodyInfo, func: Body, target: Any) -> Compiled:
+        """A target that a task has returned.
+
+        Args:
+            info: of the task.
+            func: its function.
+            target: a lazy result, map or router.
+
+        Raises:
+            GraphError: it is no target, or cannot be compiled; names the task.
+            GraphTooLargeError: it, or its arguments, are above a bound; names size and bound.
+        """
+        try:
+            return self._compile(info, func, target)
+        except CascadeError as error:
+            error.add_note(f"(in the target that task {info.name!r} returned)")
+            raise
+
+    def _compile(self, info: BodyInfo, func: Body, target: Any) -> Compiled:
+        compilation = Compilation(target, self._params_of(info), warn_unknown=False)
+        own = self._own_function(info, func)
+        functions = _Functions(self._known, func, own)
+        uploads: list[tuple[bytes, Packed]] = []
+        parts: list[client_pb2.Submit] = []
+        size = 0
+        items: Iterable[Upload | Part] = encode_graph(
+            compilation,  # type: ignore[arg-type]  # its facts are read-only properties
+            run_id="",
+            known={own.cid},
+            inline_max=info.inline_bytes_max,
+            functions=functions,
+            part_bytes=GRAPH_BYTES_MAX,
+        )
+        for item in items:
+            if isinstance(item, Upload):
+                uploads.append((item.cid, item.packed))
+                continue
+            size += item.message.ByteSize()
+            parts = [item.message]
+            if size > _COUNTED_BYTES_MAX:
+                break
+        if size > GRAPH_BYTES_MAX or not parts[0].HasField("end"):
+            raise GraphTooLargeError(
+                f"task {info.name!r} returned a target of {compilation.node_count:,} nodes and "
+                f"{_size(size)}, and one that a task returns has at most {_size(GRAPH_BYTES_MAX)}: map over "
+                "a lazy list, which is one node, or return a task that returns the rest"
+            )
+        message = parts[0]
+        self._check_arguments(info, sum(map(len, message.chunk.node_args)) + sum(p.size for _, p in uploads))
+        return Compiled(worker_pb2.Tail(graph=message).SerializeToString(), tuple(uploads))
+
+    def _check_arguments(self, info: BodyInfo, size: int) -> None:
+        """Warns of arguments that grow, and stops them.
+
+        Raises:
+            GraphTooLargeError: names the size and the bound.
+        """
+        if size <= ARGUMENTS_BYTES_WARN:
+            return
+        if size > ARGUMENTS_BYTES_MAX:
+            raise GraphTooLargeError(
+                f"task {info.name!r} returned a target with {_size(size)} of arguments, and the most is "
+                f"{_size(ARGUMENTS_BYTES_MAX)}: keep what grows in a file or a database, and pass its name"
+            )
+        if size < 2 * self._warned.get(info.run_id, 0):
+            return
+        if len(self._warned) >= _WARNED_MAX:
+            self._warned.clear()
+        self._warned[info.run_id] = size
+        print(
+            f"task {info.name!r} returned a target with {_size(size)} of arguments; if they grow with every "
+            f"step, the loop fails at {_size(ARGUMENTS_BYTES_MAX)}",
+            file=sys.stderr,
+        )
+
+    def _own_function(self, info: BodyInfo, func: Body) -> EncodedFunction:
+        """The function of the task itself, as it came; the scheduler has its body."""
+        known = self._own.get(info.function)
+        if known is None:
+            with open(os.path.join(self._functions_dir, info.function.hex()), "rb") as file:
+                body = file.read()
+            hashed = CodeHasher().hash(func)
+            code_hash = b"" if hashed.reason else hashed.digest
+            name = f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', info.name)}"
+            known = self._own[info.function] = EncodedFunction(info.function, body, name, code_hash)
+            if code_hash:
+                self._known.setdefault(code_hash, known)
+            if len(self._own) > _FUNCTIONS_MAX:
+                self._own.popitem(last=False)
+        return known
+
+    def _params_of(self, info: BodyInfo) -> dict[str, Any]:
+        """The params of a task's run.
+
+        Raises:
+            TaskLoadError: they cannot be loaded.
+        """
+        if not info.params:
+            return {}
+        found = self._params.get(info.params)
+        if found is None:
+            try:
+                with open(os.path.join(self._functions_dir, info.params), "rb") as file:
+                    loaded: dict[str, Any] = pickle.load(file)
+            except Exception as error:
+                raise TaskLoadError(
+                    f"the params of the run could not be loaded: {type(error).__name__}: {error}"
+                ) from error
+            found = self._params[info.params] = loaded
+            if len(self._params) > _PARAMS_MAX:
+                self._params.popitem(last=False)
+        return found
+
+
+def refusal(name: str, value: Any) -> GraphError:
+    """Why a lazy value or a jump that a task returned is an error here."""
+    if type(value).__name__ == "Jump":
+        return GraphError(
+            f"task {name!r} returned {value!r}, and is bound to no selector: bind its call with "
+            "cs.bind(call, cs.select_jump({key: call or None, …})) and make it the target"
+        )
+    return GraphError(
+        f"task {name!r} returned a lazy value ({value!r}) and is not the target of its run: only a target "
+        "may, because the run then goes on with it. Mark the task with spawn=True to have the value run in "
+        "its place, or return a plain value and build the graph outside of the task"
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB" if size >= 1 << 20 else f"{size / 1024:.1f} KiB"
