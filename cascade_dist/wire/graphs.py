@@ -80,7 +80,7 @@ def encode_graph(
     known: set[bytes] | None = None,
     inline_max: int = INLINE_BYTES_MAX,
     functions: FunctionCache | None = None,
-    part_bytes: int = PART_BYTES,
+    part_bytes: int | None = None,
 ) -> Iterator[Upload | Part]:
     """What a submit sends, in order.
 
@@ -91,14 +91,18 @@ def encode_graph(
         known: CIDs of functions that this session has sent; they go without body. Those sent now are added.
         inline_max: larger arguments are blobs.
         functions: of this submit; given when bodies are wanted afterwards.
-        part_bytes: a part is closed when it has grown to so many bytes.
+        part_bytes: a part is closed when it has grown to so many bytes; None: PART_BYTES.
 
     Raises:
         SerializationError: a function or an argument cannot be pickled; names it.
         GraphError: whatever compiling raises.
     """
     encoder = _Encoder(
-        run_id, set() if known is None else known, inline_max, functions or FunctionCache(), part_bytes
+        run_id,
+        set() if known is None else known,
+        inline_max,
+        functions or FunctionCache(),
+        part_bytes or PART_BYTES,
     )
     first = True
     for item in encoder.run(compilation):
