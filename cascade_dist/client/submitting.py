@@ -21,6 +21,7 @@ from cascade_dist.client.link import Link, frame_submit
 from cascade_dist.client.session import LinkLostError, Session
 from cascade_dist.client.tracker import KEPT_GRAPH_BYTES_MAX, Tracker
 from cascade_dist.codec.functions import FunctionCache
+from cascade_dist.codec.params import dump_params
 from cascade_dist.codec.values import INLINE_BYTES_MAX
 from cascade_dist.errors import ClusterClosedError, GraphTooLargeError, RunConflictError
 from cascade_dist.graph.build import Compilation
@@ -68,6 +69,7 @@ class SubmitOptions:
             cancel_on_disconnect=not self.detach,
             # The client gives up before the scheduler does.
             disconnect_grace=duration(reconnect_timeout + GRACE_SECONDS),
+            params=dump_params(self.params),
         )
 
     def key(self, reconnect_timeout: float) -> Hashable:

@@ -12,7 +12,23 @@ from cascade_dist.graph.encoding import Encoder, digest_of
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.resources import Inject, Slot
 
-__all__ = ["Inputs"]
+__all__ = ["Inputs", "Withheld"]
+
+
+class Withheld:
+    """In the place of a param that does not travel to workers.
+
+    Attributes:
+        reason: why, for people.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[Withheld], tuple[str]]:
+        return Withheld, (self.reason,)
 
 
 class Inputs:
@@ -53,6 +69,7 @@ class Inputs:
 
         Raises:
             ValueError: a value cannot be converted.
+            GraphError: on a worker, the value did not travel along.
         """
         name = wanted.name
         if isinstance(wanted, Inject):
@@ -65,7 +82,13 @@ class Inputs:
             return value
         self._known.setdefault(name, wanted)
         if name in self._params:
-            return wanted.convert(self._params[name])
+            value = self._params[name]
+            if isinstance(value, Withheld):
+                raise GraphError(
+                    f"param {name!r} is not known on workers, because it {value.reason}: pass the value on "
+                    "as an argument"
+                )
+            return wanted.convert(value)
         if wanted.required:
             self._missing[f"param {name!r}"] = None
             return None

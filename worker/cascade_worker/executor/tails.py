@@ -6,16 +6,16 @@ What is needed for that is loaded at the first of them: most tasks return plain 
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from cascade_dist.codec.functions import EncodedFunction, FunctionCache
+from cascade_dist.codec.params import load_params
 from cascade_dist.codec.references import unwrap_task
 from cascade_dist.codec.values import Packed
-from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError, TaskLoadError
+from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError
 from cascade_dist.graph.build import Compilation
 from cascade_dist.graph.code_hash import CodeHasher
 from cascade_dist.v1 import client_pb2, worker_pb2
@@ -193,14 +193,9 @@ class Compiler:
             return {}
         found = self._params.get(info.params)
         if found is None:
-            try:
-                with open(os.path.join(self._functions_dir, info.params), "rb") as file:
-                    loaded: dict[str, Any] = pickle.load(file)
-            except Exception as error:
-                raise TaskLoadError(
-                    f"the params of the run could not be loaded: {type(error).__name__}: {error}"
-                ) from error
-            found = self._params[info.params] = loaded
+            with open(os.path.join(self._functions_dir, info.params), "rb") as file:
+                found = load_params(file.read())
+            self._params[info.params] = found
             if len(self._params) > _PARAMS_MAX:
                 self._params.popitem(last=False)
         return found
