@@ -20,8 +20,10 @@ from cascade_dist.codec.values import load
 from cascade_dist.errors import ArgumentSerializationError, CycleError, SerializationError
 from cascade_dist.graph.build import Compilation
 from cascade_dist.graph.model import EdgeKind, Node, NodeKind
-from cascade_dist.language.lazy import LazyResult, unmapped
+from cascade_dist.language.flow import pipeline
+from cascade_dist.language.lazy import LazyResult, MappedLazyResult, unmapped
 from cascade_dist.language.policies import RetryPolicy
+from cascade_dist.language.router import Router
 from cascade_dist.language.task import task
 from cascade_dist.v1 import client_pb2, graph_pb2
 from cascade_dist.wire import PAYLOAD_BYTES_MAX, graphs
@@ -48,6 +50,7 @@ class Received:
     blob_inputs: dict[int, list[int]] = field(default_factory=dict)
     maps: list[tuple[int, int]] = field(default_factory=list)
     map_columns: dict[int, int] = field(default_factory=dict)
+    amount_names: list[str] = field(default_factory=list)
     parts: int = 0
     end: graph_pb2.GraphEnd | None = None
     options: client_pb2.RunOptions | None = None
@@ -85,6 +88,7 @@ class Received:
             self.blob_inputs.setdefault(node, []).append(blob)
         self.maps += [(part.first, part.count) for part in chunk.maps]
         self.map_columns.update(pairs(chunk.map_columns))
+        self.amount_names += chunk.amount_names
         assert len(chunk.node_spec) == len(chunk.node_args) == len(chunk.node_edges)
         assert all(spec < len(self.specs) for spec in chunk.node_spec), "a spec is there when it is used"
         assert all(spec.function < len(self.functions) for spec in chunk.specs if spec.kind in (1, 5))
@@ -151,9 +155,16 @@ def targets(draw: st.DrawFn) -> LazyResult[Any]:
     made: list[LazyResult[Any]] = [start(1)]
     for _ in range(draw(st.integers(0, 12))):
         some = st.lists(st.sampled_from(made), max_size=3)
-        kind = draw(st.sampled_from(["join", "map", "lazy map", "careful"]))
+        kind = draw(st.sampled_from(["join", "map", "lazy map", "careful", "router", "stage"]))
         if kind == "join":
             node: LazyResult[Any] = join(*draw(some), k=draw(some), n=draw(st.integers()))
+        elif kind == "router":
+            routes = st.dictionaries(st.text() | st.integers(), st.sampled_from(made) | some, min_size=1)
+            single = [lazy for lazy in made if not isinstance(lazy, MappedLazyResult)]
+            made.append(Router(draw(st.sampled_from(single) | st.text()), draw(routes)))
+            continue
+        elif kind == "stage":
+            node = join(draw(st.sampled_from(made) | some | st.text()), *draw(some)).passthrough()
         elif kind == "careful":
             node = careful(draw(st.sampled_from(made))).with_priority(draw(st.integers(-5, 5)))
         elif kind == "map":
@@ -161,6 +172,8 @@ def targets(draw: st.DrawFn) -> LazyResult[Any]:
         else:
             node = careful.map(x=draw(st.sampled_from(made)), y=["c" * 600] * draw(st.integers(0, 3)))
         node.after(*draw(some))
+        names = st.dictionaries(st.sampled_from(["cpu", "gpu"]), st.sampled_from(made) | st.integers(1, 9))
+        node.with_constraints(**draw(names))
         if draw(st.booleans()):
             node.run_if(draw(st.sampled_from(made)))
         made.append(node)
@@ -170,9 +183,7 @@ def targets(draw: st.DrawFn) -> LazyResult[Any]:
 @settings(deadline=None)
 @given(target=targets(), part_bytes=st.sampled_from([1, 200, 10_000]))
 def test_what_is_sent_is_the_graph(target: LazyResult[Any], part_bytes: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "PART_BYTES", part_bytes)
-        received = sent(target)
+    received = sent(target, part_bytes=part_bytes)
     compilation = Compilation(target)
     nodes = list(compilation.nodes())
     assert received.node_ids == b"".join(node.structural_id for node in nodes)
@@ -186,6 +197,9 @@ def test_what_is_sent_is_the_graph(target: LazyResult[Any], part_bytes: int) -> 
     assert received.map_columns == {
         node.index: node.map_count for node in nodes if node.map_count >= 0 and node.spec.kind is NodeKind.MAP
     }
+    assert received.amount_names == [
+        edge.arg for node in nodes for edge in node.edges if edge.kind is EdgeKind.AMOUNT
+    ]
     end = received.end
     assert end is not None
     assert end.target == compilation.target_index
@@ -196,8 +210,20 @@ def test_what_is_sent_is_the_graph(target: LazyResult[Any], part_bytes: int) -> 
 def same_node(received: Received, node: Node) -> None:
     """One node arrived as it was compiled."""
     message, spec = received.specs[received.node_spec[node.index]], node.spec
-    assert (message.kind, message.name, message.priority) == (spec.kind, spec.name, spec.priority)
+    kind = message.kind
+    if node.spec.kind is NodeKind.GATHER and kind == NodeKind.COLLECT:
+        assert node.value == list(node.inputs)
+        kind = NodeKind.GATHER
+    assert (kind, message.name, message.priority) == (spec.kind, spec.name, spec.priority)
+    assert message.passthrough == spec.passthrough
+    assert {amount.name: amount.micros for amount in message.amounts} == dict(spec.amounts)
     assert received.edges(node.index) == list(zip(node.sources, node.kinds, strict=True))
+    if spec.kind in (NodeKind.LITERAL, NodeKind.ROUTER):
+        assert load(received.payload(node.index)) == node.value
+        return
+    if message.kind == NodeKind.GATHER:
+        assert load(received.payload(node.index), node.inputs) == node.value
+        return
     if spec.kind not in (NodeKind.CALL, NodeKind.MAP):
         assert received.payload(node.index) == b""
         return
@@ -244,9 +270,9 @@ def test_specs_and_functions_are_sent_once() -> None:
     assert [received.node_spec[node] for node in range(5)] == [0, 0, 1, 1, 2]
 
 
-def test_options_go_with_the_first_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "PART_BYTES", 1)
-    received = sent(join(start(1), start(2)), options=client_pb2.RunOptions(name="mine", logs=True))
+def test_options_go_with_the_first_part_alone() -> None:
+    options = client_pb2.RunOptions(name="mine", logs=True)
+    received = sent(join(start(1), start(2)), options=options, part_bytes=1)
     assert received.parts == 4
 
 
@@ -360,6 +386,70 @@ def test_a_long_graph_takes_the_memory_of_a_part() -> None:
         tracemalloc.stop()
     assert parts > 3
     assert peak < 6 << 20
+
+
+# --- routers, literals, amounts ---------------------------------------------------------------------
+
+
+def test_a_router_arrives_with_its_keys() -> None:
+    received = sent(join(Router("a", {"a": start(1), None: [start(2)], ("x", 1): 5})))
+    names = [received.specs[spec].name for spec in received.node_spec]
+    assert names == ["literal", "start", "start", "gather", "literal", "router", "join"]
+    assert pickle.loads(received.node_args[5]) == ("a", None, ("x", 1))
+    selector, route = EdgeKind.SELECTOR, EdgeKind.ROUTE
+    assert received.edges(5) == [(0, selector), (1, route), (3, route), (4, route)]
+    assert [pickle.loads(received.node_args[node]) for node in (0, 4)] == ["a", 5]
+    assert received.edges(6) == [(5, EdgeKind.DATA)]
+
+
+def test_a_large_literal_is_a_blob() -> None:
+    big = np.arange(100_000)
+    received = sent(Router("a", {"a": big, "b": "small"}))
+    assert sorted(received.blob_args) == [1]
+    assert np.array_equal(load(received.payload(1)), big)
+
+
+def test_a_local_class_in_a_literal_or_key_travels_by_value() -> None:
+    class Local:
+        pass
+
+    received = sent(Router("a", {"a": Local(), Local: 1}))
+    assert type(pickle.loads(received.node_args[1])).__name__ == "Local"
+    assert pickle.loads(received.node_args[3])[0] == "a"
+
+
+def test_the_names_of_lazy_amounts_arrive_in_order() -> None:
+    amount = start(1)
+    target = join(start(2).with_constraints(cpu=amount, gpu=start(3))).with_constraints(gpu=amount, cpu=2)
+    received = sent(target, part_bytes=1)
+    assert received.amount_names == ["cpu", "gpu", "gpu"]
+    assert received.edge_kind.count(EdgeKind.AMOUNT) == 3
+
+
+def test_a_stage_says_so() -> None:
+    received = sent(pipeline(10, [join, join]))
+    assert [received.specs[spec].passthrough for spec in received.node_spec] == [False, True, True]
+    assert received.edges(1) == [(0, EdgeKind.DATA)]
+    assert load_arguments(received.payload(1), [10]) == ((10,), {})
+
+
+def test_what_a_router_cannot_send_is_named() -> None:
+    stays = (n for n in ())
+    for target, what in (
+        (Router(start(1), {"a": stays}), "^route 'a' of a Router is a generator"),
+        (Router(start(1), {"a": [start(2), {"k": stays}]}), r"^route 'a' of a Router, at \[1\]\['k'\] is a"),
+        (Router(stays, {"a": 1}), "^the selector of a Router is a generator"),
+        (Router(start(1), {(1, stays): 1}), "^task 'router': the tuple of its keys, at "),
+        (pipeline(stays, [join]), "^the value that 'join' passes on when it is skipped is a generator"),
+        ([start(1), stays], "^task 'gather': the target, at"),
+    ):
+        with pytest.raises(ArgumentSerializationError, match=what):
+            sent(target)
+
+
+def test_keys_have_a_bound() -> None:
+    with pytest.raises(ArgumentSerializationError, match=r"the keys of a Router take .* short key"):
+        sent(Router(start(1), {"k" * 100_000: 1}))
 
 
 # --- errors -------------------------------------------------------------------------------------------
