@@ -332,6 +332,7 @@ class Worker:
                 tuple(work.retract),
                 tuple(work.cancel),
                 tuple(work.ended_runs),
+                work.promise,
             )
         )
         for attempt in work.release:
@@ -342,14 +343,17 @@ class Worker:
     def _assigned(self, assignment: worker_pb2.Assignment) -> events.Assigned:
         """Makes the frame of an assignment; when something for it is not here, remembers what."""
         attempt, number = assignment.attempt, assignment.body
-        key = self._session.body_keys.get(number)
+        amounts = None
+        if assignment.amounts:
+            amounts = tuple((amount.name, amount.micros) for amount in assignment.amounts)
+        key = self._session.body_key(number, amounts)
         if key is None:
             return events.Assigned(attempt, number, assignment.ahead, False)  # the core knows what to do
         function = self._session.functions[number]
         ready = function in self._functions and self._make_frame(assignment, key)
         if not ready:
             self._waiting[attempt] = (assignment, key, function)
-        return events.Assigned(attempt, number, assignment.ahead, ready)
+        return events.Assigned(attempt, number, assignment.ahead, ready, amounts)
 
     def _make_frame(self, assignment: worker_pb2.Assignment, key: bytes) -> bool:
         """Makes the frame, if all inputs are here."""

@@ -122,13 +122,16 @@ class FunctionStore:
             (self._directory / name).unlink(missing_ok=True)
 
 
+Amounts = tuple[tuple[str, int], ...]
+
+
 class _Spec(NamedTuple):
     """What a worker needs of a spec."""
 
     name: str
     asynchronous: bool
     timeout: float | None
-    amounts: tuple[tuple[str, int], ...]
+    amounts: Amounts
     retry_on: bytes | None
     threads: int
     spawn: bool
@@ -174,6 +177,8 @@ class Session:
         self.functions: dict[int, bytes] = {}
         """CIDs by the number of the body."""
         self._body_runs: dict[int, int] = {}
+        self._computing: dict[int, frames.BodyInfo] = {}
+        """Bodies in the mode compute."""
         self._specs: dict[bytes, _Spec] = {}
 
     def take_runs(self, runs: Iterable[worker_pb2.RunHandle]) -> None:
@@ -198,9 +203,18 @@ class Session:
             self._params.get(run, ""),
         )
         self.body_keys[number] = frames.body_key(info)
+        if spec.threads:
+            self._computing[number] = info
         self.functions[number] = function
         self._body_runs[number] = run
         return BodyKnown(number, run, spec.name, function, spec.asynchronous, spec.timeout, spec.amounts)
+
+    def body_key(self, number: int, amounts: Amounts | None) -> bytes | None:
+        """A body as executors take it, for an attempt that holds these amounts; None: it was never sent."""
+        info = self._computing.get(number)
+        if info is not None and amounts is not None and (cpu := dict(amounts).get("cpu")):
+            return frames.body_key(info._replace(compute_threads=max(1, cpu // _MICROS)))
+        return self.body_keys.get(number)
 
     def _spec(self, message: graph_pb2.TaskSpec) -> _Spec:
         """A spec taken apart; runs of one shape have equal ones."""
@@ -217,6 +231,7 @@ class Session:
         ended = set(runs)
         for number in [number for number, run in self._body_runs.items() if run in ended]:
             del self.body_keys[number], self.functions[number], self._body_runs[number]
+            self._computing.pop(number, None)
         for run in ended:
             self._runs.pop(run, None)
             name = self._params.pop(run, None)
@@ -276,7 +291,7 @@ def reports_message(
 ) -> worker_pb2.ConnectRequest:
     """One message to the scheduler; a heartbeat when there is nothing to say."""
     message = worker_pb2.ConnectRequest(sequence=command.sequence, acked_through=command.acked_through)
-    if not (command.started or command.endings or logs or command.draining):
+    if not (command.started or command.endings or logs or command.draining or command.promised):
         message.heartbeat.SetInParent()
         return message
     reports = message.reports
@@ -292,6 +307,7 @@ def reports_message(
     for line in logs:
         reports.logs.add(attempt=line.attempt, stream=line.stream, text=line.text)
     reports.draining = command.draining
+    reports.promised = command.promised
     return message
 
 

@@ -125,6 +125,7 @@ class SendReports(NamedTuple):
     started: tuple[int, ...]
     endings: tuple[tuple[int, Ending], ...]
     draining: bool
+    promised: int = 0
 
 
 class EndSession(NamedTuple):

@@ -57,16 +57,20 @@ class BodyKnown(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """An attempt to start. `ready`: its inputs are all here."""
+    """An attempt to start. `ready`: its inputs are all here. `amounts`: None: those of its body."""
 
     attempt: int
     body: int
     ahead: bool
     ready: bool
+    amounts: tuple[tuple[str, int], ...] | None = None
 
 
 class WorkReceived(NamedTuple):
-    """One message of the scheduler, in the order in which its parts are taken."""
+    """One message of the scheduler, in the order in which its parts are taken.
+
+    `promise` is to be reported when nothing that is to be given back can start any more; 0: nothing is asked.
+    """
 
     sequence: int
     acked_through: int
@@ -75,6 +79,7 @@ class WorkReceived(NamedTuple):
     retract: tuple[int, ...] = ()
     cancel: tuple[int, ...] = ()
     ended_runs: tuple[int, ...] = ()
+    promise: int = 0
 
 
 class MarkMoved(NamedTuple):

@@ -86,6 +86,8 @@ class Core:
                 else:
                     out.append(KillExecutor(error.executor))
         place(state, now, out)
+        if state.promises:
+            self._keep_promises()
         if state.forgotten:
             out.append(Forget(tuple(state.forgotten)))
             state.forgotten.clear()
@@ -122,7 +124,12 @@ class Core:
     def has_reports(self) -> bool:
         """Whether there is something to tell the scheduler."""
         state = self.state
-        return bool(state.unreported or state.starts_due or state.draining != state.told_draining)
+        return bool(
+            state.unreported
+            or state.starts_due
+            or state.draining != state.told_draining
+            or state.promised != state.told_promised
+        )
 
     @property
     def streaming(self) -> bool:
@@ -142,6 +149,8 @@ class Core:
         state.received = event.sequence
         state.bodies.clear()
         state.unacknowledged.clear()
+        state.promises.clear()
+        state.promised = state.told_promised = 0  # of the last session; its numbers mean nothing now
         if event.cancel_grace is not None:
             state.cancel_grace = event.cancel_grace
         keep, known = set(event.keep), set(event.known)
@@ -189,6 +198,19 @@ class Core:
         if event.ended_runs:
             ended = set(event.ended_runs)
             state.bodies = {number: body for number, body in state.bodies.items() if body.run not in ended}
+        if event.promise:
+            written = [a for a in state.attempts.values() if a.phase == Phase.SENT]
+            state.promises.append((event.promise, written))
+
+    def _keep_promises(self) -> None:
+        """Promises what holds now: all that was to be given back has been, or had started after all."""
+        promises = self.state.promises
+        while promises:
+            number, written = promises[0]
+            if any(a.phase == Phase.SENT and a.wanted != Wanted.NOTHING for a in written):
+                return
+            self.state.promised = number
+            del promises[0]
 
     def _assign(self, assigned: events.Assigned, out: list[Command]) -> None:
         state = self.state
@@ -199,9 +221,9 @@ class Core:
             raise ProtocolError(
                 f"attempt {assigned.attempt} names body {assigned.body}, which was never sent"
             )
-        attempt = Attempt(assigned.attempt, body, False, assigned.ready)
+        attempt = Attempt(assigned.attempt, body, False, assigned.ready, assigned.amounts)
         state.attempts[attempt.id] = attempt
-        never_fits = any(state.total.get(name, 0) < micros for name, micros in body.amounts)
+        never_fits = any(state.total.get(name, 0) < micros for name, micros in attempt.amounts)
         if state.draining or (assigned.ahead and never_fits):
             end_waiting(state, attempt, Wanted.RETRACT, out)
             return
@@ -244,7 +266,8 @@ class Core:
         state.starts_due = False
         state.tell_started_at = None
         taken, rest = self._take_reports()
-        if not (started or taken or event.force or state.draining != state.told_draining):
+        news = state.draining != state.told_draining or state.promised != state.told_promised
+        if not (started or taken or event.force or news):
             return
         sequence = state.next_sequence
         state.next_sequence += 1
@@ -256,9 +279,13 @@ class Core:
         if taken:
             state.unacknowledged.append((sequence, taken))
         state.unreported = rest
+        promised = state.promised if state.promised != state.told_promised else 0
         state.told_draining = state.draining
+        state.told_promised = state.promised
         state.told_received = state.received
-        out.append(SendReports(sequence, state.received, tuple(started), tuple(endings), state.draining))
+        out.append(
+            SendReports(sequence, state.received, tuple(started), tuple(endings), state.draining, promised)
+        )
 
     def _take_reports(self) -> tuple[list[Attempt], list[Attempt]]:
         """The reports that fit one message, and those that are left."""

@@ -64,7 +64,7 @@ def _charge(state: State) -> bool:
     """Gives amounts to the queue's first, as long as they fit; whether anybody got some."""
     queue = state.queue
     charged = False
-    while queue and state.fits(queue[0].body.amounts):
+    while queue and state.fits(queue[0].amounts):
         attempt = queue.popleft()
         state.charge(attempt)
         charged = True
@@ -154,7 +154,8 @@ def _write_ahead(state: State, sends: Sends) -> None:
 def _fill(state: State, host: Executor, share: int, sends: Sends) -> bool:
     """Writes up to `share` attempts behind the one that an executor runs; whether others may get some too."""
     limit = state.limits.ahead_seconds
-    running = host.pipe[0].body
+    head = host.pipe[0]
+    running = head.body
     known = running.profile.expected or 0.0
     while len(host.pipe) <= share:
         source = state.ready or state.queue
@@ -167,7 +168,7 @@ def _fill(state: State, host: Executor, share: int, sends: Sends) -> bool:
             return False  # nobody overtakes it
         if len(host.pipe) * max(expected, known) > limit:
             return True
-        if not attempt.charged and body.amounts != running.amounts:
+        if not attempt.charged and attempt.amounts != head.amounts:
             return True  # it lives on what the one before it gives back
         source.popleft()
         attempt.executor = host

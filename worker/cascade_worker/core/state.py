@@ -130,6 +130,7 @@ class Attempt:
     """One attempt that the worker holds."""
 
     __slots__ = (
+        "amounts",
         "body",
         "charged",
         "duration_ns",
@@ -143,9 +144,18 @@ class Attempt:
         "wanted",
     )
 
-    def __init__(self, attempt: int, body: Body, charged: bool, ready: bool) -> None:
+    def __init__(
+        self,
+        attempt: int,
+        body: Body,
+        charged: bool,
+        ready: bool,
+        amounts: tuple[tuple[str, int], ...] | None = None,
+    ) -> None:
         self.id = attempt
         self.body = body
+        self.amounts = body.amounts if amounts is None else amounts
+        """What it holds while it runs."""
         self.charged = charged
         """It holds its amounts."""
         self.ready = ready
@@ -252,6 +262,11 @@ class State:
     """Finished, and in no message of this session."""
     unacknowledged: deque[tuple[int, list[Attempt]]] = field(default_factory=deque)
     """Messages with reports, by number, until the scheduler's mark covers them."""
+    promises: list[tuple[int, list[Attempt]]] = field(default_factory=list)
+    """Numbers to be promised, in order, and the attempts that an executor has yet to give back for each."""
+    promised: int = 0
+    """The last number of this session of which all is given back."""
+    told_promised: int = 0
     forgotten: list[int] = field(default_factory=list)
     draining: bool = False
     told_draining: bool = False
@@ -274,7 +289,7 @@ class State:
         """Takes an attempt's amounts."""
         attempt.charged = True
         free = self.free
-        for name, micros in attempt.body.amounts:
+        for name, micros in attempt.amounts:
             free[name] = free.get(name, 0) - micros
 
     def release(self, attempt: Attempt) -> None:
@@ -282,7 +297,7 @@ class State:
         if attempt.charged:
             attempt.charged = False
             free = self.free
-            for name, micros in attempt.body.amounts:
+            for name, micros in attempt.amounts:
                 free[name] += micros
 
     def set_timer(self, when: float, what: Timer, subject: int = 0) -> None:
