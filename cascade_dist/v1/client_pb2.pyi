@@ -582,7 +582,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("versions", "address", "uptime", "epoch", "state", "workers", "amounts", "free", "runs_active", "nodes_ready", "nodes_running", "plans_solved", "plans_hit", "leases", "loop_steps", "pools")
+    __slots__ = ("versions", "address", "uptime", "epoch", "state", "workers", "amounts", "free", "runs_active", "nodes_ready", "nodes_running", "plans_solved", "plans_hit", "leases", "loop_steps", "pools", "pools_free")
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_FIELD_NUMBER: _ClassVar[int]
@@ -599,6 +599,7 @@ class GetStatusResponse(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     LOOP_STEPS_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FREE_FIELD_NUMBER: _ClassVar[int]
     versions: Versions
     address: str
     uptime: _duration_pb2.Duration
@@ -615,7 +616,8 @@ class GetStatusResponse(_message.Message):
     leases: int
     loop_steps: int
     pools: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Amount]
-    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., address: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., state: _Optional[str] = ..., workers: _Optional[int] = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., free: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., runs_active: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., nodes_running: _Optional[int] = ..., plans_solved: _Optional[int] = ..., plans_hit: _Optional[int] = ..., leases: _Optional[int] = ..., loop_steps: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ...) -> None: ...
+    pools_free: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Amount]
+    def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., address: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., state: _Optional[str] = ..., workers: _Optional[int] = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., free: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., runs_active: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., nodes_running: _Optional[int] = ..., plans_solved: _Optional[int] = ..., plans_hit: _Optional[int] = ..., leases: _Optional[int] = ..., loop_steps: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., pools_free: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ...) -> None: ...
 
 class HasBlobsRequest(_message.Message):
     __slots__ = ("cids",)

@@ -114,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="of a closed cluster: how many workers will come",
     )
+    add(
+        "--pool",
+        action="append",
+        metavar="NAME=AMOUNT",
+        help="an amount that all nodes share, whatever workers have, like license=4; repeat it",
+    )
     add("--infeasible-after", help="how long a node waits for an amount no worker has (default 60s)")
     add(
         "--blob-dir",
@@ -160,6 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         given = {name: getattr(arguments, name) for name in CONFIGURED}
+        given["pool"] = ",".join(arguments.pool) if arguments.pool else None
         config = load_settings("scheduler", given, command=True)
         set_up_logging(config["log_level"] or "info", config["log_format"])
         return _run(_serve(arguments, config))
@@ -184,10 +191,6 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         token = wire.read_token()
     mutual_tls = bool(config["tls_cert"] and config["tls_ca"])
     wire.check_bind(config["host"], token=token, mutual_tls=mutual_tls)
-    if config["pool"]:
-        raise ConfigError(
-            f"pool ({config.origin('pool')}): this version has no cluster-wide amounts; remove it"
-        )
     if arguments.expect_workers and not config["closed"]:
         raise ConfigError("--expect-workers says when a closed cluster is complete; give --closed too")
     times = Times(arguments.heartbeat_period, arguments.heartbeat_timeout, arguments.cancel_grace)
@@ -208,6 +211,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
             infeasible_after=config["infeasible_after"],
             graph_nodes_max=arguments.graph_nodes_max,
             runs_kept=arguments.runs_kept,
+            pools=tuple((config["pool"] or {}).items()),
         ),
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
         times=times,

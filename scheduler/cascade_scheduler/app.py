@@ -24,7 +24,7 @@ from cascade_dist import wire
 from cascade_dist.errors import ConfigError
 from cascade_dist.v1 import client_pb2, client_pb2_grpc, worker_pb2, worker_pb2_grpc
 from cascade_scheduler.blobs.base import BlobStore
-from cascade_scheduler.core.events import Event
+from cascade_scheduler.core.events import ConstraintsLoaded, Event
 from cascade_scheduler.core.state import Core, Settings
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.hub import Bounds, Hub, Times
@@ -104,6 +104,7 @@ class Scheduler:
         options = self.options
         _check_free(options.host, options.port)
         epoch = await self._store.open()
+        constraints = tuple(await self._store.constraints())
         self._writer = StoreWriter(self._store, on_fenced=self._fenced, backlog_max=options.backlog_bytes_max)
         settings = options.core._replace(saves=not self._store.immediate)
         core = Core(settings, epoch=epoch, dice=random.random)
@@ -121,6 +122,9 @@ class Scheduler:
             hub.solver = SolverProcess(options.solver, options.solver_timeout)
             await self._try_solver(hub.solver)
         self.turn = hub.turn = Turn(core, self._writer, hub, bell=hub.bell, clock=hub.now, on_bug=self._bug)
+        if constraints:
+            self.turn.post(ConstraintsLoaded(constraints))
+            logger.info("%d constraints hold on from before", len(constraints))
         self._server = server = grpc.aio.server(
             interceptors=wire.TokenAuth(options.token).server_interceptors, options=wire.server_options()
         )

@@ -14,6 +14,7 @@ from cascade_scheduler.blobs.base import BlobStore
 from cascade_scheduler.core import views
 from cascade_scheduler.core.commands import (
     Assign,
+    ConstraintsAnswered,
     EventRecord,
     RunEnded,
     RunRefused,
@@ -21,7 +22,7 @@ from cascade_scheduler.core.commands import (
     WelcomeWorker,
     WorkerGone,
 )
-from cascade_scheduler.core.events import RunForgotten, WorkerDisconnected
+from cascade_scheduler.core.events import Event, RunForgotten, WorkerDisconnected
 from cascade_scheduler.core.plans import PlanCache
 from cascade_scheduler.core.state import Core
 from cascade_scheduler.core.values import BlobValue, DeferredValue
@@ -103,6 +104,9 @@ class Hub:
         self.draining = False
         self.graph_bytes = 0
         """Bytes of graphs that are being sent, or whose runs have not ended."""
+        self._asked: dict[int, asyncio.Future[ConstraintsAnswered]] = {}
+        """Requests about limits that the core has not answered."""
+        self._last_asked = 0
         self.keeps_graphs = not writer.immediate
         """Graphs go to the store as they came."""
         self.solver: SolverProcess | None = None
@@ -244,6 +248,24 @@ class Hub:
         """The run was not taken."""
         self.runs.refuse(command)
         return (RunDropped(command.run_id),)
+
+    async def ask(self, request: Callable[[int], Event]) -> ConstraintsAnswered:
+        """Posts a request about limits, made with its number, and waits until it is settled and stored."""
+        self._last_asked += 1
+        number = self._last_asked
+        answer: asyncio.Future[ConstraintsAnswered] = self._loop.create_future()
+        self._asked[number] = answer
+        try:
+            self.turn.post(request(number))
+            return await answer
+        finally:
+            del self._asked[number]
+
+    def constraints_answered(self, command: ConstraintsAnswered) -> None:
+        """A request about limits is settled and stored."""
+        answer = self._asked.get(command.request)
+        if answer is not None and not answer.done():
+            answer.set_result(command)
 
     def run_ending(self, command: RunEnded) -> None:
         """The run has ended in the core."""

@@ -24,15 +24,19 @@ from time import monotonic
 from typing import Protocol, TypeAlias, Union
 
 from cascade_scheduler.core.commands import (
+    AskPromise,
     Assign,
     CancelAttempt,
     Command,
+    ConstraintsAnswered,
+    DropConstraint,
     EventRecord,
     ReleaseObject,
     RetractAttempt,
     RunEnded,
     RunRefused,
     SaveAttempt,
+    SaveConstraint,
     SaveOutcome,
     SaveResult,
     SaveSkip,
@@ -47,11 +51,11 @@ from cascade_scheduler.store.writer import Then
 
 __all__ = ["CoreLike", "Listener", "Order", "Turn", "Writer"]
 
-Order: TypeAlias = Union[Assign, RetractAttempt, CancelAttempt, ReleaseObject]
+Order: TypeAlias = Union[Assign, RetractAttempt, CancelAttempt, ReleaseObject, AskPromise]
 """What a worker is to do."""
 
-_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, ReleaseObject))
-_SAVES = frozenset((SaveAttempt, SaveResult, SaveSkip, SaveOutcome))
+_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, ReleaseObject, AskPromise))
+_SAVES = frozenset((SaveAttempt, SaveResult, SaveSkip, SaveOutcome, SaveConstraint, DropConstraint))
 
 STORY_TURNS = 64
 """Turns whose events are kept for the story that a bug report needs."""
@@ -103,6 +107,9 @@ class Listener(Protocol):
 
     def run_ending(self, command: RunEnded) -> None:
         """The run has ended in the core; its clients are told later."""
+
+    def constraints_answered(self, command: ConstraintsAnswered) -> None:
+        """A request about limits is settled; called when that is stored."""
 
 
 class Turn:
@@ -230,6 +237,8 @@ class Turn:
                 listener.welcome(command)
             elif isinstance(command, WorkerGone):
                 listener.worker_gone(command)
+            elif isinstance(command, ConstraintsAnswered):
+                then.append(partial(listener.constraints_answered, command))
             else:
                 raise TypeError(f"the core gave a command that nobody carries out: {command!r}")
         if orders:

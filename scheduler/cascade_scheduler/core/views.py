@@ -87,6 +87,8 @@ class ClusterInfo(NamedTuple):
     runs_active: int
     nodes_ready: int
     nodes_running: int
+    pools: tuple[tuple[str, int], ...]
+    pools_free: tuple[tuple[str, int], ...]
 
 
 class TreeList(NamedTuple):
@@ -179,6 +181,8 @@ def cluster_info(books: Books) -> ClusterInfo:
         len(live),
         sum(run.ready for run in live),
         sum(run.active for run in live),
+        tuple((pool.name, pool.total) for pool in books.lines.pools.values()),
+        tuple((pool.name, pool.free) for pool in books.lines.pools.values()),
     )
 
 

@@ -15,10 +15,12 @@ import grpc.aio
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
 from cascade_scheduler.core import views
+from cascade_scheduler.core.limits import ConstraintInvalid
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.services import following
 from cascade_scheduler.services.client_session import ClientSession
+from cascade_scheduler.services.constraints import clear_constraints, list_constraints, set_constraint
 from cascade_scheduler.services.submits import Submits
 from cascade_scheduler.wire.updates import event_to, node_to, run_to, worker_to
 from cascade_scheduler.wire.values import amounts_to, duration_of
@@ -248,7 +250,37 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             nodes_running=info.nodes_running,
             plans_solved=hub.plans.solved,
             plans_hit=hub.plans.hits,
+            pools=amounts_to(info.pools),
+            pools_free=amounts_to(info.pools_free),
         )
+
+    # --- limits ----------------------------------------------------------------------------------
+
+    async def SetConstraint(  # noqa: N802
+        self, request: client_pb2.SetConstraintRequest, context: Context
+    ) -> client_pb2.SetConstraintResponse:
+        """Sets a limit on what may start."""
+        try:
+            return await set_constraint(self._hub, request)
+        except ConstraintInvalid as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the constraint is not set: {error}")
+            raise
+
+    async def ClearConstraints(  # noqa: N802
+        self, request: client_pb2.ClearConstraintsRequest, context: Context
+    ) -> client_pb2.ClearConstraintsResponse:
+        """Removes limits."""
+        try:
+            return await clear_constraints(self._hub, request)
+        except ConstraintInvalid as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no constraint is removed: {error}")
+            raise
+
+    async def ListConstraints(  # noqa: N802
+        self, request: client_pb2.ListConstraintsRequest, context: Context
+    ) -> client_pb2.ListConstraintsResponse:
+        """The limits that hold."""
+        return list_constraints(self._hub)
 
 
 def _note(noted: asyncio.Future[None]) -> None:

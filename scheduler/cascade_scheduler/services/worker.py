@@ -98,6 +98,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             now=asyncio.get_running_loop().time(),
             find_function=hub.functions.get,
             wants_logs=hub.runs.wants_logs,
+            params=hub.runs.params,
             stall_seconds=hub.times.stall,
         )
         session.taken = first.sequence
@@ -142,6 +143,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                         reports_from(worker, reports.reports),
                         tuple(reports.started),
                         reports.draining,
+                        reports.promised,
                     ),
                     then=partial(_stored, session, message.sequence),
                 )

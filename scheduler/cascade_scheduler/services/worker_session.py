@@ -12,7 +12,13 @@ import grpc
 import grpc.aio
 
 from cascade_dist.v1 import client_pb2, worker_pb2
-from cascade_scheduler.core.commands import Assign, CancelAttempt, ReleaseObject, RetractAttempt
+from cascade_scheduler.core.commands import (
+    AskPromise,
+    Assign,
+    CancelAttempt,
+    ReleaseObject,
+    RetractAttempt,
+)
 from cascade_scheduler.functions import FunctionBody
 from cascade_scheduler.outbox import Bell, Outbox
 from cascade_scheduler.wire.work import WorkEncoder
@@ -44,6 +50,7 @@ class WorkerSession:
         now: float,
         find_function: Callable[[bytes], FunctionBody | None],
         wants_logs: Callable[[str], bool],
+        params: Callable[[str], bytes] = lambda run_id: b"",
         stall_seconds: float,
     ) -> None:
         self.worker = worker
@@ -63,12 +70,13 @@ class WorkerSession:
         """Set when the stream has to end, with the reason."""
         self._acked_said = 0
         self._sequence = 0
-        self._encoder = WorkEncoder(find_function, wants_logs)
+        self._encoder = WorkEncoder(find_function, wants_logs, params)
         self._opening: worker_pb2.ConnectResponse | None = None
         self._assigns: list[Assign] = []
         self._retract: list[int] = []
         self._cancel: list[int] = []
         self._release: list[int] = []
+        self._promise = 0
         self._ended: list[str] = []
         self._logs_changed: list[str] = []
         self._beat = False
@@ -101,12 +109,14 @@ class WorkerSession:
                 self._whose.popitem(last=False)
         self.outbox.ring()
 
-    def order(self, command: RetractAttempt | CancelAttempt | ReleaseObject) -> None:
+    def order(self, command: RetractAttempt | CancelAttempt | ReleaseObject | AskPromise) -> None:
         """Adds an order; it goes out behind the turn."""
         if isinstance(command, RetractAttempt):
             self._retract.append(command.attempt)
         elif isinstance(command, CancelAttempt):
             self._cancel.append(command.attempt)
+        elif isinstance(command, AskPromise):
+            self._promise = command.number
         else:
             self._release.append(command.attempt)
         self.outbox.ring()
@@ -142,7 +152,7 @@ class WorkerSession:
             yield self._numbered(opening)
         elif not self._sequence:
             return  # everything waits for the Welcome
-        while self._assigns or self._retract or self._cancel or self._release or self._logs_changed:
+        while self._assigns or self._urgent:
             for message in self._orders():
                 yield self._numbered(message)
         if self._beat:
@@ -156,9 +166,14 @@ class WorkerSession:
             goodbye, self._goodbye = self._goodbye, None
             yield self._numbered(worker_pb2.ConnectResponse(goodbye=goodbye))
 
+    @property
+    def _urgent(self) -> bool:
+        """There is something to say beside assignments that should not wait for the next of them."""
+        return bool(self._retract or self._cancel or self._release or self._logs_changed or self._promise)
+
     def _orders(self) -> list[worker_pb2.ConnectResponse]:
         encoder = self._encoder
-        if not (self._retract or self._cancel or self._release or self._ended or self._logs_changed):
+        if not (self._ended or self._urgent):
             assigns, self._assigns = self._assigns, []
             return encoder.encode(assigns)
         changed = [encoder.logs_changed(run_id) for run_id in self._logs_changed]
@@ -168,9 +183,10 @@ class WorkerSession:
             cancel=self._cancel,
             release=self._release,
             ended=self._ended,
+            promise=self._promise,
         )
         self._assigns, self._retract, self._cancel, self._release = [], [], [], []
-        self._ended, self._logs_changed = [], []
+        self._ended, self._logs_changed, self._promise = [], [], 0
         return [*(message for message in changed if message is not None), *messages]
 
     def _numbered(self, message: worker_pb2.ConnectResponse) -> worker_pb2.ConnectResponse:

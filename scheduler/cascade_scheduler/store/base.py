@@ -6,7 +6,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, Union
 
-from cascade_scheduler.core.commands import SaveAttempt, SaveOutcome, SaveResult, SaveSkip
+from cascade_scheduler.core.commands import (
+    DropConstraint,
+    SaveAttempt,
+    SaveConstraint,
+    SaveOutcome,
+    SaveResult,
+    SaveSkip,
+)
+from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 
 __all__ = [
@@ -88,7 +96,16 @@ class RunDropped(NamedTuple):
 
 
 Record: TypeAlias = Union[
-    RunCreated, RunEvents, RunRenewed, RunDropped, SaveAttempt, SaveResult, SaveSkip, SaveOutcome
+    RunCreated,
+    RunEvents,
+    RunRenewed,
+    RunDropped,
+    SaveAttempt,
+    SaveResult,
+    SaveSkip,
+    SaveOutcome,
+    SaveConstraint,
+    DropConstraint,
 ]
 
 
@@ -153,6 +170,13 @@ class RunStore(Protocol):
 
     def load(self) -> AsyncIterator[StoredRun]:
         """Every run that is remembered, one at a time, oldest first."""
+
+    async def constraints(self) -> Sequence[Constraint]:
+        """The limits that were set and not removed, those whose time is over among them.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
 
     def apply(self, batch: Batch) -> None:
         """`commit` of an immediate store."""

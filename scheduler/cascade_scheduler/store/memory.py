@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from cascade_scheduler.core.commands import SaveAttempt, SaveOutcome, SaveResult, SaveSkip
+from cascade_scheduler.core.commands import (
+    DropConstraint,
+    SaveAttempt,
+    SaveConstraint,
+    SaveOutcome,
+    SaveResult,
+    SaveSkip,
+)
+from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.store.base import (
     Batch,
     RunCreated,
@@ -45,6 +53,10 @@ class ForgetfulStore:
         for run in nothing:
             yield run
 
+    async def constraints(self) -> Sequence[Constraint]:
+        """Nothing."""
+        return ()
+
     def apply(self, batch: Batch) -> None:
         """Does nothing."""
 
@@ -62,6 +74,7 @@ class MemoryRuns:
         self.epoch = 0
         self.number = 0
         self.runs: dict[str, StoredRun] = {}
+        self.constraints: dict[str, Constraint] = {}
 
 
 class MemoryStore:
@@ -93,6 +106,10 @@ class MemoryStore:
         for run in list(self._shared.runs.values()):
             yield run
 
+    async def constraints(self) -> Sequence[Constraint]:
+        """The limits that were set and not removed."""
+        return tuple(self._shared.constraints.values())
+
     def apply(self, batch: Batch) -> None:
         """Lands a batch."""
         shared = self._shared
@@ -114,6 +131,12 @@ class MemoryStore:
         runs = self._shared.runs
         if isinstance(record, RunCreated):
             runs[record.run_id] = StoredRun(record)
+            return
+        if isinstance(record, SaveConstraint):
+            self._shared.constraints[record.constraint.id] = record.constraint
+            return
+        if isinstance(record, DropConstraint):
+            self._shared.constraints.pop(record.id, None)
             return
         run = runs.get(getattr(record, "run_id", ""))
         if run is None:

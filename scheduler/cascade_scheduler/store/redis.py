@@ -11,15 +11,17 @@ Per run, all with a time to live that is renewed while the run goes on:
     cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"
     cascade:run:{run}:events     hash  first event id → packed events
 
-Of all schedulers of a Redis: `cascade:epoch`, `cascade:batch` (epoch and number of the last batch), and
-`cascade:runs` (sorted set of run ids by the time of their creation or last renewal).
+Of all schedulers of a Redis: `cascade:epoch`, `cascade:batch` (epoch and number of the last batch),
+`cascade:runs` (sorted set of run ids by the time of their creation or last renewal), and
+`cascade:constraints` (hash, constraint id → JSON; without a time to live).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+import math
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,7 +34,15 @@ from cascade_dist.codec.cid import cid_from_text, cid_to_text
 from cascade_dist.errors import ConfigError
 from cascade_dist.storage.records import BlobRecord, ObjectRecord, RecordError, decode_record, encode_record
 from cascade_dist.storage.seal import Sealer, SealError
-from cascade_scheduler.core.commands import SaveAttempt, SaveOutcome, SaveResult, SaveSkip
+from cascade_scheduler.core.commands import (
+    DropConstraint,
+    SaveAttempt,
+    SaveConstraint,
+    SaveOutcome,
+    SaveResult,
+    SaveSkip,
+)
+from cascade_scheduler.core.limits import Constraint, checked
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.store.base import (
     Batch,
@@ -60,6 +70,7 @@ ARGUMENTS_MAX = 7_000
 EPOCH_KEY = "cascade:epoch"
 BATCH_KEY = "cascade:batch"
 RUNS_KEY = "cascade:runs"
+CONSTRAINTS_KEY = "cascade:constraints"
 PARTS = ("results", "skipped", "facts", "attempts", "graph", "functions", "meta", "events")
 
 # One batch: nothing happens unless this epoch leads and the number follows the last one. Then commands, each
@@ -213,6 +224,23 @@ class RedisStore:
             if found is not None:
                 yield found
 
+    async def constraints(self) -> Sequence[Constraint]:
+        """The limits that were set and not removed, by scope and type."""
+        try:
+            kept = await _answer(self._client.hgetall(CONSTRAINTS_KEY))
+        except (RedisError, OSError) as error:
+            raise StoreError(
+                f"the constraints in Redis at {self.url} cannot be read: {_why(error)}; "
+                f"delete the key {CONSTRAINTS_KEY} if it is no hash"
+            ) from None
+        found = []
+        for field, text in kept.items():
+            try:
+                found.append(_constraint(text))
+            except (ValueError, TypeError, KeyError) as error:
+                logger.error("constraint %r in Redis is passed over: %s", field.decode(), _why(error))
+        return sorted(found, key=lambda constraint: (constraint.scope, constraint.type))
+
     async def _load(self, run_id: str) -> StoredRun | None:
         pipeline = self._client.pipeline(transaction=True)
         for part in PARTS:
@@ -288,6 +316,21 @@ class RedisStore:
         await self._client.aclose()
 
 
+def _constraint(text: bytes) -> Constraint:
+    told = json.loads(text)
+    expires_at = told["expires_at"]
+    found = Constraint(
+        str(told["id"]),
+        str(told["scope"]),
+        str(told["type"]),
+        int(told["limit"]),
+        float(told["rate"]),
+        float(told["capacity"]),
+        None if expires_at is None else float(expires_at),
+    )
+    return checked(found, -math.inf)  # whoever loads it sees that its time is over
+
+
 class _Script:
     """A batch as the arguments of the script: writes to one hash become one command."""
 
@@ -327,6 +370,13 @@ class _Script:
         self._commands.append((name, key, list(values)))
 
     def _add(self, record: Record) -> None:
+        if isinstance(record, SaveConstraint):
+            told = json.dumps(record.constraint._asdict())
+            self._do("HSET", CONSTRAINTS_KEY, record.constraint.id, told)
+            return
+        if isinstance(record, DropConstraint):
+            self._do("HDEL", CONSTRAINTS_KEY, record.id)
+            return
         run_id = record.run_id
         if isinstance(record, SaveAttempt):
             text = f"{record.attempt} {record.try_} {record.worker}"

@@ -62,10 +62,14 @@ class WorkEncoder:
     """
 
     def __init__(
-        self, find_function: Callable[[bytes], FunctionBody | None], wants_logs: Callable[[str], bool]
+        self,
+        find_function: Callable[[bytes], FunctionBody | None],
+        wants_logs: Callable[[str], bool],
+        params: Callable[[str], bytes] = lambda run_id: b"",
     ) -> None:
         self._find_function = find_function
         self._wants_logs = wants_logs
+        self._params = params
         self._runs: dict[str, _Run] = {}
         self._functions: OrderedDict[bytes, None] = OrderedDict()
         self._last_run = 0
@@ -82,6 +86,7 @@ class WorkEncoder:
         cancel: Iterable[int] = (),
         release: Iterable[int] = (),
         ended: Iterable[str] = (),
+        promise: int = 0,
     ) -> list[worker_pb2.ConnectResponse]:
         """Messages of at most 1 MiB of payload each, in order; none when there is nothing to say."""
         message = worker_pb2.ConnectResponse()
@@ -92,8 +97,12 @@ class WorkEncoder:
         runs = self._runs
         for command in assigns:
             run = runs.get(command.run_id)
-            known = run.bodies.get(id(command.spec)) if run is not None else None
             extra = len(command.args) + _ASSIGNMENT_BYTES
+            if run is None:
+                known = None
+                extra += len(self._params(command.run_id))
+            else:
+                known = run.bodies.get(id(command.spec))
             inputs = command.inputs
             if inputs:
                 extra += sum(map(value_size, inputs))
@@ -133,6 +142,10 @@ class WorkEncoder:
             assignment = add(**fields)
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
+            if command.amounts is not None:
+                # Absent amounts mean those of the spec, so that nothing at all is said as no cpu.
+                for name, micros in command.amounts or (("cpu", 0),):
+                    assignment.amounts.add(name=name, micros=micros)
             if inputs:
                 add_input = assignment.inputs.add
                 for value in inputs:
@@ -146,6 +159,8 @@ class WorkEncoder:
             work.cancel.extend(cancel)
         if release:
             work.release.extend(release)
+        if promise:
+            work.promise = promise
         for run_id in ended:
             over = runs.pop(run_id, None)
             if over is not None:
@@ -181,7 +196,7 @@ class WorkEncoder:
     def _name_run(self, work: worker_pb2.Work, run_id: str) -> _Run:
         self._last_run += 1
         run = self._runs[run_id] = _Run(self._last_run, self._wants_logs(run_id))
-        work.runs.add(run=run.number, run_id=run_id, logs=run.logs)
+        work.runs.add(run=run.number, run_id=run_id, logs=run.logs, params=self._params(run_id))
         return run
 
     def _name_body(self, work: worker_pb2.Work, run: _Run, command: Assign) -> tuple[int, Spec, bytes]:
