@@ -69,6 +69,7 @@ class RunRecord:
         "name",
         "owner",
         "owner_lost",
+        "params",
         "pieces",
         "pinned",
         "refused",
@@ -86,6 +87,8 @@ class RunRecord:
         self.logs = logs
         """Somebody wants the lines that tasks print."""
         self.submitted = submitted
+        self.params = b""
+        """Pickled, for the workers."""
         self.accepted = False
         self.refused: RunRefused | None = None
         self.ending: tuple[RunEnded, Tree | None, Progress] | None = None
@@ -175,6 +178,11 @@ class RunBook:
         """Somebody wants the lines that the run's tasks print."""
         record = self._runs.get(run_id)
         return record is not None and record.logs
+
+    def params(self, run_id: str) -> bytes:
+        """The run's params, pickled, for the workers."""
+        record = self._runs.get(run_id)
+        return b"" if record is None else record.params
 
     def record(self, events: Sequence[Logged]) -> None:
         """Keeps events."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
@@ -13,10 +12,10 @@ from cascade_dist.v1 import client_pb2, graph_pb2
 from cascade_scheduler.core.commands import RunRefused
 from cascade_scheduler.core.events import RunCancelRequested, RunSubmitted
 from cascade_scheduler.core.graph import Graph
-from cascade_scheduler.core.plans import Plan, solve, solve_steps
-from cascade_scheduler.core.stages import order_by
+from cascade_scheduler.core.plans import Plan
 from cascade_scheduler.functions import FunctionBody, WrongBytes
 from cascade_scheduler.hub import Hub
+from cascade_scheduler.planning import make_plan, plan_key, plan_now
 from cascade_scheduler.runs import RunRecord, SubmitFacts
 from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.following import Refusal, accept, follow, refused
@@ -31,10 +30,10 @@ __all__ = ["Submits"]
 RUN_ID_CHARS_MAX = 200
 RUN_BYTES = 8_192
 """What a run takes beside its graph."""
+PARAMS_BYTES_MAX = 512 << 10
+"""Of the params that workers are to know; clients leave the largest out well before."""
 SUBMITS_AT_ONCE_MAX = 1_000
 """Graphs that one session may be sending at a time."""
-SOLVED_AT_ONCE_NODES = 2_000
-"""Smaller graphs are solved on the spot, in a few milliseconds; larger ones in slices between turns."""
 
 _ON_FAILURE = {
     client_pb2.ON_FAILURE_UNSPECIFIED: "cancel",
@@ -147,6 +146,7 @@ class Submits:
             on_failure=known.on_failure,
         )
         record = RunRecord(run_id, known.name, facts, logs=known.logs, submitted=hub.now())
+        record.params = known.params
         record.pinned = tuple(functions)
         record.graph_bytes = RUN_BYTES + len(literals.key) + sum(map(len, literals.node_args))
         hub.graph_bytes += record.graph_bytes
@@ -183,6 +183,10 @@ class Submits:
             )
         if not submit.HasField("options"):
             raise Refusal("invalid", f"the first part of run {run_id!r} has no options")
+        if len(submit.options.params) > PARAMS_BYTES_MAX:
+            raise Refusal(
+                "too_large", f"the params of run {run_id!r} take more than {PARAMS_BYTES_MAX:,} bytes"
+            )
         if submit.options.on_failure not in _ON_FAILURE:
             raise Refusal("invalid", f"run {run_id!r} has an unknown on_failure")
         if len(self._incoming) >= SUBMITS_AT_ONCE_MAX:
@@ -267,13 +271,8 @@ class Submits:
             return
         if hub.draining:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
-        key = incoming.assembly.plan_key(end)
-        if hub.solver is not None:
-            key += repr(sorted(hub.capacity().items())).encode()  # another capacity, another plan
-        plan = hub.plans.get(key)
-        if plan is None and hub.solver is None and len(graph) <= SOLVED_AT_ONCE_NODES:
-            plan = solve(graph)
-            hub.plans.put(key, plan)
+        key = plan_key(hub, incoming.assembly.plan_key(end))
+        plan = plan_now(hub, graph, key)
         del self._incoming[run_id]
         record = self._record(whole)
         if plan is not None:
@@ -296,6 +295,7 @@ class Submits:
             record.logs,
             record.cancel_on_disconnect,
             record.disconnect_grace,
+            record.params,
         )
         self._hub.shapes.put(whole.incoming.shape, shape)
 
@@ -321,6 +321,7 @@ class Submits:
         hub, incoming = self._hub, whole.incoming
         options = incoming.options
         record = RunRecord(incoming.run_id, options.name, whole.facts, logs=options.logs, submitted=hub.now())
+        record.params = options.params
         record.pinned = tuple(incoming.pinned)
         record.graph_bytes = RUN_BYTES + incoming.assembly.bytes
         hub.graph_bytes += RUN_BYTES
@@ -339,29 +340,12 @@ class Submits:
 
     async def _solve(self, whole: _Whole, record: RunRecord, key: bytes) -> None:
         """Makes the plan of a large graph in slices, so that turns go on between them."""
-        loop = asyncio.get_running_loop()
-        steps = solve_steps(whole.graph)
-        slice_end = loop.time() + self._hub.times.plan_slice
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                plan: Plan = stop.value
-                break
-            if loop.time() >= slice_end:
-                await asyncio.sleep(0)
-                slice_end = loop.time() + self._hub.times.plan_slice
-        solver = self._hub.solver
-        if solver is not None:
-            try:
-                stages = await solver.resolve(whole.graph, self._hub.capacity())
-            except Unsolvable as error:
-                refusal = self._hub.run_refused(RunRefused(record.run_id, "infeasible", str(error)))
-                self._hub.turn.post(None, then=partial(accept, record), records=refusal)
-                return
-            if stages is not None:
-                order_by(whole.graph, plan, stages)
-        self._hub.plans.put(key, plan)
+        try:
+            plan = await make_plan(self._hub, whole.graph, key)
+        except Unsolvable as error:
+            refusal = self._hub.run_refused(RunRefused(record.run_id, "infeasible", str(error)))
+            self._hub.turn.post(None, then=partial(accept, record), records=refusal)
+            return
         self._submit(whole, record, plan)
 
     def _submit(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:

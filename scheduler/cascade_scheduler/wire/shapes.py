@@ -42,6 +42,7 @@ class KnownShape(NamedTuple):
     logs: bool
     cancel_on_disconnect: bool
     disconnect_grace: float
+    params: bytes = b""
 
     def graph_of(self, literals: Literals) -> Graph:
         """The graph with these literals."""
