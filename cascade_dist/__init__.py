@@ -45,6 +45,7 @@ from cascade_dist.language.lazy import LazyResult, MappedLazyResult, unmapped
 from cascade_dist.language.policies import RetryPolicy
 from cascade_dist.language.resources import Resource, inject, override_resource, resource
 from cascade_dist.language.router import Router
+from cascade_dist.language.structural import recv, wait
 from cascade_dist.language.task import Task, task
 
 if TYPE_CHECKING:
@@ -125,12 +126,14 @@ __all__ = [
     "override_resource",
     "pipeline",
     "resource",
+    "recv",
     "run",
     "sequence",
     "shell",
     "task",
     "unmapped",
     "visualize",
+    "wait",
 ]
 
 # What is loaded at first use. The client brings gRPC with it, which a task on a worker has no use for.

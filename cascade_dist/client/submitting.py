@@ -240,6 +240,7 @@ class _Sender:
         tracker.message = frame
         self._session.begin(tracker)
         self._remember_known(self._session.link)
+        self._run._topics = tuple(self._compilation.topics)
         return self._run
 
     def send_parts(self, first: pb.Submit, rest: Iterator[Part]) -> Run[Any]:
@@ -279,6 +280,7 @@ class _Sender:
                 return
             self._send(link, part.message, slots)
         self._tracker.identity = _identity(self._compilation)
+        self._run._topics = tuple(self._compilation.topics)
         self._remember_known(link)
         taken = self._tracker.taken
         assert taken is not None

@@ -33,6 +33,7 @@ from cascade_dist.graph.resources import ResourceTable
 from cascade_dist.graph.scan import ATOMS, Found, Scanner
 from cascade_dist.language.inputs import Param
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, Unmapped
+from cascade_dist.language.structural import Recv, Wait
 
 __all__ = ["Compilation", "build", "params_of"]
 
@@ -89,6 +90,8 @@ class Compilation:
         self._template = blake2b(digest_size=DIGEST_SIZE)
         self._template_buffer = bytearray()
         self._started = False
+        self.topics: dict[str, None] = {}
+        """What nodes listen to, once `nodes` is exhausted."""
         self.target_index = -1
         self.node_count = 0
         self.edge_count = 0
@@ -196,6 +199,8 @@ class Compilation:
             return self._close_router(frame)
         if isinstance(lazy, Literal):
             return self._close_literal(lazy, frame)
+        if isinstance(lazy, Wait | Recv):
+            return self._close_timer(lazy, frame)
         assert isinstance(lazy, Gather)
         return self._close_gather(lazy, frame)
 
@@ -298,6 +303,24 @@ class Compilation:
         if identity:
             node = Node(self._index[lazy], spec, lazy.role, (), NO_KWARGS, value=lazy.value)
             yield self._finish(node, identity)
+
+    def _close_timer(self, lazy: Wait | Recv, frame: Frame) -> Iterator[Node]:
+        """A wait or a recv: never equal to another, as impure calls are not."""
+        if isinstance(lazy, Recv):
+            kind, timer = NodeKind.RECV, (lazy.timeout, lazy.topic)
+            self.topics[lazy.topic] = None
+        else:
+            delay = frame.extra.content["delay"]
+            kind, timer = NodeKind.WAIT, (None if isinstance(delay, LazyResult) else delay, "")
+        spec = self._specs.structural(kind, lazy.task.name)
+        parts = (timer, tuple(frame.extra.amounts.values()), frame.condition, tuple(frame.after))
+        content, _ = self._identity.structural(spec, parts)
+        number = self._index[lazy] = self.node_count
+        node = Node(number, spec, spec.name, (), NO_KWARGS, timer=timer)
+        condition = -1 if frame.condition is None else self._index[frame.condition]
+        after = list(dict.fromkeys([self._index[need] for need in frame.after]))
+        self._connect(node, {}, condition, after, frame.extra.amounts)
+        yield self._finish(node, self._identity.occurrence(content))
 
     def _close_router(self, frame: RouterFrame) -> Iterator[Node]:
         spec = self._specs.structural(NodeKind.ROUTER, "router")

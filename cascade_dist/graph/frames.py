@@ -14,6 +14,7 @@ from cascade_dist.language.lazy import UNSET, Chain, LazyResult, MappedLazyResul
 from cascade_dist.language.policies import checked_amounts
 from cascade_dist.language.resources import Inject
 from cascade_dist.language.router import Router
+from cascade_dist.language.structural import Wait, checked_delay
 from cascade_dist.language.task import Task, check_lengths, items_of, task
 
 __all__ = [
@@ -171,6 +172,8 @@ class Opener:
                 self._open_gather(lazy, frame)
             elif isinstance(lazy, Router):
                 return self._open_router(lazy)
+            elif isinstance(lazy, Wait):
+                self._open_wait(lazy, frame)
         except RecursionError:
             raise GraphError(
                 f"the arguments of {lazy.task.name!r} are nested too deeply, or a container holds itself: "
@@ -264,6 +267,17 @@ class Opener:
         extra.args, extra.kwargs, extra.content = args, kwargs, {"passthrough": value}
         frame.args = tuple([value if arg is source else arg for arg in args])
         frame.kwargs = {name: value if arg is source else arg for name, arg in kwargs.items()}
+
+    def _open_wait(self, lazy: Wait, frame: Frame) -> None:
+        delay = lazy.delay
+        extra = _extra_of(frame)
+        if isinstance(delay, LazyResult):
+            extra.amounts = {"": delay}
+            frame.needs = iter((delay,))
+        elif isinstance(delay, Param | Env):
+            value = 0.0 if self._inputs.lacks(delay) else self._inputs.resolve(delay)
+            delay = checked_delay(float(value) if isinstance(value, str) else value)
+        extra.content = {"delay": delay}
 
     def _open_router(self, router: Router[Any]) -> RouterFrame:
         selector, value = self._node_of(router.selector, "the selector of a Router")

@@ -172,6 +172,9 @@ class Node:
     """For the first child of a map over a known list: how many children follow each other from here. For a
     MAP with columns: how long those lists are, which the lazy ones have to be too. Otherwise -1."""
 
+    timer: tuple[float | None, str] | None = None
+    """For a WAIT: its delay in seconds (None: it is lazy). For a RECV: its bound, and its topic."""
+
     @property
     def edges(self) -> list[Edge]:
         """The node's edges as records."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult
 from cascade_dist.language.policies import checked_number, is_text
 from cascade_dist.language.task import Task, task
 
-__all__ = ["Recv", "Wait", "checked_topic", "recv", "wait"]
+__all__ = ["Recv", "Wait", "checked_delay", "checked_topic", "recv", "wait"]
 
 TOPIC_CHARS_MAX = 512
 
@@ -24,7 +24,21 @@ def _recv() -> None:
     """Names the recvs in messages; never called."""
 
 
-class Wait(LazyResult[None]):
+class _Structural(LazyResult[Any]):
+    """A node that runs no code: it may have a condition, an order and a priority, and nothing else."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(
+            f"{self.task.name} runs nothing on a worker, so only run_if and after can be chained onto it: "
+            "chain the rest onto the task that comes after it"
+        )
+
+    with_retry = with_timeout = with_constraints = with_cache = passthrough = _refuse
+
+
+class Wait(_Structural):
     """None, after a delay.
 
     Attributes:
@@ -38,7 +52,7 @@ class Wait(LazyResult[None]):
         self.delay = delay
 
 
-class Recv(LazyResult[Any]):
+class Recv(_Structural):
     """The next message of a topic.
 
     Attributes:

@@ -163,6 +163,8 @@ class _Encoder:
             columns.size += _NODE_BYTES + len(payload) + _EDGE_BYTES * edges
             if node.map_count >= 0 or node.shared:
                 self._add_map(node)
+            elif node.timer is not None:
+                self._add_timer(node.index, *node.timer)
             if self._uploads:
                 yield from self._uploads
                 self._uploads.clear()
@@ -257,6 +259,13 @@ class _Encoder:
             if kind is EdgeKind.AMOUNT:
                 names.append(name)
                 self._columns.size += len(name) + _EDGE_BYTES
+
+    def _add_timer(self, node: int, delay: float | None, topic: str) -> None:
+        """What a wait or a recv waits for."""
+        timer = self._chunk.timers.add(node=node, topic=topic)
+        if delay is not None:
+            timer.delay.CopyFrom(duration(delay))
+        self._columns.size += _NODE_BYTES + len(topic)
 
     def _add_map(self, node: Node) -> None:
         """What maps have beside other nodes: ranges of children, lengths of columns, shared values."""
