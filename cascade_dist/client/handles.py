@@ -8,8 +8,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cascade_dist.client.events import Event
-from cascade_dist.client.records import Progress, RunStatus, html_table
+from cascade_dist.client.records import NodeInfo, Progress, RunStatus, decode_run_details, html_table
 from cascade_dist.errors import ClusterClosedError, GraphError
+from cascade_dist.v1 import client_pb2 as pb
 
 if TYPE_CHECKING:
     from cascade_dist.client.session import Session
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 T = TypeVar("T")
+
+NODES_MAX = 10_000
+"""So many nodes are listed at most."""
 
 
 class Run(Future[T]):
@@ -146,6 +150,19 @@ class Run(Future[T]):
                 "finished. Build the graph from the target: cascade_dist.graph.build.build(target)"
             )
         return build(self._target, self._params)
+
+    def node_states(self, limit: int = NODES_MAX) -> list[NodeInfo]:
+        """Where the nodes of the run's graph stand, in its order; asks the scheduler.
+
+        Args:
+            limit: how many nodes at most; the scheduler gives no more than 10,000.
+
+        Raises:
+            RunNotFoundError: the scheduler has forgotten the run.
+            ConnectionFailedError: it does not answer.
+        """
+        request = pb.GetRunRequest(run_id=self._id, nodes_max=limit, all_nodes=True)
+        return list(decode_run_details(self._session.ask("GetRun", request)).nodes)
 
     def _check_may_wait(self) -> None:
         # A handle that is being closed ends its runs, so waiting for one is over soon.

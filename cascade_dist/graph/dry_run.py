@@ -15,6 +15,8 @@ __all__ = ["dry_run"]
 LINES_MAX = 10_000
 CHILDREN_MAX = 5
 """So many children of one map are listed; the others are counted."""
+ROUTES_MAX = 20
+"""So many routes of one router are listed; the others are counted."""
 
 
 def dry_run(
@@ -68,7 +70,9 @@ def _counted(count: int, word: str) -> str:
 
 
 def _line(graph: Graph, node: Node, width: int) -> str:
-    parts = [f"{node.index:>{width}}  {node.name}{_call(node)}", *_needs(node), *_policies(node.spec)]
+    structural = node.spec.kind in (NodeKind.GATHER, NodeKind.LITERAL)
+    name = node.spec.name if structural else node.name
+    parts = [f"{node.index:>{width}}  {name}{_call(node)}", *_needs(node), *_policies(node.spec)]
     if node.index == graph.target:
         parts.append("← target")
     return "  ".join(parts)
@@ -77,10 +81,17 @@ def _line(graph: Graph, node: Node, width: int) -> str:
 def _call(node: Node) -> str:
     bindings = _Bindings(node)
     kind = node.spec.kind
-    if kind is NodeKind.GATHER:
+    if kind is NodeKind.GATHER or kind is NodeKind.LITERAL:
         return f" {bindings.repr(node.value)}"
     if kind is NodeKind.GATE:
         return ""
+    if kind is NodeKind.ROUTER:
+        return _routes(node)
+    if node.timer is not None:
+        delay, topic = node.timer
+        parts = [repr(topic)] if topic else []
+        parts += [] if delay is None else [f"{delay:g} s"]
+        return f"({', '.join(parts)})"
     if kind is NodeKind.COLLECT:
         count = node.kinds.count(EdgeKind.DATA)
         return f" [#{node.sources[0]} … #{node.sources[count - 1]}]" if count else " []"
@@ -89,11 +100,27 @@ def _call(node: Node) -> str:
     return f"({', '.join(parts)})"
 
 
+def _routes(node: Node) -> str:
+    selector, *routes = node.sources
+    keys = node.edge_args[1:]
+    parts = [f"{key}: #{route}" for key, route in zip(keys[:ROUTES_MAX], routes, strict=False)]
+    if len(routes) > ROUTES_MAX:
+        parts.append(f"… {len(routes) - ROUTES_MAX} more")
+    return f" on #{selector} {{{', '.join(parts)}}}"
+
+
 def _needs(node: Node) -> Iterator[str]:
     for kind, word in ((EdgeKind.CONDITION, "if"), (EdgeKind.SEQUENCE, "after"), (EdgeKind.GATE, "gate")):
         sources = [f"#{source}" for source, of in zip(node.sources, node.kinds, strict=True) if of is kind]
         if sources:
             yield f"{word} {', '.join(sources)}"
+    amounts = [
+        f"{name}=#{source}" if name else f"#{source} s"
+        for source, of, name in zip(node.sources, node.kinds, node.edge_args, strict=True)
+        if of is EdgeKind.AMOUNT
+    ]
+    if amounts:
+        yield ", ".join(amounts)
 
 
 def _policies(spec: TaskSpec) -> Iterator[str]:
@@ -109,6 +136,8 @@ def _policies(spec: TaskSpec) -> Iterator[str]:
         yield f"priority {spec.priority}"
     if spec.pure:
         yield "pure"
+    if spec.passthrough:
+        yield "passed through when skipped"
 
 
 class _Bindings(reprlib.Repr):

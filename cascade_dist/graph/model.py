@@ -198,6 +198,8 @@ class Graph:
     target: int
     template_id: bytes
     maps: list[MapRange] = field(default_factory=list)
+    jumps: list[tuple[int, int, str]] = field(default_factory=list)
+    """Where jumps lead: (node, the node that the run goes on with, the key as a bounded text)."""
 
     @property
     def edges(self) -> list[Edge]:

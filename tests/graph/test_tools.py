@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cascade_dist as cs
+from cascade_dist.client.records import NodeInfo
+from cascade_dist.graph.build import build
 
 ran: list[int] = []
 
@@ -150,3 +153,105 @@ def test_large_literals_are_shortened() -> None:
     text = cs.dry_run(join(list(range(10_000)), "x" * 10_000), quiet=True)
     assert len(text) < 300
     assert re.search(r"join\(\[0, 1, 2, 3, 4, 5, \.\.\.\], 'x+\.\.\.x+'\)", text)
+
+
+# --- routers, stages, amounts ---------------------------------------------------------------------------
+
+
+def branching() -> Any:
+    """A graph with an edge of every kind but those of maps."""
+    routed = cs.Router(load(), {"x": load(1), 2: [load(2), "lit"]})
+    stage = cs.pipeline("seed", [lambda v: join(v).run_if(load(3))])
+    return join(routed, stage).after(load(4)).with_constraints(gpu=load(5), cpu=2)
+
+
+def test_s92_routers_and_amounts_as_dot() -> None:
+    dot = cs.visualize(branching())
+    assert 'label="router\\n(router)", shape=diamond' in dot
+    assert "label=\"'seed'\\n(literal)\", shape=note" in dot
+    assert '[color=darkgreen, label="selector"];' in dot
+    assert "[color=darkorange, label=\"'x'\"];" in dot
+    assert '[color=darkorange, label="2"];' in dot
+    assert '[style=dotted, color=purple, label="gpu"];' in dot
+    assert '[style=dashed, color=gray, label="run_if"];' in dot
+    assert ran == []
+
+
+def test_routers_and_amounts_as_mermaid() -> None:
+    text = cs.visualize(branching(), format="mermaid")
+    assert '{"router<br/>(router)"}' in text
+    assert re.search(r"linkStyle \d+ stroke:darkgreen", text)
+    assert len(re.findall(r"linkStyle \d+ stroke:darkorange", text)) == 2
+    assert re.search(r"linkStyle \d+ stroke:purple", text)
+
+
+def test_s92_jumps_are_bold_blue() -> None:
+    graph = build(join(load()))
+    graph.jumps.append((1, 0, "'again'"))
+    assert "n1 -> n0 [style=bold, color=blue, constraint=false, label=\"'again'\"];" in cs.visualize(graph)
+    assert "n1 ==>|\"'again'\"| n0" in cs.visualize(graph, format="mermaid")
+
+
+class Live:
+    """What `visualize` asks of a run."""
+
+    def __init__(self, target: Any, *states: NodeInfo) -> None:
+        self.target = target
+        self.states = states
+
+    def graph(self) -> Any:
+        return build(self.target)
+
+    def node_states(self) -> Any:
+        return self.states
+
+
+def test_a_run_is_coloured_by_where_its_nodes_stand() -> None:
+    live = Live(
+        join(load()),
+        NodeInfo(0, "load", "done", "", ""),
+        NodeInfo(1, "join", "skipped", "", "ConditionFalse"),
+    )
+    dot = cs.visualize(live)
+    assert 'label="load\\n(task, done)", shape=box, style=filled, fillcolor=palegreen' in dot
+    assert "(task, skipped: ConditionFalse)" in dot
+    assert "fillcolor=lightgray" in dot
+    text = cs.visualize(live, format="mermaid")
+    assert "style n0 fill:palegreen" in text
+
+
+def test_states_of_another_graph_colour_nothing() -> None:
+    live = Live(join(load()), NodeInfo(0, "step", "done", "", ""), NodeInfo(9, "load", "done", "", ""))
+    assert "fillcolor" not in cs.visualize(live)
+
+
+def test_a_notebook_shows_svg_where_graphviz_is_and_mermaid_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    picture = cs.visualize(branching())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shown = picture._repr_mimebundle_()
+    assert shown["text/plain"] == picture
+    assert shown["text/markdown"].startswith("```mermaid\nflowchart TD\n")
+    program = tmp_path / "dot"
+    for body, kind in (
+        ('/bin/cat > "$0.in"; echo "<?xml?><svg a=1>drawn</svg>"', "image/svg+xml"),
+        ("exit 1", "text/markdown"),
+        ("echo no picture", "text/markdown"),
+    ):
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+        assert kind in picture._repr_mimebundle_()
+    assert (tmp_path / "dot.in").read_text() == picture
+
+
+def test_s93_routers_stages_and_amounts_in_a_dry_run() -> None:
+    text = cs.dry_run(branching(), quiet=True)
+    assert "router on #0 {'x': #1, 2: #3}" in text
+    assert "literal 'seed'" in text
+    assert re.search(r"gather \[#2, 'lit'\]", text)
+    assert re.search(r"join\(#5\)  if #6  passed through when skipped", text)
+    assert re.search(r"join\(#4, #7\)  after #8  gpu=#9  cpu=2  ← target", text)
+    many = cs.dry_run(cs.Router(load(), dict.fromkeys(range(50), 1)), quiet=True)
+    assert "19: #1, … 30 more}" in many
+    assert ran == []
