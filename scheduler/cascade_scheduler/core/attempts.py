@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from cascade_scheduler.core import lineage, nodes, runs
+from cascade_scheduler.core import lineage, nodes, observing, runs
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
 from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
 from cascade_scheduler.core.events import (
@@ -54,7 +54,7 @@ def assign(
     run.ready -= 1
     run.active += 1
     out = books.out
-    if books.settings.saves:
+    if books.settings.saves and run.parent is None:
         out.append(SaveAttempt(run.run_id, node, attempt_id, try_, worker.id))
     out.append(
         Assign(
@@ -70,16 +70,33 @@ def assign(
             of_node(run, node),
             ahead,
             run.observe(node),
-            spec.durable or run.is_leaf(node),
+            spec.durable or run.is_told(node),
             graph.node_ids[16 * origin : 16 * origin + 16].hex(),
             index if index >= 0 else graph.map_index(node) if graph.maps else -1,
             None if cls.amounts == spec.amounts else cls.amounts,
+            _route_keys(run, node),
+            tail=node in run.plan.tails,
+            frame_id="" if run.parent is None else run.frame_id,
         )
     )
+    if run.whole and node in run.whole:
+        child = run.whole[node]
+        value = value_of(child, child.graph.target)
+        out[-1] = out[-1]._replace(args=b"", args_blob=None, inputs=(value,), tail=False, whole=True)
+
+
+def _route_keys(run: Run, node: int) -> tuple[bytes, ...]:
+    """The keys of the routers that the node's value may choose a route of."""
+    wanted = run.plan.wanted
+    routers = wanted.get(node) if wanted else None
+    return () if routers is None else tuple(run.graph.node_args[router] for router in routers)
 
 
 def off_the_books(books: Books, attempt: Attempt) -> None:
     """Takes an attempt off the books of its worker and its run."""
+    if attempt.observing:
+        observing.off_the_books(books, attempt)
+        return
     del books.attempts[attempt.id]
     attempt.worker.remove(attempt)
     for pool, micros in attempt.cls.pools:
@@ -94,11 +111,11 @@ def off_the_books(books: Books, attempt: Attempt) -> None:
 def on_started(books: Books, worker: Worker, attempt_id: int) -> None:
     """An attempt has begun."""
     attempt = books.attempts.get(attempt_id)
-    if attempt is None or attempt.worker is not worker or attempt.started:
+    if attempt is None or attempt.worker is not worker or attempt.started or attempt.observing:
         return
     attempt.started = True
     run = attempt.run
-    if attempt.node not in run.finished_once:
+    if attempt.node not in run.finished_once and not run.root.quiet:
         books.out.append(
             EventRecord(
                 run.run_id,
@@ -108,6 +125,7 @@ def on_started(books: Books, worker: Worker, attempt_id: int) -> None:
                 run.task(attempt.node),
                 worker=worker.name,
                 attempt=attempt.try_,
+                node_id=run.key(attempt.node) if run.framed else "",
             )
         )
 
@@ -118,8 +136,13 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
     if attempt is None or attempt.worker is not worker:
         return
     off_the_books(books, attempt)
+    if attempt.observing:
+        observing.on_report(books, attempt, report)
+        return
     if isinstance(report, AttemptDone):
         _done(books, attempt, report)
+    elif isinstance(report, AttemptTail):
+        frames.on_tail(books, attempt, report)
     elif isinstance(report, AttemptFailed):
         _failed(books, attempt, report)
     elif isinstance(report, AttemptLost):
@@ -141,22 +164,19 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     run.status[node] = DONE
     value = report.value
     books.keep(run, node, value)
-    if report.truth is not None:
-        run.truths[node] = report.truth
-    if report.length is not None:
-        run.lengths[node] = report.length
-        if report.items or not report.length:
-            run.items[node] = report.items
-    if report.observe_error is not None:
-        run.observe_errors[node] = report.observe_error
+    if run.observe(node):
+        observing.take_facts(run, node, report, run.plan.wanted.get(node, ()))
+    if run.whole:
+        frames.start_over(books, run, node)  # its parts have been put together
     out = books.out
-    if books.settings.saves:
+    if books.settings.saves and run.parent is None:
         key = run.key(node)
         out.append(SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length))
     run.done += 1
-    if node not in run.finished_once:
+    if node not in run.finished_once and not (run.root.quiet and node not in run.plan.tails):
         task = run.task(node)
         name = attempt.worker.name
+        node_id = run.key(node) if run.framed else ""
         if not attempt.started:
             out.append(
                 EventRecord(
@@ -167,6 +187,7 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
                     task,
                     worker=name,
                     attempt=attempt.try_,
+                    node_id=node_id,
                 )
             )
         out.append(
@@ -183,10 +204,11 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
                 name,
                 report.duration,
                 attempt.try_,
+                node_id=node_id,
             )
         )
-        if run.is_leaf(node):
-            out.append(TargetValue(run.run_id, node, value))
+    if run.is_told(node) and not run.told_late and node not in run.told:
+        out.append(TargetValue(run.run_id, node, value))
     nodes.inputs_used(books, run, node)
     if not run.uses[node] and not run.is_leaf(node):
         nodes.drop_value(books, run, node)
@@ -218,6 +240,7 @@ def _failed(books: Books, attempt: Attempt, report: AttemptFailed) -> None:
     if report.kind == "input_lost":
         for lost in report.lost_inputs:
             lineage.object_lost(books, run, lost)
+        frames.start_over(books, run, node)
         _count_loss(books, attempt, "its inputs were lost with their holders")
         return
     if run.status[node] != ACTIVE:
@@ -274,7 +297,7 @@ def try_again(books: Books, run: Run, node: int, delay: float) -> None:
     run.status[node] = DELAYED
     run.waiting_retry += 1
     number = run.delays[node] = books.next_sequence()
-    heappush(books.delayed, (books.now + delay, number, run.run_id, node))
+    heappush(books.delayed, (books.now + delay, number, run.frame_id, node))
 
 
 def _lost(books: Books, attempt: Attempt, report: AttemptLost) -> None:
@@ -322,6 +345,9 @@ def _cancelled(books: Books, attempt: Attempt) -> None:
 def worker_lost(books: Books, attempt: Attempt, reason: str) -> None:
     """The attempt's worker is gone."""
     off_the_books(books, attempt)
+    if attempt.observing:
+        observing.on_report(books, attempt, AttemptLost(attempt.id, reason))
+        return
     _lost(books, attempt, AttemptLost(attempt.id, reason))
     runs.settle_if_stuck(books, attempt.run)
 

@@ -97,6 +97,20 @@ class Books:
         """Requests about limits that wait for workers, by number."""
         self.promise_number = 0
         """The last number that workers were asked to promise by."""
+        self.to_observe: list[tuple[Run, int]] = []
+        """(run, node) whose value waits for a worker that observes it."""
+        self.timers: list[tuple[float, int, str, int]] = []
+        """Heap of (when, number of the wait, run, node): waits, and recvs with a bound."""
+        self.frames_over: list[Run] = []
+        """Nested frames that have ended, of which their parents have not been told."""
+        self.loop_steps = 0
+        """Of all runs, for people."""
+        self.leases = 0
+        self.listening: dict[str, dict[tuple[str, int], None]] = {}
+        """Topic → recvs (run, node) that wait for its next message."""
+        self.retained: dict[str, bytes] = {}
+        """Topic → its retained message, the oldest first."""
+        self.retained_bytes = 0
         self.infeasible: dict[tuple[str, AmountClass], float] = {}
         """(run, amounts) → since when no worker could ever give them."""
         self.durations: dict[bytes, float] = {}
@@ -150,4 +164,6 @@ class Books:
     def tell(self, run: Run, kind: str, node: int = -1, **details: object) -> None:
         """Adds an event of a run."""
         task = run.task(node) if node >= 0 else ""
+        if node >= 0 and run.framed:
+            details["node_id"] = run.key(node)
         self.out.append(EventRecord(run.run_id, kind, self.now, node, task, **details))  # type: ignore[arg-type]

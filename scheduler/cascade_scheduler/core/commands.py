@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias, Union
 
-from cascade_scheduler.core.graph import Spec
+from cascade_scheduler.core.graph import Graph, Spec
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Value
 
@@ -20,12 +20,15 @@ __all__ = [
     "ConstraintsAnswered",
     "DropConstraint",
     "EventRecord",
+    "FrameGone",
+    "PlanWanted",
     "ReleaseObject",
     "RetractAttempt",
     "RunEnded",
     "RunRefused",
     "SaveAttempt",
     "SaveConstraint",
+    "SaveFrame",
     "SaveOutcome",
     "SaveResult",
     "SaveSkip",
@@ -55,6 +58,16 @@ class Assign(NamedTuple):
     map_index: int
     amounts: tuple[tuple[str, int], ...] | None = None
     """What the worker has to give, when that is not what the spec says."""
+    route_keys: tuple[bytes, ...] = ()
+    """Per router that the value may select a route of: the pickled tuple of keys."""
+    observe_only: bool = False
+    """No user code: only observe the first input."""
+    tail: bool = False
+    """The value may be the target's as it is."""
+    frame_id: str = ""
+    """The nested frame that the node is in; empty: none."""
+    whole: bool = False
+    """No user code: the value is that of the first input, put together."""
 
 
 class RetractAttempt(NamedTuple):
@@ -156,6 +169,33 @@ class EventRecord(NamedTuple):
     attempt: int = 0
     max_attempts: int = 0
     delay: float = 0.0
+    node_id: str = ""
+    """The node's key, where its number says nothing: in all frames but a run's first."""
+    iterations: int = 0
+
+
+class PlanWanted(NamedTuple):
+    """The plan of a frame is to be made; `PlanMade` has to follow."""
+
+    frame_id: str
+    number: int
+    graph: Graph
+    key: bytes
+
+
+class FrameGone(NamedTuple):
+    """A frame is no longer needed, nor what the shell kept for it."""
+
+    pins: tuple[bytes, ...]
+    size: int
+
+
+class SaveFrame(NamedTuple):
+    """The run goes on as another graph: what was saved of the last one is void."""
+
+    run_id: str
+    number: int
+    stored: object
 
 
 class SaveAttempt(NamedTuple):
@@ -222,6 +262,9 @@ Command: TypeAlias = Union[
     TargetValue,
     RunEnded,
     EventRecord,
+    PlanWanted,
+    FrameGone,
+    SaveFrame,
     SaveAttempt,
     SaveResult,
     SaveSkip,

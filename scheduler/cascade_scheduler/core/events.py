@@ -15,11 +15,15 @@ __all__ = [
     "AttemptFailed",
     "AttemptLost",
     "AttemptReturned",
+    "AttemptTail",
     "ConstraintSet",
     "ConstraintsCleared",
     "ConstraintsLoaded",
     "Event",
     "Held",
+    "MessageArrived",
+    "NextFrame",
+    "PlanMade",
     "Report",
     "RunCancelRequested",
     "RunForgotten",
@@ -99,6 +103,13 @@ class AttemptDone(NamedTuple):
     length: int | None = None
     items: tuple[bytes, ...] = ()
     observe_error: ErrorInfo | None = None
+    routes: tuple[int, ...] = ()
+    """Per router asked for: the index of the key that the value is; -1: it is none of them."""
+    route_text: str = ""
+    """Per router with -1, a line that says so, naming value and keys."""
+    amount: int | None = None
+    """The value in micros."""
+    digest: bytes = b""
 
 
 class AttemptFailed(NamedTuple):
@@ -133,7 +144,45 @@ class AttemptCancelled(NamedTuple):
     killed: bool = False
 
 
-Report: TypeAlias = Union[AttemptDone, AttemptFailed, AttemptLost, AttemptReturned, AttemptCancelled]
+class NextFrame(NamedTuple):
+    """A graph that a task has returned, for a run or a node to go on as."""
+
+    graph: Graph
+    plan: Plan | None
+    """None: it is not known yet, and has to be asked for."""
+    key: bytes = b""
+    """Names the plan."""
+    pins: tuple[bytes, ...] = ()
+    """What the shell keeps for it."""
+    size: int = 0
+    """What it counts as, in bytes."""
+    stored: object = None
+    """What the store takes of it; the core passes it on unread."""
+
+
+class AttemptTail(NamedTuple):
+    """The attempt returned a target."""
+
+    attempt: int
+    frame: NextFrame
+    duration: float = 0.0
+    preview: str = ""
+    iterations: int = 0
+    """Steps that a leased loop took before."""
+
+
+class PlanMade(NamedTuple):
+    """The plan that a `PlanWanted` asked for; None: there is none, because of `error`."""
+
+    frame_id: str
+    number: int
+    plan: Plan | None
+    error: str = ""
+
+
+Report: TypeAlias = Union[
+    AttemptDone, AttemptTail, AttemptFailed, AttemptLost, AttemptReturned, AttemptCancelled
+]
 
 
 class WorkerReported(NamedTuple):
@@ -168,12 +217,21 @@ class ConstraintsLoaded(NamedTuple):
     constraints: tuple[Constraint, ...]
 
 
+class MessageArrived(NamedTuple):
+    """A message for recvs. A retained one is kept for recvs that come later; an empty one takes it back."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+
+
 class Tick(NamedTuple):
     """Time has passed; comes last in a turn."""
 
 
 Event: TypeAlias = Union[
     RunSubmitted,
+    PlanMade,
     RunCancelRequested,
     RunForgotten,
     WorkerConnected,
@@ -182,5 +240,6 @@ Event: TypeAlias = Union[
     ConstraintSet,
     ConstraintsCleared,
     ConstraintsLoaded,
+    MessageArrived,
     Tick,
 ]

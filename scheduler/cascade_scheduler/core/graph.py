@@ -10,7 +10,19 @@ from typing import NamedTuple
 
 from cascade_scheduler.core.values import BlobValue
 
-__all__ = ["EdgeKind", "FunctionRef", "Graph", "GraphInvalid", "NodeKind", "Retry", "Spec", "validate"]
+__all__ = [
+    "EdgeKind",
+    "FunctionRef",
+    "Graph",
+    "GraphInvalid",
+    "NodeKind",
+    "Retry",
+    "Spec",
+    "Timer",
+    "check_node",
+    "needs_check",
+    "validate",
+]
 
 
 class NodeKind(IntEnum):
@@ -65,6 +77,15 @@ class Spec(NamedTuple):
     retry: Retry | None = None
     amounts: tuple[tuple[str, int], ...] = ()
     priority: int = 0
+    passthrough: bool = False
+    """Skipped, it lets its first data input pass to those that wanted its value."""
+
+
+class Timer(NamedTuple):
+    """What a wait waits for, or a recv listens to; seconds, None: no bound, or see its amount edge."""
+
+    delay: float | None = None
+    topic: str = ""
 
 
 class FunctionRef(NamedTuple):
@@ -82,6 +103,7 @@ class Graph:
     """Nodes and edges in columns. Immutable once validated."""
 
     __slots__ = (
+        "amount_names",
         "blob_args",
         "blob_inputs",
         "edge_kind",
@@ -96,6 +118,7 @@ class Graph:
         "size",
         "specs",
         "target",
+        "timers",
     )
 
     def __init__(
@@ -114,6 +137,8 @@ class Graph:
         blob_inputs: Mapping[int, tuple[BlobValue, ...]] | None = None,
         maps: Sequence[tuple[int, int]] = (),
         map_columns: Mapping[int, int] | None = None,
+        amount_names: Mapping[int, str] | None = None,
+        timers: Mapping[int, Timer] | None = None,
     ) -> None:
         self.specs = specs
         self.functions = functions
@@ -131,6 +156,9 @@ class Graph:
         self.maps = maps
         self.map_columns = map_columns or {}
         """Per map over lazy lists: the length of the literal lists that it also maps."""
+        self.amount_names = amount_names or {}
+        """Per edge of kind AMOUNT: the amount's name; empty for the delay of a wait."""
+        self.timers = timers or {}
 
     def __len__(self) -> int:
         return len(self.node_spec)
@@ -151,6 +179,17 @@ class Graph:
     def inputs(self, node: int) -> list[int]:
         """The sources whose values the node's arguments refer to, in order."""
         return [s for s, kind in self.sources(node) if kind == EdgeKind.DATA or kind == EdgeKind.ITEMS]
+
+    def routes(self, node: int) -> list[int]:
+        """The routes of a router, in the order of its keys; of other nodes none."""
+        return [s for s, kind in self.sources(node) if kind == EdgeKind.ROUTE]
+
+    def first_input(self, node: int) -> int:
+        """The source of the node's first data edge, which a skipped stage lets pass; -1: it has none."""
+        for source, kind in self.sources(node):
+            if kind == EdgeKind.DATA:
+                return source
+        return -1
 
     def map_index(self, node: int) -> int:
         """The node's index among the children of a map over a known list, or -1."""
@@ -198,3 +237,61 @@ def validate(graph: Graph) -> None:
             )
     if edges and (min(graph.edge_kind) < EdgeKind.DATA or max(graph.edge_kind) > EdgeKind.AMOUNT):
         raise GraphInvalid("an edge has an unknown kind")
+    for node in range(n):
+        kinds = graph.edge_kind[start[node] : start[node + 1]]
+        if needs_check(graph.spec(node)) or (kinds and max(kinds) > EdgeKind.GATE):
+            inline, blob = bool(graph.node_args[node]), node in graph.blob_args
+            check_node(graph.spec(node), node, kinds, graph.timers.get(node), inline=inline, blob=blob)
+    if set(graph.amount_names) != {e for e in range(edges) if graph.edge_kind[e] == EdgeKind.AMOUNT}:
+        raise GraphInvalid("the names of amounts do not go with the amount edges")
+
+
+_CHECKED_KINDS = frozenset((NodeKind.ROUTER, NodeKind.LITERAL, NodeKind.WAIT, NodeKind.RECV))
+_ONLY_ROUTERS = frozenset((EdgeKind.SELECTOR, EdgeKind.ROUTE))
+_HOLD_AMOUNTS = frozenset((NodeKind.CALL, NodeKind.MAP, NodeKind.WAIT, NodeKind.RECV))
+_WAIT_EDGES = frozenset((EdgeKind.CONDITION, EdgeKind.SEQUENCE, EdgeKind.AMOUNT))
+
+
+def needs_check(spec: Spec) -> bool:
+    """Whether nodes of this spec have rules about their edges."""
+    return spec.passthrough or spec.kind in _CHECKED_KINDS
+
+
+def check_node(spec: Spec, node: int, kinds: bytes, timer: Timer | None, *, inline: bool, blob: bool) -> None:
+    """Refuses a node whose edges or arguments do not go with its kind.
+
+    Args:
+        kinds: of the node's edges, in order.
+        timer: of a wait or recv.
+        inline, blob: it has arguments, in the column or as a blob.
+
+    Raises:
+        GraphInvalid: names the node and what is wrong.
+    """
+
+    def wrong(what: str) -> GraphInvalid:
+        return GraphInvalid(f"node {node} ({spec.name!r}) {what}")
+
+    kind, present = spec.kind, set(kinds)
+    if kind == NodeKind.ROUTER:
+        routes = kinds[1:]
+        if kinds[:1] != bytes((EdgeKind.SELECTOR,)) or not routes or set(routes) != {EdgeKind.ROUTE}:
+            raise wrong("is a router and has other edges than one selector and then its routes")
+        if not inline or blob:
+            raise wrong("is a router without keys, or with more than 64 KiB of them")
+    elif present & _ONLY_ROUTERS:
+        raise wrong("is no router and has a selector or a route")
+    if kind == NodeKind.LITERAL and (kinds or inline == blob):
+        raise wrong("is a literal; it has a value and no edges")
+    if EdgeKind.AMOUNT in present and kind not in _HOLD_AMOUNTS:
+        raise wrong("has an amount edge and holds no amounts")
+    if spec.passthrough and (kind != NodeKind.CALL or EdgeKind.DATA not in present):
+        raise wrong("lets its first input pass when it is skipped; it has to be a call with a data input")
+    if kind in (NodeKind.WAIT, NodeKind.RECV):
+        lazy = kinds.count(EdgeKind.AMOUNT)
+        if not present <= _WAIT_EDGES or lazy > 1:
+            raise wrong("is a wait or recv and has other edges than conditions, order and one delay")
+        if kind == NodeKind.WAIT and not lazy and (timer is None or timer.delay is None):
+            raise wrong("is a wait without a delay")
+        if kind == NodeKind.RECV and (timer is None or not timer.topic):
+            raise wrong("is a recv without a topic")

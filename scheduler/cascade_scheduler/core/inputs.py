@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cascade_scheduler.core.graph import EdgeKind, NodeKind
 from cascade_scheduler.core.run import Run
 from cascade_scheduler.core.values import (
+    PICKLED_NONE,
     BlobValue,
     CompoundValue,
     DeferredValue,
@@ -16,7 +17,7 @@ from cascade_scheduler.core.values import (
     Value,
 )
 
-__all__ = ["of_node", "parts", "value_of"]
+__all__ = ["of_node", "parts", "plain_value", "value_of"]
 
 TOGETHER_BYTES_MAX = 64 * 1024
 """A list or container with more bytes in it is fetched as a stream, never part of an assignment."""
@@ -46,14 +47,15 @@ def of_node(run: Run, node: int) -> tuple[Value, ...]:
 
 def item_of(run: Run, node: int, index: int) -> Value:
     """One item of the list that a node's value is."""
+    node = run.resolve(node)
     expansion = run.expansions.get(node)
     if expansion is not None:
         return value_of(run, expansion.first + index)
-    if not run.runs_code(node):
-        return value_of(run, run.graph.inputs(node)[index])
     items = run.items.get(node)
     if items is not None:
         return items[index]
+    if node < run.graph.size and run.graph.spec(node).kind == NodeKind.COLLECT:
+        return value_of(run, run.graph.inputs(node)[index])
     value = run.values[node]
     assert not isinstance(value, bytes), "a list that was mapped over came without its items"
     return ItemValue(value, index)
@@ -61,6 +63,8 @@ def item_of(run: Run, node: int, index: int) -> Value:
 
 def value_of(run: Run, node: int) -> Value:
     """A node's value; a list or container that would be too large comes by name."""
+    if run.picks is not None:
+        node = run.resolve(node)
     value = run.values.get(node)
     if value is not None:
         return value
@@ -68,6 +72,16 @@ def value_of(run: Run, node: int) -> Value:
     if built is None:
         built = run.built[node] = _build(run, node)
     return built
+
+
+def plain_value(run: Run, node: int) -> bytes | BlobValue | None:
+    """The value of a structural node that is no list and no container of others' values."""
+    kind = run.graph.spec(node).kind
+    if kind == NodeKind.LITERAL:
+        return run.graph.blob_args.get(node) or run.graph.node_args[node]
+    if kind == NodeKind.WAIT:
+        return PICKLED_NONE
+    return run.received[node] if kind == NodeKind.RECV else None
 
 
 def parts(run: Run, node: int) -> tuple[bytes | BlobValue | None, Iterator[Value]]:
@@ -87,6 +101,9 @@ def _listed(run: Run, node: int) -> list[int]:
 
 
 def _build(run: Run, node: int) -> Value:
+    plain = plain_value(run, node)
+    if plain is not None:
+        return plain
     size = _size(run, node, 0)
     if size > TOGETHER_BYTES_MAX:
         return DeferredValue(run.run_id, node)
@@ -101,8 +118,8 @@ def _size(run: Run, node: int, depth: int) -> int:
     sources = _listed(run, node) if node in run.expansions else run.graph.inputs(node)
     if len(sources) > TOGETHER_LEAVES_MAX or depth > _DEPTH_MAX:
         return TOGETHER_BYTES_MAX + 1
-    size = len(run.graph.node_args[node])
-    for source in sources:
+    size = len(run.graph.node_args[node]) + len(run.received.get(node, b""))
+    for source in map(run.resolve, sources):
         value = run.values.get(source)
         if isinstance(value, bytes):
             size += len(value) + _LEAF_BYTES

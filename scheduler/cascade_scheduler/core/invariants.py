@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.flow import PRUNED
+from cascade_scheduler.core.graph import EdgeKind, NodeKind
 from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, FAILED, READY, SKIPPED, WAITING, Run
 from cascade_scheduler.core.values import ObjectValue
 
@@ -36,6 +38,7 @@ def check(books: Books, *, sample: int = 16) -> None:
             _check_run(books, run, sample if len(run.status) > SAMPLE_ABOVE_NODES else 1)
         else:
             _must(not run.nodes_active and not run.active, "an ended run has no attempts", run.run_id)
+            _must(not (run.watching or run.waits or run.observing), "an ended run waits no more", run.run_id)
     away = [w.id for w in books.workers.values() if not w.connected]
     _must(sorted(away) == sorted(books.away), "workers that are away are known", away)
     reserved = sum(w.reserved is not None for w in books.workers.values())
@@ -54,7 +57,9 @@ def check(books: Books, *, sample: int = 16) -> None:
             "an attempt is on its worker's books",
             attempt_id,
         )
-        _must(attempt.run.nodes_active.get(attempt.node) == attempt_id, "a node has one attempt", attempt_id)
+        if not attempt.observing:
+            has = attempt.run.nodes_active.get(attempt.node)
+            _must(has == attempt_id, "a node has one attempt", attempt_id)
     for attempt_id, (run, node, worker_id) in books.objects.items():
         value = run.values.get(node)
         _must(
@@ -82,8 +87,16 @@ def _check_run(books: Books, run: Run, step: int) -> None:
             _must(counts[DELAYED] == run.waiting_retry, "delayed nodes are counted", run.run_id)
     for node in range(0, len(status), step):
         _check_node(run, node)
+    if run.picks is not None:
+        _check_picks(run, step)
+    flying = sum(1 for attempt in books.attempts.values() if attempt.run is run and attempt.observing)
+    _must(flying == run.watching, "attempts that observe are counted", run.run_id, run.watching)
+    for node, observation in run.observing.items():
+        attempt_of = books.attempts.get(observation.attempt)
+        waits = (run, node) in books.to_observe if not observation.attempt else attempt_of is not None
+        _must(waits, "an observation waits for a worker or is under way", run.run_id, node)
     if run.state == "running" and run.error is None:
-        stuck = not (run.active or run.ready or run.waiting_retry)
+        stuck = not (run.active or run.ready or run.waiting_retry or run.observing or run.waits)
         _must(not stuck, "a running run has something that moves", run.run_id)
     if run.error is not None and run.on_failure == "cancel":
         _must(run.state != "running", "a failure stops the run", run.run_id)
@@ -92,7 +105,7 @@ def _check_run(books: Books, run: Run, step: int) -> None:
 def _check_node(run: Run, node: int) -> None:
     state = run.status[node]
     origin, index = run.origin(node)
-    sources = [s for s, _ in run.graph.sources(origin)]
+    sources = _waits_for(run, origin)
     answered = [run.status[s] in (DONE, SKIPPED) for s in sources]
     if state == WAITING and index < 0 and run.state == "running":
         missing = answered.count(False)
@@ -112,7 +125,7 @@ def _check_node(run: Run, node: int) -> None:
                 run.pending[node],
             )
             _must(
-                missing > 0 or run.on_failure == "finish",
+                missing > 0 or _waits_otherwise(run, node) or run.on_failure == "finish",
                 "a waiting node waits for something",
                 run.run_id,
                 node,
@@ -128,6 +141,47 @@ def _check_node(run: Run, node: int) -> None:
     if state == DONE and run.runs_code(node) and run.uses[node] > 0 and run.state == "running":
         _must(node in run.values, "a value that is needed is there", run.run_id, node)
     _must(run.uses[node] >= 0, "uses are not negative", run.run_id, node)
+
+
+def _waits_for(run: Run, node: int) -> list[int]:
+    """What a node waits for, one entry an edge: a router for its selector, then for the chosen route."""
+    sources = [s for s, kind in run.graph.sources(node) if kind != EdgeKind.ROUTE]
+    if run.picks is not None and run.graph.spec(node).kind == NodeKind.ROUTER and node in run.picks.source:
+        sources.append(run.picks.source[node])
+    return sources
+
+
+def _waits_otherwise(run: Run, node: int) -> bool:
+    parked = any(node in waiting for waiting in run.parked.values())
+    return parked or run.shut(node) or node in run.waits
+
+
+def _check_picks(run: Run, step: int) -> None:
+    """Routers, stages and what waits for them."""
+    picks, graph, status = run.picks, run.graph, run.status
+    assert picks is not None
+    _must(not picks.opened or run.state != "running", "what was set going has been answered", run.run_id)
+    for node, source in picks.source.items():
+        if graph.spec(node).kind == NodeKind.ROUTER:
+            _must(source in graph.routes(node), "a router chose one of its routes", run.run_id, node)
+            _must(node in picks.chosen_by[source], "a route knows who chose it", run.run_id, node)
+            _must(not picks.shut[source] and not picks.shut[node], "what was chosen may go", run.run_id, node)
+        else:
+            _must(source == graph.first_input(node), "a stage lets its first input pass", run.run_id, node)
+    for node, other in picks.alias.items():
+        _must(other not in picks.alias, "an alias names the end of all picks", run.run_id, node)
+        if run.state == "running" and run.has_value(node):
+            _must(status[other] == DONE, "an alias has a value", run.run_id, node, other)
+    for node in range(0, graph.size, step):
+        pruned = status[node] == SKIPPED and run.skips[node].reason == PRUNED
+        if picks.shut[node]:
+            _must(status[node] == WAITING or pruned, "nothing goes before it is chosen", run.run_id, node)
+        if pruned:
+            _must(bool(picks.shut[node]), "what was chosen is not pruned", run.run_id, node)
+        if picks.demand and run.state == "running":
+            _must(picks.demand[node] >= 0, "demand is not negative", run.run_id, node)
+            if picks.shut[node] and run.error is None:
+                _must(pruned == (not picks.demand[node]), "what nobody may need is pruned", run.run_id, node)
 
 
 def _check_worker(books: Books, worker_id: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cascade_scheduler.core import nodes
+from cascade_scheduler.core import nodes, observing
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import EdgeKind, NodeKind
 from cascade_scheduler.core.run import DELAYED, DONE, READY, SKIPPED, WAITING, Run
@@ -38,20 +38,25 @@ def remake(books: Books, run: Run, node: int) -> None:
     if run.state != "running":
         books.drop(run, node)
         return
-    if not run.uses[node] and not run.is_leaf(node):
+    if not nodes.is_needed(run, node):
         books.drop(run, node)
         return
     todo = [node]
     remade: list[int] = []
     while todo:
         node = todo.pop()
-        if run.status[node] != DONE:
+        if not run.has_value(node):
             continue
+        makes = _makes_its_value(run, node)
+        if run.status[node] == SKIPPED:
+            run.skipped -= 1  # a stage that lets a lost value pass: skipped again when that is there
         run.status[node] = WAITING
         run.built.pop(node, None)
+        if run.observing:
+            observing.forget(run, node)
         for consumer in dict.fromkeys(run.consumers(node)):
             _unanswer(run, node, consumer, todo)
-        if run.runs_code(node):
+        if makes:
             books.drop(run, node)
             run.done -= 1
             run.finished_once.add(node)
@@ -64,10 +69,25 @@ def remake(books: Books, run: Run, node: int) -> None:
             nodes.make_ready(books, run, node)
 
 
+def _makes_its_value(run: Run, node: int) -> bool:
+    """Its value is that of an attempt of its own, not of other nodes."""
+    return run.runs_code(node) and run.status[node] != SKIPPED
+
+
 def _unsettled(run: Run, node: int) -> int:
-    """Edges of a node (a child's are its map's) whose source is neither done nor skipped."""
+    """Edges of a node (a child's are its map's) whose source is neither done nor skipped.
+
+    Of a router's routes the one that it chose counts.
+    """
     origin, _ = run.origin(node)
-    return sum(1 for s, _ in run.graph.sources(origin) if run.status[s] not in (DONE, SKIPPED))
+    edges = run.graph.sources(origin)
+    status = run.status
+    missing = sum(1 for s, kind in edges if kind != EdgeKind.ROUTE and status[s] not in (DONE, SKIPPED))
+    if run.picks is not None and run.graph.spec(origin).kind == NodeKind.ROUTER:
+        route = run.picks.source.get(origin)
+        if route is not None and status[route] not in (DONE, SKIPPED):
+            missing += 1
+    return missing
 
 
 def _value_sources(run: Run, node: int) -> Iterator[int]:
@@ -97,7 +117,9 @@ def _unanswer(run: Run, node: int, consumer: int, todo: list[int]) -> None:
             run.waiting_retry -= 1
         run.status[consumer] = WAITING
         run.pending[consumer] = _unsettled(run, consumer)
-    elif status == DONE and _structural_in_use(run, consumer):
+    elif (status == DONE and _structural_in_use(run, consumer)) or (
+        status == SKIPPED and _passes_in_use(run, node, consumer)
+    ):
         todo.append(consumer)
     expansion = run.expansions.get(consumer)
     if expansion is not None and run.status[consumer] == WAITING:
@@ -109,6 +131,13 @@ def _unanswer(run: Run, node: int, consumer: int, todo: list[int]) -> None:
             else:
                 continue
             run.status[child] = WAITING
+
+
+def _passes_in_use(run: Run, node: int, stage: int) -> bool:
+    """The stage was skipped and lets the node's value pass, to somebody who still needs it."""
+    if run.picks is None or not run.has_value(stage) or run.picks.source[stage] != node:
+        return False
+    return nodes.is_needed(run, stage)
 
 
 def _structural_in_use(run: Run, node: int) -> bool:
@@ -127,10 +156,10 @@ def _need_again(run: Run, source: int, todo: list[int]) -> None:
     while stack:
         node = stack.pop()
         run.uses[node] += 1
-        if run.runs_code(node):
+        if _makes_its_value(run, node):
             if run.status[node] == DONE and node not in run.values:
                 todo.append(node)
-        elif run.uses[node] == 1 and not run.is_leaf(node) and run.status[node] == DONE:
+        elif run.uses[node] == 1 and not run.is_leaf(node) and run.has_value(node):
             stack.extend(run.inputs(node))
             is_map = run.graph.spec(node).kind == NodeKind.MAP
             if not is_map and _unsettled(run, node):  # an input was lost while nobody needed this node

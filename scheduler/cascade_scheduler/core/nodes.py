@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import flow, runs
+from collections.abc import Iterable
+
+from cascade_scheduler.core import flow, observing, routers, runs, waits
 from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.candidates import OBSERVE_SPLIT
 from cascade_scheduler.core.commands import EventRecord, SaveSkip
+from cascade_scheduler.core.flow import PRUNED, Unobserved
 from cascade_scheduler.core.graph import EdgeKind, NodeKind, Spec
 from cascade_scheduler.core.run import DONE, FAILED, READY, SKIPPED, WAITING, Expansion, Run, Skip
 from cascade_scheduler.core.values import ErrorInfo
 
-__all__ = ["drop_value", "fail", "inputs_used", "let_go", "make_ready", "settle", "start"]
+__all__ = [
+    "drop_value",
+    "fail",
+    "inputs_used",
+    "is_needed",
+    "let_go",
+    "let_go_indirect",
+    "make_ready",
+    "park",
+    "release",
+    "resume",
+    "settle",
+    "skip",
+    "start",
+    "structural_done",
+]
 
 GATHERED = "gather"
 """The name of a list, tuple or dict of lazy values; all other lists are maps."""
@@ -36,12 +55,29 @@ def make_ready(books: Books, run: Run, node: int) -> None:
 
 def settle(books: Books, run: Run, node: int) -> None:
     """A node is done or skipped: answers the edges that wait for it, and theirs, without recursion."""
+    _spread(books, run, [node])
+
+
+def resume(books: Books, run: Run, asked: Iterable[int]) -> None:
+    """Nodes that waited for something that is no edge: those with nothing else to wait for are decided."""
+    todo = [n for n in asked if run.status[n] == WAITING and not run.pending[n] and _answer(books, run, n)]
+    _spread(books, run, todo)
+
+
+def _spread(books: Books, run: Run, todo: list[int]) -> None:
+    """Answers what waits for the nodes in `todo`, which are done or skipped."""
     graph_nodes = run.graph.size
     target = run.graph.target
     start_of, all_consumers = run.plan.consumer_start, run.plan.consumers
-    pending = run.pending
-    todo = [node]
-    while todo:
+    pending, picks = run.pending, run.picks
+    while True:
+        if picks is not None and picks.opened and run.state == "running":
+            node = picks.opened.pop()
+            if run.status[node] == WAITING and not pending[node] and _answer(books, run, node):
+                todo.append(node)
+            continue
+        if not todo:
+            return
         node = todo.pop()
         if node == target:
             runs.target_settled(books, run)
@@ -51,21 +87,27 @@ def settle(books: Books, run: Run, node: int) -> None:
         if node >= graph_nodes:
             _child_settled(books, run, node, todo)
             continue
+        chose = () if picks is None else tuple(picks.chosen_by.get(node, ()))
         for consumer in all_consumers[start_of[node] : start_of[node + 1]]:
             left = pending[consumer] = pending[consumer] - 1
             if not left and _answer(books, run, consumer):
                 todo.append(consumer)
+        for router in chose:
+            if run.status[router] == WAITING:
+                left = pending[router] = pending[router] - 1
+                if not left and _answer(books, run, router):
+                    todo.append(router)
 
 
 def _child_settled(books: Books, run: Run, node: int, todo: list[int]) -> None:
     map_node = run.children[node - run.graph.size][0]
     run.map_left[map_node] -= 1
     if not run.map_left[map_node]:
-        _structural_done(books, run, map_node)
+        structural_done(books, run, map_node)
         todo.append(map_node)
 
 
-def _structural_done(books: Books, run: Run, node: int) -> None:
+def structural_done(books: Books, run: Run, node: int) -> None:
     """Its inputs are kept for as long as somebody needs its value, and let go with it."""
     run.status[node] = DONE
     spec = run.graph.spec(node)
@@ -75,8 +117,13 @@ def _structural_done(books: Books, run: Run, node: int) -> None:
         books.out.append(
             EventRecord(run.run_id, "TaskExecutionFinished", books.now, node, task, status="Succeeded")
         )
-    if not run.uses[node] and not run.plan.leaves[node]:
+    if not is_needed(run, node):
         _let_go_inputs(books, run, node)
+
+
+def is_needed(run: Run, node: int) -> bool:
+    """Somebody still needs the node's value."""
+    return run.uses[node] > 0 or run.is_leaf(node) or node in run.observing
 
 
 def _is_map(spec: Spec) -> bool:
@@ -86,42 +133,93 @@ def _is_map(spec: Spec) -> bool:
 
 def _answer(books: Books, run: Run, node: int) -> bool:
     """All edges of a node are answered; True when that settles it at once."""
-    if not (run.plan.flowless and not run.skips):
+    kind = run.graph.specs[run.graph.node_spec[node]].kind
+    picks = run.picks
+    if picks is not None:
+        if picks.shut[node] or run.status[node] != WAITING:
+            return False
+        if kind == NodeKind.ROUTER:
+            return routers.pick(books, run, node)
+        if node in picks.alias:  # a skipped stage whose source was lost and is there again
+            run.status[node] = SKIPPED
+            run.skipped += 1
+            return True
+    if not (run.plan.flowless and not run.skips) and not (picks is not None and node in picks.decided):
         verdict = flow.decide(run, node)
+        if isinstance(verdict, Unobserved):
+            park(books, run, node, verdict)
+            return False
         if isinstance(verdict, Skip):
-            _skip(books, run, node, verdict)
+            skip(books, run, node, verdict)
             return True
         if verdict is not None:
             fail(books, run, node, verdict)
             return False
-    kind = run.graph.specs[run.graph.node_spec[node]].kind
+        let_go_indirect(books, run, node)
     if kind == NodeKind.CALL:
         make_ready(books, run, node)
         return False
     if kind == NodeKind.MAP:
         return _expand(books, run, node)
-    _structural_done(books, run, node)
+    if kind in (NodeKind.WAIT, NodeKind.RECV):
+        return waits.begin(books, run, node)
+    structural_done(books, run, node)
     return True
 
 
-def _skip(books: Books, run: Run, node: int, skip: Skip) -> None:
+def park(books: Books, run: Run, node: int, verdict: Unobserved) -> None:
+    """Lets a node wait until a fact that decides about it has been observed."""
+    run.parked.setdefault(verdict.node, []).append(node)
+    observing.request(books, run, verdict.node, verdict.bits, verdict.routers)
+
+
+def skip(books: Books, run: Run, node: int, skip: Skip) -> None:
+    """A node does not run. A stage lets its first input pass, if that has a value; the rest is let go."""
     run.status[node] = SKIPPED
     run.skips[node] = skip
     if run.runs_code(node):
         run.skipped += 1
-    key = run.key(node)
-    books.out.append(SaveSkip(run.run_id, node, key, skip.reason))
-    if not _is_silent(run, node):
-        books.out.append(
-            EventRecord(run.run_id, "TaskSkipped", books.now, node, run.task(node), reason=skip.reason)
-        )
+    kind = run.graph.spec(node).kind
+    if kind != NodeKind.ROUTER:  # to users it is no node: what it stands for has its own event
+        books.out.append(SaveSkip(run.run_id, node, run.key(node), skip.reason))
+        if not _is_silent(run, node):
+            books.out.append(
+                EventRecord(run.run_id, "TaskSkipped", books.now, node, run.task(node), reason=skip.reason)
+            )
+    if run.picks is not None:
+        let_go_indirect(books, run, node)
+        if skip.reason != PRUNED and _pass_on(books, run, node):
+            return
     _let_go_inputs(books, run, node)
 
 
+def _pass_on(books: Books, run: Run, node: int) -> bool:
+    """A skipped stage lets the value of its source take the place of its own; a skipped target does not."""
+    graph, picks = run.graph, run.picks
+    assert picks is not None
+    if not graph.spec(node).passthrough or node == graph.target:
+        return False
+    source = graph.first_input(node)
+    if not run.has_value(source):
+        return False
+    rest = graph.inputs(node)
+    rest.remove(source)
+    picks.source[node] = source
+    picks.alias[node] = picks.alias.get(source, source)
+    for other in rest:
+        let_go(books, run, other)
+    if not is_needed(run, node):
+        let_go(books, run, source)
+    return True
+
+
 def _is_silent(run: Run, node: int) -> bool:
-    """A map is skipped with one event, its own: not its gate's, and none of its children's."""
+    """A map is skipped with one event, its own: not its gate's, and none of its children's.
+
+    Lists, containers and literals are arguments to users; they are skipped with the calls that they are for.
+    """
     kind = run.graph.spec(node).kind
-    if kind == NodeKind.GATE:
+    if kind in (NodeKind.GATE, NodeKind.LITERAL):
         return True
     return kind == NodeKind.CALL and any(k == EdgeKind.GATE for _, k in run.graph.sources(node))
 
@@ -171,7 +269,7 @@ def _expand(books: Books, run: Run, node: int) -> bool:
         make_ready(books, run, child)
     if count:
         return False
-    _structural_done(books, run, node)
+    structural_done(books, run, node)
     return True
 
 
@@ -179,6 +277,7 @@ def fail(books: Books, run: Run, node: int, error: ErrorInfo) -> None:
     """A node has failed for good."""
     run.status[node] = FAILED
     run.failed += 1
+    let_go_indirect(books, run, node)
     _let_go_inputs(books, run, node)
     if run.error is None:
         run.error = error
@@ -193,19 +292,40 @@ def let_go(books: Books, run: Run, node: int) -> None:
     while todo:
         node = todo.pop()
         uses = run.uses[node] = run.uses[node] - 1
-        if uses > 0 or run.is_leaf(node) or run.status[node] not in (DONE, SKIPPED):
+        if uses > 0 or is_needed(run, node) or run.status[node] not in (DONE, SKIPPED):
             continue
         if not drop_value(books, run, node):
             todo.extend(run.inputs(node))
 
 
 def drop_value(books: Books, run: Run, node: int) -> bool:
-    """Forgets the value of a node that nobody needs; False for a structural node, whose inputs are to go."""
-    books.drop(run, node)
+    """Forgets the value of a node that nobody needs.
+
+    False for one whose value is made of its inputs' values: these are to go then.
+    """
     if node < run.graph.size and not run.runs_code(node):
         run.built.pop(node, None)
+        if not run.observed.get(node, 0) & OBSERVE_SPLIT:  # its items are not made a second time
+            books.drop(run, node)
         return run.status[node] == SKIPPED
-    return True
+    books.drop(run, node)
+    return not (run.status[node] == SKIPPED and run.has_value(node))
+
+
+def release(books: Books, run: Run, node: int) -> None:
+    """Forgets a value that was held on to, if nobody needs it."""
+    if run.status[node] == DONE and not is_needed(run, node) and not drop_value(books, run, node):
+        _let_go_inputs(books, run, node)
+
+
+def let_go_indirect(books: Books, run: Run, node: int) -> None:
+    """The node is decided: it needs no further observation of values that it held on to for that."""
+    sources = run.plan.indirect.get(node)
+    if sources is None or run.picks is None or node in run.picks.decided:
+        return
+    run.picks.decided.add(node)
+    for source in sources:
+        let_go(books, run, source)
 
 
 def _let_go_inputs(books: Books, run: Run, node: int) -> None:

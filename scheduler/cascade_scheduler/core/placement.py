@@ -221,7 +221,7 @@ def _holder(books: Books, run: Run, node: int) -> Worker | None:
         return None
     held: dict[str, int] = {}
     for source in run.graph.inputs(node):
-        value = run.values.get(source)
+        value = run.values.get(run.resolve(source))
         if isinstance(value, ObjectValue):
             held[value.worker] = held.get(value.worker, 0) + value.size
     if not held:

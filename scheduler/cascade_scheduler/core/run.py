@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cascade_scheduler.core.graph import Graph, NodeKind, Spec
+from cascade_scheduler.core.picks import Picks
 from cascade_scheduler.core.plans import AmountClass, Plan
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Value
+
+if TYPE_CHECKING:
+    from cascade_scheduler.core.events import NextFrame
 
 __all__ = [
     "ACTIVE",
     "DELAYED",
     "DONE",
     "FAILED",
+    "NESTED",
     "READY",
     "SKIPPED",
     "STATE_NAMES",
     "WAITING",
     "Expansion",
+    "Loop",
+    "Observation",
     "Run",
     "Skip",
 ]
 
-WAITING, READY, ACTIVE, DELAYED, DONE, SKIPPED, FAILED = range(7)
-STATE_NAMES = ("waiting", "ready", "running", "waiting to retry", "done", "skipped", "failed")
+WAITING, READY, ACTIVE, DELAYED, DONE, SKIPPED, FAILED, NESTED = range(8)
+STATE_NAMES = ("waiting", "ready", "running", "waiting to retry", "done", "skipped", "failed", "nested")
 
 
 class Skip(NamedTuple):
@@ -41,14 +48,63 @@ class Expansion(NamedTuple):
     size: int
 
 
+class Observation:
+    """Facts about a value that are being found out by an attempt of their own."""
+
+    __slots__ = ("attempt", "bits", "losses", "routers")
+
+    def __init__(self, bits: int, routers: tuple[int, ...]) -> None:
+        self.attempt = 0
+        """0: it waits for a worker."""
+        self.bits = bits
+        self.routers = routers
+        """Those among whose keys the value is to be looked for."""
+        self.losses = 0
+
+
+class Loop:
+    """What a run that went on as a returned target has beside its frame, and every nested frame."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """How many frames there were before this one."""
+        self.next: NextFrame | None = None
+        """What the run goes on as, when the old frame has stopped and the plan is there."""
+        self.asked = False
+        """The plan of the next frame is being made."""
+        self.frame: NextFrame | None = None
+        """What the present frame was made of; None for the first one of a run."""
+        self.total = 0
+        self.done = 0
+        self.skipped = 0
+        """Nodes of earlier frames, counted."""
+        self.steps = 0
+        """Of the run, those of nested frames and of leases among them."""
+        self.told = 0
+        """Steps that somebody was told of."""
+        self.period_began = 0.0
+        self.period_steps = 0
+        self.nested_nodes = 0
+        """What a nested frame counts as."""
+        self.first_ids = b""
+        self.first_children: list[tuple[int, int]] = []
+        self.first_size = 0
+        """Of the first frame, by whose numbers its events name nodes."""
+
+
 class Run:
-    """The state of one run. Nodes beyond the graph's are children of maps over lazy lists."""
+    """The state of one run, or of one nested frame of it (see `frames`).
+
+    Nodes beyond the graph's are children of maps over lazy lists.
+    """
 
     __slots__ = (
         "active",
+        "amounts_seen",
         "built",
         "children",
         "delays",
+        "digests",
         "done",
         "ended",
         "error",
@@ -56,21 +112,36 @@ class Run:
         "failed",
         "failed_task",
         "finished_once",
+        "frame_id",
         "graph",
         "items",
         "lanes",
         "lengths",
         "logs",
+        "loop",
         "losses",
         "map_left",
         "name",
+        "nested",
+        "nested_nodes",
         "nodes_active",
         "observe_errors",
+        "observed",
+        "observing",
         "on_failure",
+        "parent",
+        "parent_attempt",
+        "parent_node",
+        "parked",
         "pending",
+        "picks",
         "plan",
+        "quiet",
         "ready",
+        "received",
         "retried",
+        "root",
+        "routes",
         "run_id",
         "sequence",
         "skipped",
@@ -85,6 +156,9 @@ class Run:
         "values",
         "vtime",
         "waiting_retry",
+        "waits",
+        "watching",
+        "whole",
     )
 
     def __init__(
@@ -99,15 +173,38 @@ class Run:
         sequence: int,
     ) -> None:
         self.run_id = run_id
+        """As users know it; a nested frame has its run's."""
+        self.frame_id = run_id
+        """As the books know it."""
         self.name = name
-        self.graph = graph
-        self.plan = plan
         self.on_failure = on_failure
         self.logs = logs
         self.submitted = now
         self.ended = 0.0
         self.sequence = sequence
         self.state = "running"
+        self.root = self
+        """The run that a nested frame belongs to; of a run itself."""
+        self.parent: Run | None = None
+        """Of a nested frame: the frame with the node whose value it makes."""
+        self.parent_node = -1
+        self.parent_attempt = 0
+        self.loop: Loop | None = None
+        self.quiet = False
+        """Its steps are so fast that they have no events of their own."""
+        self.nested_nodes = 0
+        """Nodes of all nested frames of a run."""
+        self.vtime = 0.0
+        self.error: ErrorInfo | None = None
+        self.failed_task = ""
+        self.retried = 0
+        self.lanes: dict[AmountClass, object] = {}
+        self.lay_out(graph, plan)
+
+    def lay_out(self, graph: Graph, plan: Plan) -> None:
+        """Makes the columns for a graph, in which nothing has happened yet."""
+        self.graph = graph
+        self.plan = plan
         self.status = bytearray(graph.size)
         self.pending = plan.indegree.copy()
         """Edges per node that have not been answered."""
@@ -120,6 +217,23 @@ class Run:
         self.lengths: dict[int, int] = {}
         self.items: dict[int, tuple[bytes, ...]] = {}
         self.observe_errors: dict[int, ErrorInfo] = {}
+        self.routes: dict[tuple[int, int], int | str] = {}
+        """(node, router) → which of the router's keys the node's value is, or why it is none."""
+        self.amounts_seen: dict[int, int] = {}
+        """Values as amounts, in micros."""
+        self.digests: dict[int, bytes] = {}
+        self.observed: dict[int, int] = {}
+        """Bits of what an observation of its own has looked for."""
+        self.observing: dict[int, Observation] = {}
+        self.watching = 0
+        """Attempts under way that only observe."""
+        self.parked: dict[int, list[int]] = {}
+        """Node → those that wait until something has been observed of its value."""
+        self.waits: dict[int, int] = {}
+        """Wait or recv that has begun → the number of its wait."""
+        self.received: dict[int, bytes] = {}
+        """Values of recvs."""
+        self.picks = Picks(plan) if plan.picks else None
         self.skips: dict[int, Skip] = {}
         self.tries: dict[int, int] = {}
         """Executions that failed, for nodes that failed at least once."""
@@ -135,15 +249,14 @@ class Run:
         """Children of a map that have not finished."""
         self.finished_once: set[int] = set()
         """Nodes that are being made again; they have had their finish event."""
-        self.lanes: dict[AmountClass, object] = {}
-        self.vtime = 0.0
-        self.error: ErrorInfo | None = None
-        self.failed_task = ""
+        self.nested: dict[int, Run] = {}
+        """Node → the nested frame that makes its value."""
+        self.whole: dict[int, Run] = {}
+        """Node → the nested frame whose value, of several parts, an attempt is to put together."""
         self.total = plan.calls
         self.done = 0
         self.skipped = 0
         self.failed = 0
-        self.retried = 0
         self.active = 0
         self.ready = 0
         self.waiting_retry = 0
@@ -152,6 +265,11 @@ class Run:
     def live(self) -> bool:
         """The run has not ended."""
         return self.state in ("running", "cancelling")
+
+    @property
+    def framed(self) -> bool:
+        """Its frame is not the first one, so that a node's number says nothing outside of it."""
+        return self.parent is not None or (self.loop is not None and self.loop.number > 0)
 
     def spec(self, node: int) -> Spec:
         """The node's spec; a child has its map's."""
@@ -171,6 +289,20 @@ class Run:
         """The node is dispatched to workers; all others are structural."""
         return node >= self.graph.size or self.graph.spec(node).kind == NodeKind.CALL
 
+    def resolve(self, node: int) -> int:
+        """The node whose value the node has: itself, or what a router or a skipped stage stands for."""
+        picks = self.picks
+        return node if picks is None else picks.alias.get(node, node)
+
+    def has_value(self, node: int) -> bool:
+        """The node is done, or was skipped and lets another's value pass."""
+        status = self.status[node]
+        return status == DONE or (status == SKIPPED and self.picks is not None and node in self.picks.alias)
+
+    def shut(self, node: int) -> bool:
+        """The node waits until a router has chosen it."""
+        return self.picks is not None and node < self.graph.size and bool(self.picks.shut[node])
+
     def consumers(self, node: int) -> Iterator[int]:
         """Nodes that wait for this one, one entry an edge."""
         if node >= self.graph.size:
@@ -178,11 +310,19 @@ class Run:
         else:
             plan = self.plan
             yield from plan.consumers[plan.consumer_start[node] : plan.consumer_start[node + 1]]
+            if self.picks is not None:
+                yield from self.picks.chosen_by.get(node, ())
 
     def inputs(self, node: int) -> list[int]:
         """The nodes whose values this one holds on to; a map holds its children's too."""
         if node >= self.graph.size:
             return []  # its map holds the lists until all children have finished
+        if self.picks is not None:
+            source = self.picks.source.get(node)
+            if source is not None:
+                return [source]
+            if self.graph.spec(node).kind == NodeKind.ROUTER:
+                return self.graph.routes(node)
         sources = self.graph.inputs(node)
         expansion = self.expansions.get(node)
         if expansion is not None:
@@ -206,6 +346,17 @@ class Run:
         """The node's structural id in hex; a child's has its index in brackets."""
         origin, index = self.origin(node)
         text = self.graph.node_ids[16 * origin : 16 * origin + 16].hex()
+        return text if index < 0 else f"{text}[{index}]"
+
+    def first_key(self, node: int) -> str:
+        """The key of a node of the run's first frame."""
+        loop = self.loop
+        if loop is None or not loop.number:
+            return self.key(node)
+        origin, index = node, -1
+        if node >= loop.first_size:
+            origin, index = loop.first_children[node - loop.first_size]
+        text = loop.first_ids[16 * origin : 16 * origin + 16].hex()
         return text if index < 0 else f"{text}[{index}]"
 
     def task(self, node: int) -> str:

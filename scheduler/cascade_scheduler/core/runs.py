@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import feasible, flow, nodes
+from cascade_scheduler.core import feasible, flow, nodes, observing, waits
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
@@ -50,12 +50,12 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
 
 def settle_if_stuck(books: Books, run: Run) -> None:
     """Ends a run in which nothing moves and nothing will: stopped, failed, or answered."""
-    if run.active or not run.live:
+    if run.active or run.watching or not run.live:
         return
     if (
         run.state == "cancelling"
         or run.status[run.graph.target] in (DONE, SKIPPED)
-        or (run.error is not None and not run.ready and not run.waiting_retry)
+        or (run.error is not None and not (run.ready or run.waiting_retry or run.observing or run.waits))
     ):
         end(books, run)
 
@@ -77,7 +77,11 @@ def stop(books: Books, run: Run) -> None:
         attempt = books.attempts[attempt_id]
         attempt.asked_back = True
         books.out.append(CancelAttempt(attempt.worker.id, attempt_id))
-    if not run.active:
+    if run.observing:
+        observing.stop(books, run)
+    if run.waits:
+        waits.forget(books, run)
+    if not run.active and not run.watching:
         end(books, run)
 
 
@@ -128,6 +132,9 @@ def _shed(books: Books, run: Run) -> None:
     for node in list(run.values):
         if not (keep and run.is_leaf(node)):
             books.drop(run, node)
+    run.observing.clear()
+    run.parked.clear()
+    waits.forget(books, run)
     run.items.clear()
     run.built.clear()
     run.pending = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cascade_scheduler.core import attempts, constraints, placement, runs, workers
+from cascade_scheduler.core import attempts, constraints, observing, placement, runs, waits, workers
 from cascade_scheduler.core.books import Books, Settings
 from cascade_scheduler.core.commands import Command
 from cascade_scheduler.core.events import (
@@ -13,6 +13,7 @@ from cascade_scheduler.core.events import (
     ConstraintSet,
     ConstraintsLoaded,
     Event,
+    MessageArrived,
     RunCancelRequested,
     RunForgotten,
     RunSubmitted,
@@ -39,6 +40,7 @@ _HANDLERS: dict[type[Any], Callable[[Any, Any], None]] = {
     ConstraintSet: constraints.on_set,
     ConstraintsCleared: constraints.on_cleared,
     ConstraintsLoaded: constraints.on_loaded,
+    MessageArrived: waits.on_message,
     Tick: _on_tick,
 }
 
@@ -57,8 +59,12 @@ class Core(Books):
             _HANDLERS[type(event)](self, event)
         if self.delayed:
             attempts.wake_delayed(self)
+        if self.timers:
+            waits.wake(self)
         if self.lines.limits.expires_at is not None:
             constraints.expire(self)
+        if self.to_observe:
+            observing.dispatch(self)
         placement.dispatch(self)
         return self.out
 
@@ -69,6 +75,7 @@ class Core(Books):
         if not (
             blocked
             or self.delayed
+            or self.timers
             or self.balance_at
             or self.away
             or self.infeasible
@@ -83,6 +90,8 @@ class Core(Books):
             times.append(expiry)
         if self.delayed:
             times.append(self.delayed[0][0])
+        if self.timers:
+            times.append(self.timers[0][0])
         if self.balance_at:
             times.append(self.balance_at)
         if self.away:

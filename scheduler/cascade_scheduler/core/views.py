@@ -9,7 +9,7 @@ from cascade_scheduler.core import inputs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import NodeKind
 from cascade_scheduler.core.plans import AmountClass
-from cascade_scheduler.core.run import ACTIVE, DONE, READY, STATE_NAMES, WAITING, Run
+from cascade_scheduler.core.run import ACTIVE, DONE, READY, SKIPPED, STATE_NAMES, WAITING, Run
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.worker import Worker
 
@@ -22,6 +22,7 @@ __all__ = [
     "TreeCompound",
     "TreeList",
     "WorkerInfo",
+    "all_nodes",
     "cluster_info",
     "fetch_value",
     "open_nodes",
@@ -141,9 +142,28 @@ def open_nodes(books: Books, run: Run, limit: int) -> list[NodeInfo]:
             spec = run.spec(node)
             blocked = (run.run_id, AmountClass(spec.amounts, spec.asynchronous)) in books.infeasible
             reason = "no worker has its amounts" if blocked else "waits for a free worker"
+        elif run.shut(node):
+            reason = "waits until a router has chosen it"
         elif status == WAITING:
             reason = f"waits for {max(run.pending[node], 1)} of its inputs"
         found.append(NodeInfo(node, run.task(node), STATE_NAMES[status], "", reason))
+    return found
+
+
+def all_nodes(books: Books, run: Run, limit: int) -> list[NodeInfo]:
+    """The first nodes of the run's graph, in order, as they stand or stood at its end.
+
+    What maps over lazy lists became is not listed.
+    """
+    found: list[NodeInfo] = []
+    for node in range(min(limit, run.graph.size)):
+        status = run.status[node]
+        reason = worker = ""
+        if status == SKIPPED:
+            reason = run.skips[node].reason
+        elif status == ACTIVE and node in run.nodes_active:
+            worker = books.attempts[run.nodes_active[node]].worker.name
+        found.append(NodeInfo(node, run.task(node), STATE_NAMES[status], worker, reason))
     return found
 
 
@@ -188,7 +208,7 @@ def cluster_info(books: Books) -> ClusterInfo:
 
 def target_tree(run: Run) -> Tree:
     """The shape of the target's value. Built without recursion: containers may be nested deeply."""
-    target = run.graph.target
+    target = run.resolve(run.graph.target)
     if run.runs_code(target):
         return target
     built: dict[int, Tree] = {}
@@ -203,8 +223,17 @@ def target_tree(run: Run) -> Tree:
             built[node] = node
             todo.pop()
             continue
+        value = inputs.plain_value(run, node)
+        if value is not None:
+            built[node] = TreeCompound(value, ())
+            todo.pop()
+            continue
         expansion = run.expansions.get(node)
-        sources = run.graph.inputs(node) if expansion is None else range(expansion.first, sum(expansion))
+        sources = (
+            [run.resolve(s) for s in run.graph.inputs(node)]
+            if expansion is None
+            else range(expansion.first, sum(expansion))
+        )
         missing = [s for s in sources if s not in built]
         if missing:
             todo.extend(missing)

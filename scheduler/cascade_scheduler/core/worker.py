@@ -24,6 +24,7 @@ class Attempt:
         "id",
         "limits",
         "node",
+        "observing",
         "run",
         "spec",
         "started",
@@ -58,6 +59,8 @@ class Attempt:
         self.limits: tuple[Limit, ...] = cls.limits
         """The limits that it counts for."""
         self.started = False
+        self.observing = False
+        """It runs no user's function; see the module `observing`."""
         self.asked_back = False
         """It was retracted, or its run is being stopped."""
 

@@ -8,7 +8,18 @@ from hashlib import blake2b
 from itertools import accumulate
 
 from cascade_dist.v1 import graph_pb2
-from cascade_scheduler.core.graph import EdgeKind, FunctionRef, Graph, NodeKind, Retry, Spec
+from cascade_scheduler.core.graph import (
+    EdgeKind,
+    FunctionRef,
+    Graph,
+    GraphInvalid,
+    NodeKind,
+    Retry,
+    Spec,
+    Timer,
+    check_node,
+    needs_check,
+)
 from cascade_scheduler.core.values import BlobValue
 from cascade_scheduler.wire.values import (
     BadMessage,
@@ -60,6 +71,14 @@ class GraphAssembly:
         self._map_columns: dict[int, int] = {}
         self._map_specs: set[int] = set()
         self._map_nodes: list[int] = []
+        self._checked_specs: set[int] = set()
+        """Specs whose nodes have rules about their edges."""
+        self._odd_edges = False
+        """There are edges of kinds that not every node may have."""
+        self._to_check: list[tuple[int, int, int]] = []
+        """(node, first edge, after its last edge) of nodes whose edges are there and have to be looked at."""
+        self._amount_names: list[str] = []
+        self._timers: dict[int, Timer] = {}
         self._nodes_checked = 0
         self._edges_checked = 0
 
@@ -96,6 +115,7 @@ class GraphAssembly:
         self._add_nodes(chunk, first, count)
         self._add_edges(chunk)
         self._add_tables(chunk)
+        self._check_nodes()
 
     def _add_spec(self, message: graph_pb2.TaskSpec) -> None:
         spec = spec_from(message)
@@ -103,6 +123,8 @@ class GraphAssembly:
             raise BadMessage(f"{spec.name!r} names function {spec.function}, which was not sent")
         if spec.kind == NodeKind.MAP:
             self._map_specs.add(len(self._specs))
+        if needs_check(spec):
+            self._checked_specs.add(len(self._specs))
         self._specs.append(spec)
 
     def _add_nodes(self, chunk: graph_pb2.GraphChunk, first: int, count: int) -> None:
@@ -128,8 +150,10 @@ class GraphAssembly:
             kinds = bytes(chunk.edge_kind)
         except ValueError:
             raise BadMessage("an edge has an unknown kind") from None
-        if kinds and (min(kinds) < EdgeKind.DATA or max(kinds) > EdgeKind.GATE):
+        if kinds and (min(kinds) < EdgeKind.DATA or max(kinds) > EdgeKind.AMOUNT):
             raise BadMessage("an edge has an unknown kind")
+        self._odd_edges = self._odd_edges or bool(kinds and max(kinds) > EdgeKind.GATE)
+        look = self._odd_edges or bool(self._checked_specs)
         self._edge_kind += kinds
         sources, edges = self._edge_source, self._node_edges
         sources.extend(chunk.edge_source)
@@ -139,17 +163,32 @@ class GraphAssembly:
             degree = edges[node]
             if at + degree > have:
                 break
-            if degree:
-                if max(sources[at : at + degree]) >= node:
-                    raise BadMessage(
-                        f"node {node} ({self._spec(node).name!r}) has an edge from a node not before it"
-                    )
-                at += degree
+            if degree and max(sources[at : at + degree]) >= node:
+                raise BadMessage(
+                    f"node {node} ({self._spec(node).name!r}) has an edge from a node not before it"
+                )
+            if look:
+                self._to_check.append((node, at, at + degree))
+            at += degree
         else:
             node = len(edges)
             if at != have:
                 raise BadMessage(f"{have - at} edges belong to no node")
         self._nodes_checked, self._edges_checked = node, at
+
+    def _check_nodes(self) -> None:
+        """Looks at the nodes whose kinds and edges have to go together."""
+        for node, first, last in self._to_check:
+            kinds = bytes(self._edge_kind[first:last])
+            if self._node_spec[node] in self._checked_specs or (kinds and max(kinds) > EdgeKind.GATE):
+                inline, blob = bool(self._node_args[node]), node in self._blob_args
+                try:
+                    check_node(
+                        self._spec(node), node, kinds, self._timers.get(node), inline=inline, blob=blob
+                    )
+                except GraphInvalid as error:
+                    raise BadMessage(str(error)) from None
+        self._to_check.clear()
 
     def _spec(self, node: int) -> Spec:
         return self._specs[self._node_spec[node]]
@@ -163,6 +202,14 @@ class GraphAssembly:
             if node >= self.nodes or self._spec(node).kind != NodeKind.MAP:
                 raise BadMessage(f"map_columns names node {node}, which is no map")
             self._map_columns[node] = length
+        self._amount_names.extend(chunk.amount_names)
+        for timer in chunk.timers:
+            if timer.node >= self.nodes or self._spec(timer.node).kind not in (NodeKind.WAIT, NodeKind.RECV):
+                raise BadMessage(f"timers names node {timer.node}, which is no wait and no recv")
+            delay = seconds_of(timer.delay) if timer.HasField("delay") else None
+            if delay is not None and delay < 0.0:
+                raise BadMessage(f"node {timer.node} waits for {delay} s; a delay must not be negative")
+            self._timers[timer.node] = Timer(delay, timer.topic)
         for part in chunk.maps:
             end = sum(self._maps[-1]) if self._maps else 0
             if part.first < end:
@@ -196,6 +243,11 @@ class GraphAssembly:
         if self._nodes_checked < nodes:
             node = self._nodes_checked
             raise BadMessage(f"the edges of node {node} ({self._spec(node).name!r}) are not all there")
+        lazy = list(_positions(self._edge_kind, EdgeKind.AMOUNT))
+        if len(lazy) != len(self._amount_names):
+            raise BadMessage(
+                f"there are {len(lazy)} amount edges and {len(self._amount_names)} names for them"
+            )
         edge_start = array("L", accumulate(self._node_edges, initial=0))
         for node in self._map_nodes:
             kinds = self._edge_kind[edge_start[node] : edge_start[node + 1]]
@@ -215,6 +267,8 @@ class GraphAssembly:
             blob_inputs=self._blob_inputs,
             maps=self._maps,
             map_columns=self._map_columns,
+            amount_names=dict(zip(lazy, self._amount_names, strict=True)),
+            timers=self._timers,
         )
 
     def plan_key(self, end: graph_pb2.GraphEnd) -> bytes:
@@ -228,9 +282,16 @@ class GraphAssembly:
             digest.update(len(column).to_bytes(8, "little"))
             digest.update(column)
         digest.update(self._edge_kind)
-        shapes = [(int(s.kind), s.asynchronous, s.amounts, s.priority) for s in self._specs]
+        shapes = [(int(s.kind), s.asynchronous, s.amounts, s.priority, s.passthrough) for s in self._specs]
         digest.update(repr((end.target, shapes)).encode())
         return end.template_id + digest.digest()
+
+
+def _positions(kinds: bytearray, kind: int) -> Iterator[int]:
+    at = kinds.find(kind)
+    while at >= 0:
+        yield at
+        at = kinds.find(kind, at + 1)
 
 
 def _pairs(column: str, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -275,6 +336,7 @@ def spec_from(message: graph_pb2.TaskSpec) -> Spec:
         retry,
         amounts,
         message.priority,
+        message.passthrough,
     )
 
 
@@ -289,6 +351,7 @@ def spec_to(spec: Spec) -> graph_pb2.TaskSpec:
         durable=spec.durable,
         amounts=amounts_to(spec.amounts),
         priority=spec.priority,
+        passthrough=spec.passthrough,
     )
     if spec.timeout is not None:
         message.timeout.CopyFrom(duration_of(spec.timeout))

@@ -95,6 +95,10 @@ def reports_from(worker: str, messages: Iterable[worker_pb2.Report]) -> tuple[Re
                             done.length if done.HasField("length") else None,
                             (),
                             error_from(done.observe_error) if done.HasField("observe_error") else None,
+                            _routes(done) if done.routes_plus_one else (),
+                            done.route_text,
+                            done.amount_micros if done.HasField("amount_micros") else None,
+                            done.digest,
                         ),
                     )
                 )
@@ -124,7 +128,15 @@ def _done(worker: str, message: worker_pb2.Report) -> AttemptDone:
         done.length if done.HasField("length") else None,
         tuple(done.items),
         error_from(done.observe_error) if done.HasField("observe_error") else None,
+        _routes(done),
+        done.route_text,
+        done.amount_micros if done.HasField("amount_micros") else None,
+        done.digest,
     )
+
+
+def _routes(done: worker_pb2.Done) -> tuple[int, ...]:
+    return tuple(number - 1 for number in done.routes_plus_one)
 
 
 def _made_value(worker: str, attempt: int, value: value_pb2.Value) -> bytes | ObjectValue | BlobValue:

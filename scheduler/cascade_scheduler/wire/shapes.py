@@ -43,6 +43,7 @@ class KnownShape(NamedTuple):
     cancel_on_disconnect: bool
     disconnect_grace: float
     params: bytes = b""
+    pools: tuple[tuple[str, int], ...] = ()
 
     def graph_of(self, literals: Literals) -> Graph:
         """The graph with these literals."""
@@ -67,6 +68,8 @@ def _with(graph: Graph, node_ids: bytes, node_args: list[bytes]) -> Graph:
         target=graph.target,
         maps=graph.maps,
         map_columns=graph.map_columns,
+        amount_names=graph.amount_names,
+        timers=graph.timers,
     )
 
 

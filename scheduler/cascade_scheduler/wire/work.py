@@ -106,6 +106,8 @@ class WorkEncoder:
             inputs = command.inputs
             if inputs:
                 extra += sum(map(value_size, inputs))
+            if command.route_keys:
+                extra += sum(map(len, command.route_keys))
             function = None
             if known is None or known[2] != command.function:
                 function = self._unsent(command)
@@ -139,6 +141,12 @@ class WorkEncoder:
                 fields["observe"] = command.observe
             if command.map_index >= 0:
                 fields["map_index_plus_one"] = command.map_index + 1
+            if command.route_keys:
+                fields["route_keys"] = command.route_keys
+            if command.observe_only:
+                fields["observe_only"] = True
+            if command.tail:
+                fields["tail"] = True
             assignment = add(**fields)
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
@@ -182,6 +190,8 @@ class WorkEncoder:
     def _unsent(self, command: Assign) -> FunctionBody | None:
         """The assignment's function, if this session has not had it."""
         cid = command.function
+        if not cid:
+            return None  # it only observes
         if cid in self._functions:
             self._functions.move_to_end(cid)
             return None

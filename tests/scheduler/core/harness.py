@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
-from cascade_scheduler.core.graph import EdgeKind, FunctionRef, Graph, NodeKind, Retry, Spec, validate
+from cascade_scheduler.core.graph import (
+    EdgeKind,
+    FunctionRef,
+    Graph,
+    NodeKind,
+    Retry,
+    Spec,
+    Timer,
+    validate,
+)
 from cascade_scheduler.core.invariants import check
 from cascade_scheduler.core.plans import solve
 from cascade_scheduler.core.state import Core, Settings
@@ -29,6 +38,8 @@ class GraphMaker:
         self.maps: list[tuple[int, int]] = []
         self.columns: dict[int, int] = {}
         self.functions: list[FunctionRef] = []
+        self.amounts: dict[tuple[int, int], str] = {}
+        self.timers: dict[int, Timer] = {}
 
     def node(self, spec: Spec, edges: Sequence[tuple[int, EdgeKind]] = (), args: bytes = b"") -> int:
         if spec not in self.specs:
@@ -58,6 +69,8 @@ class GraphMaker:
         asynchronous: bool = False,
         kind: NodeKind = NodeKind.CALL,
         items: Sequence[int] = (),
+        passthrough: bool = False,
+        lazy: Mapping[str, int] | None = None,
     ) -> int:
         spec = Spec(
             kind,
@@ -67,6 +80,7 @@ class GraphMaker:
             amounts=() if asynchronous else amounts,
             retry=retry,
             priority=priority,
+            passthrough=passthrough,
         )
         edges = [(s, EdgeKind.DATA) for s in inputs] + [(s, EdgeKind.ITEMS) for s in items]
         if run_if is not None:
@@ -74,7 +88,36 @@ class GraphMaker:
         edges += [(s, EdgeKind.SEQUENCE) for s in after]
         if gate is not None:
             edges.append((gate, EdgeKind.GATE))
-        return self.node(spec, edges)
+        return self.with_amounts(spec, edges, lazy or {})
+
+    def with_amounts(self, spec: Spec, edges: list[tuple[int, EdgeKind]], lazy: Mapping[str, int]) -> int:
+        first = len(edges)
+        node = self.node(spec, edges + [(s, EdgeKind.AMOUNT) for s in lazy.values()])
+        for at, name in enumerate(lazy, first):
+            self.amounts[node, at] = name
+        return node
+
+    def router(self, selector: int, *routes: int) -> int:
+        edges = [(selector, EdgeKind.SELECTOR), *((s, EdgeKind.ROUTE) for s in routes)]
+        return self.node(Spec(NodeKind.ROUTER, "router"), edges, b"keys of %d" % len(self.spec_of))
+
+    def literal(self, value: bytes = b"literal") -> int:
+        return self.node(Spec(NodeKind.LITERAL, "literal"), (), value)
+
+    def wait(
+        self,
+        delay: float | None = None,
+        *,
+        lazy: int | None = None,
+        run_if: int | None = None,
+        topic: str = "",
+    ) -> int:
+        edges = [] if run_if is None else [(run_if, EdgeKind.CONDITION)]
+        spec = Spec(NodeKind.RECV, "recv") if topic else Spec(NodeKind.WAIT, "wait")
+        node = self.with_amounts(spec, edges, {} if lazy is None else {"": lazy})
+        if delay is not None or topic:
+            self.timers[node] = Timer(delay, topic)
+        return node
 
     def gather(self, *inputs: int) -> int:
         return self.node(Spec(NodeKind.GATHER, "gather"), [(s, EdgeKind.DATA) for s in inputs], b"template")
@@ -108,6 +151,8 @@ class GraphMaker:
             target=n - 1 if target is None else target,
             maps=self.maps,
             map_columns=self.columns,
+            amount_names={start[node] + at: name for (node, at), name in self.amounts.items()},
+            timers=self.timers,
         )
         validate(made)
         return made
@@ -150,7 +195,8 @@ class Sim:
 
     def done(self, name: str, value: bytes | ObjectValue = b"v", **facts: object) -> list[c.Command]:
         assign = self.one(name)
-        self.executed.append(name)
+        if not assign.observe_only:
+            self.executed.append(name)
         return self.report(e.AttemptDone(assign.attempt, value, **facts))  # type: ignore[arg-type]
 
     def failed(self, name: str, **facts: object) -> list[c.Command]:

@@ -62,7 +62,7 @@ def skipped(graph: Graph) -> set[int]:
         for s, kind in graph.sources(node):
             spec = graph.spec(s)
             if kind == EdgeKind.CONDITION:
-                if spec.kind == NodeKind.CALL:
+                if spec.kind in (NodeKind.CALL, NodeKind.GATHER):
                     false = not truth_of(s)
                 elif spec.kind == NodeKind.MAP:
                     [source] = [x for x, k in graph.sources(s) if k == EdgeKind.ITEMS]
