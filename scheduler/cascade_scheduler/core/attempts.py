@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from cascade_scheduler.core import lineage, nodes, observing, runs
+from cascade_scheduler.core import frames, lineage, nodes, observing, runs
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
 from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
 from cascade_scheduler.core.events import (
@@ -17,10 +17,11 @@ from cascade_scheduler.core.events import (
     AttemptFailed,
     AttemptLost,
     AttemptReturned,
+    AttemptTail,
     Report,
 )
 from cascade_scheduler.core.graph import Retry
-from cascade_scheduler.core.inputs import of_node
+from cascade_scheduler.core.inputs import of_node, value_of
 from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, Run
 from cascade_scheduler.core.values import ErrorInfo
@@ -79,10 +80,17 @@ def assign(
             frame_id="" if run.parent is None else run.frame_id,
         )
     )
-    if run.whole and node in run.whole:
-        child = run.whole[node]
-        value = value_of(child, child.graph.target)
-        out[-1] = out[-1]._replace(args=b"", args_blob=None, inputs=(value,), tail=False, whole=True)
+    if node in run.whole:
+        assigned = out.pop()
+        assert isinstance(assigned, Assign)
+        out.append(_put_together(run, node, assigned))
+
+
+def _put_together(run: Run, node: int, assign: Assign) -> Assign:
+    """The assignment that makes one value of what a nested graph came to."""
+    child = run.whole[node]
+    value = value_of(child, child.graph.target)
+    return assign._replace(args=b"", args_blob=None, inputs=(value,), tail=False, whole=True)
 
 
 def _route_keys(run: Run, node: int) -> tuple[bytes, ...]:
@@ -166,8 +174,7 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     books.keep(run, node, value)
     if run.observe(node):
         observing.take_facts(run, node, report, run.plan.wanted.get(node, ()))
-    if run.whole:
-        frames.start_over(books, run, node)  # its parts have been put together
+    whole = bool(run.whole) and frames.start_over(books, run, node)  # its parts have been put together
     out = books.out
     if books.settings.saves and run.parent is None:
         key = run.key(node)
@@ -207,7 +214,7 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
                 node_id=node_id,
             )
         )
-    if run.is_told(node) and not run.told_late and node not in run.told:
+    if run.is_told(node) and not run.told_late and (whole or node not in run.finished_once):
         out.append(TargetValue(run.run_id, node, value))
     nodes.inputs_used(books, run, node)
     if not run.uses[node] and not run.is_leaf(node):

@@ -79,6 +79,8 @@ class Spec(NamedTuple):
     priority: int = 0
     passthrough: bool = False
     """Skipped, it lets its first data input pass to those that wanted its value."""
+    spawn: bool = False
+    """A lazy value that it returns is run, and that value takes its place."""
 
 
 class Timer(NamedTuple):

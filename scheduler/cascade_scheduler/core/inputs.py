@@ -106,7 +106,7 @@ def _build(run: Run, node: int) -> Value:
         return plain
     size = _size(run, node, 0)
     if size > TOGETHER_BYTES_MAX:
-        return DeferredValue(run.run_id, node)
+        return DeferredValue(run.frame_id, node)
     template, inputs = parts(run, node)
     if template is None:
         return ListValue(tuple(inputs))

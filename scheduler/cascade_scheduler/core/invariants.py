@@ -7,7 +7,7 @@ from collections import Counter
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.flow import PRUNED
 from cascade_scheduler.core.graph import EdgeKind, NodeKind
-from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, FAILED, READY, SKIPPED, WAITING, Run
+from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, FAILED, NESTED, READY, SKIPPED, WAITING, Run
 from cascade_scheduler.core.values import ObjectValue
 
 __all__ = ["InvariantError", "check"]
@@ -34,7 +34,11 @@ def check(books: Books, *, sample: int = 16) -> None:
         InvariantError: a rule is broken.
     """
     for run in books.runs.values():
-        if run.live:
+        _must(books.runs.get(run.frame_id) is run, "frames are booked under their id", run.frame_id)
+        if run.live and run.loop is not None and run.loop.next is not None:
+            waits = run.active or run.watching or run.nested or run.loop.asked
+            _must(bool(waits), "a run that waits for its next frame waits for something", run.frame_id)
+        elif run.live:
             _check_run(books, run, sample if len(run.status) > SAMPLE_ABOVE_NODES else 1)
         else:
             _must(not run.nodes_active and not run.active, "an ended run has no attempts", run.run_id)
@@ -87,6 +91,7 @@ def _check_run(books: Books, run: Run, step: int) -> None:
             _must(counts[DELAYED] == run.waiting_retry, "delayed nodes are counted", run.run_id)
     for node in range(0, len(status), step):
         _check_node(run, node)
+    _check_nested(books, run)
     if run.picks is not None:
         _check_picks(run, step)
     flying = sum(1 for attempt in books.attempts.values() if attempt.run is run and attempt.observing)
@@ -96,10 +101,21 @@ def _check_run(books: Books, run: Run, step: int) -> None:
         waits = (run, node) in books.to_observe if not observation.attempt else attempt_of is not None
         _must(waits, "an observation waits for a worker or is under way", run.run_id, node)
     if run.state == "running" and run.error is None:
-        stuck = not (run.active or run.ready or run.waiting_retry or run.observing or run.waits)
+        moves = run.active or run.ready or run.waiting_retry or run.observing or run.waits or run.nested
+        stuck = not moves
         _must(not stuck, "a running run has something that moves", run.run_id)
     if run.error is not None and run.on_failure == "cancel":
         _must(run.state != "running", "a failure stops the run", run.run_id)
+
+
+def _check_nested(books: Books, run: Run) -> None:
+    nested = [node for node, state in enumerate(run.status) if state == NESTED]
+    _must(set(nested) == set(run.nested), "nested nodes have frames", run.frame_id, nested)
+    for node, child in (*run.nested.items(), *run.whole.items()):
+        _must(books.runs.get(child.frame_id) is child, "nested frames are on the books", run.frame_id, node)
+        _must(child.parent is run and child.parent_node == node, "a nested frame has its node", run.frame_id)
+    for node in run.nested:
+        _must(run.nested[node].live, "a nested frame goes on", run.frame_id, node)
 
 
 def _check_node(run: Run, node: int) -> None:

@@ -26,6 +26,8 @@ def object_lost(books: Books, run: Run, attempt_id: int) -> None:
 
 def ready_again(books: Books, run: Run, node: int) -> None:
     """A node whose attempt ended without an outcome is ready, or waits for what was lost meanwhile."""
+    if run.loop is not None and run.loop.next is not None:
+        return  # the run goes on as another graph as soon as all has stopped
     missing = run.pending[node] = _unsettled(run, node)
     if missing:
         run.status[node] = WAITING

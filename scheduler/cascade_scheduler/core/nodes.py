@@ -114,9 +114,9 @@ def structural_done(books: Books, run: Run, node: int) -> None:
     if _is_map(spec) and node not in run.finished_once:
         run.finished_once.add(node)
         task = spec.name if spec.kind == NodeKind.COLLECT else f"{spec.name}.map"
-        books.out.append(
-            EventRecord(run.run_id, "TaskExecutionFinished", books.now, node, task, status="Succeeded")
-        )
+        if not run.root.quiet:
+            record = EventRecord(run.run_id, "TaskExecutionFinished", books.now, node, task, "Succeeded")
+            books.out.append(record._replace(node_id=run.key(node)) if run.framed else record)
     if not is_needed(run, node):
         _let_go_inputs(books, run, node)
 
@@ -181,11 +181,10 @@ def skip(books: Books, run: Run, node: int, skip: Skip) -> None:
         run.skipped += 1
     kind = run.graph.spec(node).kind
     if kind != NodeKind.ROUTER:  # to users it is no node: what it stands for has its own event
-        books.out.append(SaveSkip(run.run_id, node, run.key(node), skip.reason))
+        if run.parent is None:
+            books.out.append(SaveSkip(run.run_id, node, run.key(node), skip.reason))
         if not _is_silent(run, node):
-            books.out.append(
-                EventRecord(run.run_id, "TaskSkipped", books.now, node, run.task(node), reason=skip.reason)
-            )
+            books.tell(run, "TaskSkipped", node, reason=skip.reason)
     if run.picks is not None:
         let_go_indirect(books, run, node)
         if skip.reason != PRUNED and _pass_on(books, run, node):

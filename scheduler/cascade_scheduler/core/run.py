@@ -334,6 +334,15 @@ class Run:
         origin, _ = self.origin(node)
         return bool(self.plan.leaves[origin])
 
+    def is_told(self, node: int) -> bool:
+        """Clients are told of the node's value, which is the target's or part of it."""
+        return self.parent is None and self.is_leaf(node)
+
+    @property
+    def told_late(self) -> bool:
+        """Which values are the target's is known at the end: routes may return what the run goes on with."""
+        return self.graph.spec(self.graph.target).kind == NodeKind.ROUTER
+
     def height(self, node: int) -> int:
         """Length of the longest chain of calls that waits for it."""
         return self.plan.heights[self.origin(node)[0]]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import feasible, flow, nodes, observing, waits
+from cascade_scheduler.core import feasible, flow, frames, nodes, observing, waits
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
     RunEnded,
     RunRefused,
     SaveOutcome,
+    TargetValue,
 )
 from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
 from cascade_scheduler.core.run import DONE, SKIPPED, Run
 from cascade_scheduler.core.values import ErrorInfo
 
 __all__ = [
+    "abort",
     "end",
     "on_cancel_requested",
     "on_forgotten",
@@ -50,7 +52,9 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
 
 def settle_if_stuck(books: Books, run: Run) -> None:
     """Ends a run in which nothing moves and nothing will: stopped, failed, or answered."""
-    if run.active or run.watching or not run.live:
+    if run.active or run.watching or run.nested or not run.live:
+        return
+    if run.loop is not None and run.state == "running" and frames.advance(books, run):
         return
     if (
         run.state == "cancelling"
@@ -69,6 +73,19 @@ def on_cancel_requested(books: Books, event: RunCancelRequested) -> None:
 
 def stop(books: Books, run: Run) -> None:
     """Nothing more is started, and what runs is stopped; the run ends when all has stopped."""
+    for frame in (*frames.stopping(run), run):
+        _stop_frame(books, frame)
+
+
+def abort(books: Books, run: Run, error: ErrorInfo) -> None:
+    """Fails a run, or a nested frame, for a reason that is no node's."""
+    run.error = run.error or error
+    stop(books, run)
+
+
+def _stop_frame(books: Books, run: Run) -> None:
+    if run.state != "running":
+        return
     run.state = "cancelling"
     books.queues.forget(run)
     run.ready = 0
@@ -81,7 +98,7 @@ def stop(books: Books, run: Run) -> None:
         observing.stop(books, run)
     if run.waits:
         waits.forget(books, run)
-    if not run.active and not run.watching:
+    if not run.active and not run.watching and not run.nested:
         end(books, run)
 
 
@@ -113,6 +130,14 @@ def end(books: Books, run: Run) -> None:
             )
             error = run.error = ErrorInfo("DependencyMissingError", message)
     run.ended = books.now
+    if run.parent is not None:
+        _shed(books, run)
+        frames.over(books, run)
+        return
+    if run.told_late and run.state == "succeeded":
+        values = [(node, value) for node, value in run.values.items() if run.is_leaf(node)]
+        books.out.extend(TargetValue(run.run_id, node, value) for node, value in values)
+    frames.tell_steps(books, run)
     told = "" if error is None else f"{error.type}: {error.message}"
     duration = run.ended - run.submitted
     status = {"succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled"}[run.state]
@@ -145,6 +170,10 @@ def _shed(books: Books, run: Run) -> None:
     run.losses.clear()
     run.tries.clear()
     books.queues.forget(run)
+    if run.parent is not None:
+        return  # its value is still to be handed over
+    if run.loop is not None or run.whole:
+        frames.forget(books, run)
     books.lines.close_run(run.run_id)
     books.finished[run.run_id] = len(run.status)
     books.finished_nodes += len(run.status)

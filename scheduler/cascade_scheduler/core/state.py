@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cascade_scheduler.core import attempts, constraints, observing, placement, runs, waits, workers
+from cascade_scheduler.core import attempts, constraints, frames, observing, placement, runs, waits, workers
 from cascade_scheduler.core.books import Books, Settings
 from cascade_scheduler.core.commands import Command
 from cascade_scheduler.core.events import (
@@ -14,6 +14,7 @@ from cascade_scheduler.core.events import (
     ConstraintsLoaded,
     Event,
     MessageArrived,
+    PlanMade,
     RunCancelRequested,
     RunForgotten,
     RunSubmitted,
@@ -41,6 +42,7 @@ _HANDLERS: dict[type[Any], Callable[[Any, Any], None]] = {
     ConstraintsCleared: constraints.on_cleared,
     ConstraintsLoaded: constraints.on_loaded,
     MessageArrived: waits.on_message,
+    PlanMade: frames.on_plan_made,
     Tick: _on_tick,
 }
 
@@ -57,6 +59,8 @@ class Core(Books):
         self.out = []
         for event in events:
             _HANDLERS[type(event)](self, event)
+            if self.frames_over:
+                frames.hand_over(self)
         if self.delayed:
             attempts.wake_delayed(self)
         if self.timers:
@@ -65,7 +69,12 @@ class Core(Books):
             constraints.expire(self)
         if self.to_observe:
             observing.dispatch(self)
+        if self.frames_over:
+            frames.hand_over(self)
         placement.dispatch(self)
+        if self.frames_over:  # an amount that can never be had
+            frames.hand_over(self)
+            placement.dispatch(self)
         return self.out
 
     @property

@@ -32,13 +32,13 @@ def begin(books: Books, run: Run, node: int) -> bool:
         if payload is not None:
             _receive(books, run, node, payload)
             return True
-        books.listening.setdefault(topic, {})[(run.run_id, node)] = None
+        books.listening.setdefault(topic, {})[(run.frame_id, node)] = None
     elif not seconds:
         nodes.structural_done(books, run, node)
         return True
     number = run.waits[node] = books.next_sequence()
     if seconds is not None:
-        heappush(books.timers, (books.now + seconds, number, run.run_id, node))
+        heappush(books.timers, (books.now + seconds, number, run.frame_id, node))
     return False
 
 
@@ -90,7 +90,7 @@ def _retain(books: Books, event: MessageArrived) -> None:
 
 def _receive(books: Books, run: Run, node: int, payload: bytes) -> None:
     value = run.received[node] = pickled_bytes(payload)
-    if books.settings.saves:
+    if books.settings.saves and run.parent is None:
         books.out.append(SaveResult(run.run_id, node, run.key(node), 0, value))
     nodes.structural_done(books, run, node)
 
@@ -100,7 +100,7 @@ def _end_wait(books: Books, run: Run, node: int) -> None:
     if run.graph.spec(node).kind == NodeKind.RECV:
         topic = run.graph.timers[node].topic
         listening = books.listening[topic]
-        del listening[(run.run_id, node)]
+        del listening[(run.frame_id, node)]
         if not listening:
             del books.listening[topic]
 
