@@ -62,12 +62,15 @@ if TYPE_CHECKING:
     )
     from cascade_dist.client import Cluster, Run, aio, connect, events, run
     from cascade_dist.client.bus import MessageBus
+    from cascade_dist.codec.graph_json import from_json, to_json
     from cascade_dist.graph.dry_run import dry_run
     from cascade_dist.graph.visualize import visualize
     from cascade_dist.library.command import create_cli
     from cascade_dist.library.shell import shell
 
 __all__ = [
+    "from_json",
+    "to_json",
     "AmountError",
     "ArgumentSerializationError",
     "AuthenticationError",
@@ -152,8 +155,10 @@ _AT_FIRST_USE = {
     "connect": "cascade_dist.client",
     "create_cli": "cascade_dist.library.command",
     "dry_run": "cascade_dist.graph.dry_run",
+    "from_json": "cascade_dist.codec.graph_json",
     "run": "cascade_dist.client",
     "shell": "cascade_dist.library.shell",
+    "to_json": "cascade_dist.codec.graph_json",
     "visualize": "cascade_dist.graph.visualize",
 }
 
