@@ -74,7 +74,8 @@ def _before(
     common.debug = debug
 
 
-def _output(given: Output | None) -> Output:
+def output_format(given: Output | None) -> Output:
+    """How to print."""
     return given or common.output or Output.TEXT
 
 
@@ -82,7 +83,7 @@ def _settings(address: str | None, token_file: str | None) -> tuple[str | None, 
     return address or common.address, token_file or common.token_file
 
 
-def _connect(address: str | None, token_file: str | None, **options: Any) -> client.Cluster:
+def connect(address: str | None, token_file: str | None, **options: Any) -> client.Cluster:
     """The cluster that is meant; where nothing is configured, the one that `cascade up` starts."""
     address, token_file = _settings(address, token_file)
     if address is None and load_settings("client")["address"] is None:
@@ -93,9 +94,9 @@ def _connect(address: str | None, token_file: str | None, **options: Any) -> cli
 @app.command()
 def status(address: Address = None, token_file: TokenFile = None, output: OutputFormat = None) -> None:
     """Show the cluster in numbers."""
-    with _connect(address, token_file) as cluster:
+    with connect(address, token_file) as cluster:
         found = cluster.status()
-    if _output(output) is Output.JSON:
+    if output_format(output) is Output.JSON:
         emit_json(found.to_dict())
     else:
         print_status(found)
@@ -104,9 +105,9 @@ def status(address: Address = None, token_file: TokenFile = None, output: Output
 @app.command()
 def workers(address: Address = None, token_file: TokenFile = None, output: OutputFormat = None) -> None:
     """List the workers."""
-    with _connect(address, token_file) as cluster:
+    with connect(address, token_file) as cluster:
         found = cluster.workers()
-    if _output(output) is Output.JSON:
+    if output_format(output) is Output.JSON:
         emit_json([worker.to_dict() for worker in found])
     else:
         print_workers(found)
@@ -150,7 +151,7 @@ def run(
             handle = cluster.submit(
                 made, params=params, run_id=run_id, name=name, detach=True, progress=False, logs=False
             )
-            if _output(output) is Output.JSON:
+            if output_format(output) is Output.JSON:
                 emit_json({"run_id": handle.id, "status": str(handle.status)})
             else:
                 print(handle.id, flush=True)
@@ -162,7 +163,7 @@ def run(
             if handle.done():
                 raise
             raise TimeoutError(f"run {handle.id} was not done within {timeout} and is cancelled") from None
-    if _output(output) is Output.JSON:
+    if output_format(output) is Output.JSON:
         emit_json({"run_id": handle.id, "status": str(handle.status), "value": value})
     else:
         print_value(value)
@@ -176,9 +177,9 @@ def runs(
     output: OutputFormat = None,
 ) -> None:
     """List the runs, newest first."""
-    with _connect(address, token_file) as cluster:
+    with connect(address, token_file) as cluster:
         found = cluster.runs(limit)
-    if _output(output) is Output.JSON:
+    if output_format(output) is Output.JSON:
         emit_json([run.to_dict() for run in found])
     else:
         print_runs(found)
@@ -193,9 +194,9 @@ def show(
     output: OutputFormat = None,
 ) -> None:
     """Show one run and what of it is not finished."""
-    with _connect(address, token_file) as cluster:
+    with connect(address, token_file) as cluster:
         found = cluster.describe(run, nodes=nodes)
-    if _output(output) is Output.JSON:
+    if output_format(output) is Output.JSON:
         emit_json(found.to_dict())
     else:
         print_run(found)
@@ -206,9 +207,9 @@ def cancel(
     run: RunId, address: Address = None, token_file: TokenFile = None, output: OutputFormat = None
 ) -> None:
     """Stop a run's work."""
-    with _connect(address, token_file) as cluster:
+    with connect(address, token_file) as cluster:
         state = cluster.cancel(run)
-    if _output(output) is Output.JSON:
+    if output_format(output) is Output.JSON:
         emit_json({"run_id": run, "status": str(state)})
     else:
         print(f"run {run}: {state}", flush=True)
@@ -223,8 +224,8 @@ def logs(
     output: OutputFormat = None,
 ) -> None:
     """Print what a run's tasks printed."""
-    as_json = _output(output) is Output.JSON
-    with _connect(address, token_file) as cluster:
+    as_json = output_format(output) is Output.JSON
+    with connect(address, token_file) as cluster:
         for event in cluster.events(run, follow=follow):
             if not isinstance(event, events.LogLine):
                 continue
@@ -243,7 +244,7 @@ def version(output: OutputFormat = None) -> None:
     from cascade_dist.wire import PROTOCOL_VERSION
 
     protocol = ".".join(map(str, PROTOCOL_VERSION))
-    if _output(output) is Output.JSON:
+    if output_format(output) is Output.JSON:
         emit_json(
             {
                 "cascade": __version__,
@@ -280,5 +281,5 @@ def up(
         port=port,
         state=state,
         token_file=token_file or common.token_file,
-        output=_output(output),
+        output=output_format(output),
     )

@@ -10,9 +10,19 @@ from enum import StrEnum
 from typing import Any
 
 from cascade_dist.client import ClusterStatus, RunDetails, RunInfo, WorkerInfo
+from cascade_dist.client.constraints import Constraint, show_rate
 from cascade_dist.config import format_duration
 
-__all__ = ["Output", "emit_json", "print_run", "print_runs", "print_status", "print_value", "print_workers"]
+__all__ = [
+    "Output",
+    "emit_json",
+    "print_constraints",
+    "print_run",
+    "print_runs",
+    "print_status",
+    "print_value",
+    "print_workers",
+]
 
 _PIPE_WIDTH = 10_000
 
@@ -64,18 +74,42 @@ def _amounts(amounts: Mapping[str, float], free: Mapping[str, float]) -> str:
 
 def print_status(status: ClusterStatus) -> None:
     """The cluster in numbers."""
-    _facts(
-        [
-            ("scheduler", f"{status.address}, cascade-dist {status.version}, Python {status.python}"),
-            ("up", format_duration(status.uptime)),
-            ("state", f"{status.state} (epoch {status.epoch})"),
-            ("workers", str(status.workers)),
-            ("free", _amounts(status.amounts, status.free)),
-            ("runs", f"{status.runs_active} active"),
-            ("nodes", f"{status.nodes_running} running, {status.nodes_ready} ready"),
-            ("plans", f"{status.plans_solved} solved, {status.plans_hit} found"),
-        ]
-    )
+    rows = [
+        ("scheduler", f"{status.address}, cascade-dist {status.version}, Python {status.python}"),
+        ("up", format_duration(status.uptime)),
+        ("state", f"{status.state} (epoch {status.epoch})"),
+        ("workers", str(status.workers)),
+        ("free", _amounts(status.amounts, status.free)),
+        ("runs", f"{status.runs_active} active"),
+        ("nodes", f"{status.nodes_running} running, {status.nodes_ready} ready"),
+        ("plans", f"{status.plans_solved} solved, {status.plans_hit} found"),
+    ]
+    if status.pools:
+        rows.insert(5, ("pools", f"free {_amounts(status.pools, status.pools_free)}"))
+    _facts(rows)
+
+
+def print_constraints(constraints: Sequence[Constraint]) -> None:
+    """Limits, a line each."""
+    if not constraints:
+        print("no constraints")
+        return
+    now = datetime.now(UTC)
+    rows = [
+        (
+            found.scope,
+            found.type,
+            "-" if found.limit is None else str(found.limit),
+            "-" if found.rate is None else show_rate(found.rate),
+            "-" if found.capacity is None else f"{found.capacity:g}",
+            "-"
+            if found.expires_at is None
+            else f"in {format_duration(max(0.0, (found.expires_at - now).total_seconds()))}",
+            found.id,
+        )
+        for found in constraints
+    ]
+    _table(("SCOPE", "TYPE", "LIMIT", "RATE", "CAPACITY", "ENDS", "ID"), rows)
 
 
 def print_workers(workers: Sequence[WorkerInfo]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from cascade_dist.client import api
 from cascade_dist.client.cluster import Cluster, say
+from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
 from cascade_dist.client.records import (
@@ -165,9 +166,9 @@ class AsyncCluster:
         """As `Cluster.runs`."""
         return await _in_thread(self.cluster.runs, limit)
 
-    async def describe(self, run_id: str, *, nodes: int = 0) -> RunDetails:
+    async def describe(self, run_id: str, *, nodes: int = 0, finished: bool = False) -> RunDetails:
         """As `Cluster.describe`."""
-        return await _in_thread(self.cluster.describe, run_id, nodes=nodes)
+        return await _in_thread(self.cluster.describe, run_id, nodes=nodes, finished=finished)
 
     def events(self, run_id: str, after: int = 0, *, follow: bool = True) -> AsyncIterator[Event]:
         """As `Cluster.events`."""
@@ -176,6 +177,45 @@ class AsyncCluster:
     async def cancel(self, run_id: str) -> RunStatus:
         """As `Cluster.cancel`."""
         return await _in_thread(self.cluster.cancel, run_id)
+
+    async def pause(
+        self, scope: str = "global", *, ttl: float | str | None = None, id: str | None = None
+    ) -> Constraint:
+        """As `Cluster.pause`."""
+        return await _in_thread(self.cluster.pause, scope, ttl=ttl, id=id)
+
+    async def resume(self, scope: str = "global") -> bool:
+        """As `Cluster.resume`."""
+        return await _in_thread(self.cluster.resume, scope)
+
+    async def set_concurrency(
+        self, scope: str, limit: int, *, ttl: float | str | None = None, id: str | None = None
+    ) -> Constraint:
+        """As `Cluster.set_concurrency`."""
+        return await _in_thread(self.cluster.set_concurrency, scope, limit, ttl=ttl, id=id)
+
+    async def set_rate_limit(
+        self,
+        scope: str,
+        rate: float | str,
+        *,
+        capacity: float | None = None,
+        ttl: float | str | None = None,
+        id: str | None = None,
+    ) -> Constraint:
+        """As `Cluster.set_rate_limit`."""
+        call = self.cluster.set_rate_limit
+        return await _in_thread(call, scope, rate, capacity=capacity, ttl=ttl, id=id)
+
+    async def constraints(self) -> list[Constraint]:
+        """As `Cluster.constraints`."""
+        return await _in_thread(self.cluster.constraints)
+
+    async def clear_constraints(
+        self, scope: str | None = None, type: str | None = None, id: str | None = None
+    ) -> list[Constraint]:
+        """As `Cluster.clear_constraints`."""
+        return await _in_thread(self.cluster.clear_constraints, scope, type, id)
 
     async def close(self) -> None:
         """As `Cluster.close`."""

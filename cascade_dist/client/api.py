@@ -12,6 +12,7 @@ from cascade_dist import context
 from cascade_dist.client.cluster import Cluster
 from cascade_dist.client.local import START_SECONDS, LocalCluster
 from cascade_dist.client.session import Endpoint
+from cascade_dist.client.submitting import checked_pools
 from cascade_dist.config import Settings, load_settings
 from cascade_dist.errors import CascadeError
 from cascade_dist.wire import TokenAuth, client_credentials, parse_addresses, read_token
@@ -39,6 +40,7 @@ def connect(
     tls_key: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     slots: int | str | None = None,
+    system_resources: Mapping[str, float] | None = None,
     logs: bool = True,
     progress: bool | None = None,
     connect_timeout: float | str | None = None,
@@ -60,6 +62,8 @@ def connect(
         tls_key: PEM file with its private key.
         workers: of a private cluster, if it comes to one; 2.
         slots: of each worker of a private cluster, or ``"auto"``; 1.
+        system_resources: amounts that the nodes of one run share, for each run that says nothing else; see
+            `Cluster.submit`.
         logs: print what tasks print.
         progress: show progress of runs; None: on a terminal.
         connect_timeout: seconds, or a text such as ``"5s"``.
@@ -86,6 +90,8 @@ def connect(
             "reconnect_timeout": reconnect_timeout,
         },
     )
+    checked_pools(system_resources)  # before processes are started for it
+    options = {"logs": logs, "progress": progress, "system_resources": system_resources}
     if address == LOCAL or settings["address"] is None:
         given = {"token": token, "token_file": token_file, "tls_ca": tls_ca, "tls_cert": tls_cert}
         if wrong := [name for name, value in given.items() if value is not None]:
@@ -93,16 +99,16 @@ def connect(
                 f"{wrong[0]}= is for a cluster with an address, and none is given: a private cluster makes "
                 "its own token. Pass the address, or set CASCADE_ADDRESS"
             )
-        return _start_private(settings, logs, progress)
+        return _start_private(settings, options)
     if address is not None and (workers is not None or slots is not None):
         raise TypeError(
             f"workers= and slots= are for private clusters, but the address {address!r} names one that "
             "runs; leave them out, or pass address='local'"
         )
-    return _connect_to(settings, logs, progress)
+    return _connect_to(settings, options)
 
 
-def _connect_to(settings: Settings, logs: bool, progress: bool | None) -> Cluster:
+def _connect_to(settings: Settings, options: Mapping[str, Any]) -> Cluster:
     addresses = parse_addresses(settings["address"])
     credentials = client_credentials(
         settings["tls_ca"],
@@ -115,8 +121,7 @@ def _connect_to(settings: Settings, logs: bool, progress: bool | None) -> Cluste
         endpoint,
         connect_timeout=settings["connect_timeout"],
         reconnect_timeout=settings["reconnect_timeout"],
-        logs=logs,
-        progress=progress,
+        **options,
     )
 
 
@@ -136,7 +141,7 @@ def _token(settings: Settings) -> str | None:
     return read_token(token, token_file, {})
 
 
-def _start_private(settings: Settings, logs: bool, progress: bool | None) -> Cluster:
+def _start_private(settings: Settings, options: Mapping[str, Any]) -> Cluster:
     if context.in_executor:
         raise CascadeError(
             "a private cluster cannot be started where a worker runs or loads tasks: cs.run or cs.connect "
@@ -152,9 +157,8 @@ def _start_private(settings: Settings, logs: bool, progress: bool | None) -> Clu
             endpoint,
             connect_timeout=settings["connect_timeout"],
             reconnect_timeout=settings["reconnect_timeout"],
-            logs=logs,
-            progress=progress,
             local=local,
+            **options,
         )
     except BaseException:
         local.stop()
@@ -188,6 +192,7 @@ def run(
     name: str | None = None,
     on_failure: str = "cancel",
     strict_params: bool = False,
+    system_resources: Mapping[str, float] | None = None,
     progress: bool | None = None,
     logs: bool | None = None,
     timeout: float | None = None,
@@ -212,6 +217,7 @@ def run(
         name=name,
         on_failure=on_failure,
         strict_params=strict_params,
+        system_resources=system_resources,
         progress=progress,
         logs=logs,
         timeout=timeout,

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cascade_dist.client import background as background_loop
-from cascade_dist.client import display, messages
+from cascade_dist.client import constraints, display, messages
+from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
 from cascade_dist.client.records import (
@@ -29,7 +30,7 @@ from cascade_dist.client.records import (
     status_of,
 )
 from cascade_dist.client.session import Endpoint, Session
-from cascade_dist.client.submitting import SubmitOptions, check_run_id, new_run_id, submit
+from cascade_dist.client.submitting import SubmitOptions, check_run_id, checked_pools, new_run_id, submit
 from cascade_dist.client.telling import Telling
 from cascade_dist.client.tracker import Tracker
 from cascade_dist.v1 import client_pb2 as pb
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from cascade_dist.connectors.base import Connector
 
 __all__ = ["Cluster"]
+
+CONSTRAINT_SECONDS = 60.0
+"""A limit is answered when the last worker has promised; one that does not answer is lost after a while."""
 
 _open: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
@@ -58,9 +62,11 @@ class Cluster:
         reconnect_timeout: float,
         logs: bool = True,
         progress: bool | None = None,
+        system_resources: Mapping[str, float] | None = None,
         local: LocalCluster | None = None,
     ) -> None:
         self._logs = logs
+        self._pools = checked_pools(system_resources)
         self._progress = progress
         self._local = local
         self._pid = os.getpid()
@@ -88,6 +94,7 @@ class Cluster:
         name: str | None = None,
         on_failure: str = "cancel",
         strict_params: bool = False,
+        system_resources: Mapping[str, float] | None = None,
         progress: bool | None = None,
         logs: bool | None = None,
         detach: bool = False,
@@ -106,6 +113,8 @@ class Cluster:
             on_failure: ``"cancel"`` stops everything when a task fails, ``"finish"`` finishes first what does
                 not need it.
             strict_params: unknown params are an error, not a warning.
+            system_resources: amounts that this run's nodes share, by name, whatever workers have; None: as
+                `connect` was told. What they need of these names is taken from here.
             progress: show a bar on stderr; None: when it is a terminal.
             logs: print what tasks print; None: as `connect` was told. Without it the lines are not kept for
                 later either, unless the run is detached.
@@ -117,6 +126,7 @@ class Cluster:
 
         Raises:
             GraphError: there is no graph to be made of the target.
+            ValueError: an option makes no sense.
             SerializationError: an argument or a function cannot be pickled.
             RunRefusedError: the scheduler did not take it (small graphs: raised by `Run.result`).
             ConnectionFailedError: the scheduler is lost.
@@ -128,6 +138,7 @@ class Cluster:
             name=name,
             on_failure=on_failure,
             strict_params=strict_params,
+            pools=self._pools if system_resources is None else checked_pools(system_resources),
             progress=display.wanted(self._progress if progress is None else progress),
             logs=self._logs if logs is None else logs,
             detach=detach,
@@ -164,6 +175,7 @@ class Cluster:
         name: str | None = None,
         on_failure: str = "cancel",
         strict_params: bool = False,
+        system_resources: Mapping[str, float] | None = None,
         progress: bool | None = None,
         logs: bool | None = None,
         timeout: float | None = None,
@@ -183,6 +195,7 @@ class Cluster:
             name=name,
             on_failure=on_failure,
             strict_params=strict_params,
+            system_resources=system_resources,
             progress=progress,
             logs=logs,
             bus=bus,
@@ -244,13 +257,18 @@ class Cluster:
         answer = self._session.ask("ListRuns", pb.ListRunsRequest(limit=limit))
         return [decode_run_info(run) for run in answer.runs]
 
-    def describe(self, run_id: str, *, nodes: int = 0) -> RunDetails:
+    def describe(self, run_id: str, *, nodes: int = 0, finished: bool = False) -> RunDetails:
         """One run, and at most `nodes` of its nodes that are not finished.
+
+        Args:
+            run_id: the run.
+            nodes: how many nodes, at most 10,000.
+            finished: lists the nodes of its graph in order instead, finished ones too.
 
         Raises:
             RunNotFoundError: the scheduler knows no such run.
         """
-        request = pb.GetRunRequest(run_id=check_run_id(run_id), nodes_max=nodes)
+        request = pb.GetRunRequest(run_id=check_run_id(run_id), nodes_max=nodes, all_nodes=finished)
         return decode_run_details(self._session.ask("GetRun", request))
 
     def events(self, run_id: str, after: int = 0, *, follow: bool = True) -> Iterator[Event]:
@@ -286,6 +304,69 @@ class Cluster:
         request = messages.request(topic, value, retain=retain)
         answer: pb.SendMessageResponse = self._session.ask("SendMessage", request)
         return answer.receivers
+
+    # --- limits -----------------------------------------------------------------------------------------
+
+    def pause(
+        self, scope: str = "global", *, ttl: float | str | None = None, id: str | None = None
+    ) -> Constraint:
+        """Lets nothing more start; what runs goes on. Returns when every worker keeps to it.
+
+        Args:
+            scope: ``"global"``, ``"task:<name or glob>"`` or ``"run:<id>"``.
+            ttl: seconds, or a text such as ``"5m"``, after which it ends by itself.
+            id: instead of the one that is made of type and scope; the last one set of an id holds.
+
+        Raises:
+            ValueError: scope or time make no sense.
+        """
+        return self._set_constraint(constraints.pause(scope, ttl, id))
+
+    def resume(self, scope: str = "global") -> bool:
+        """Takes away the pause of a scope and nothing else; returns whether there was one."""
+        return bool(self.clear_constraints(scope, "pause"))
+
+    def set_concurrency(
+        self, scope: str, limit: int, *, ttl: float | str | None = None, id: str | None = None
+    ) -> Constraint:
+        """Lets at most `limit` nodes of a scope run at a time; further arguments as `pause`."""
+        return self._set_constraint(constraints.concurrency(scope, limit, ttl, id))
+
+    def set_rate_limit(
+        self,
+        scope: str,
+        rate: float | str,
+        *,
+        capacity: float | None = None,
+        ttl: float | str | None = None,
+        id: str | None = None,
+    ) -> Constraint:
+        """Lets at most so many nodes of a scope start in a time; further arguments as `pause`.
+
+        Args:
+            scope: as `pause`.
+            rate: ``"5/s"``, ``"10/m"``, ``"300/h"`` or a number per second.
+            capacity: how many may start at once after a quiet time; 1.
+            ttl: as `pause`.
+            id: as `pause`.
+        """
+        return self._set_constraint(constraints.rate_limit(scope, rate, capacity, ttl, id))
+
+    def constraints(self) -> list[Constraint]:
+        """The limits that hold, by scope and type."""
+        answer = self._session.ask("ListConstraints", pb.ListConstraintsRequest())
+        return [constraints.decode_constraint(message) for message in answer.constraints]
+
+    def clear_constraints(
+        self, scope: str | None = None, type: str | None = None, id: str | None = None
+    ) -> list[Constraint]:
+        """Takes away the limits that fit all that is given, or all of them; returns those."""
+        answer = self._session.ask("ClearConstraints", constraints.clearing(scope, type, id))
+        return [constraints.decode_constraint(message) for message in answer.removed]
+
+    def _set_constraint(self, request: pb.SetConstraintRequest) -> Constraint:
+        answer = self._session.ask("SetConstraint", request, timeout=CONSTRAINT_SECONDS)
+        return constraints.decode_constraint(answer.constraint)
 
     # --- the end ----------------------------------------------------------------------------------------
 

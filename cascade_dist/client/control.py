@@ -46,13 +46,13 @@ def _set(cluster: Cluster, payload: Any) -> None:
         if ttl <= 0:
             return  # it has ended already
     scope, kind = payload["scope"], payload["type"]
+    limit: Any = params.get("limit")
+    rate: Any = params.get("rate")
     if kind == "pause":
         cluster.pause(scope, ttl=ttl, id=payload["id"])
     elif kind == "concurrency":
-        cluster.set_concurrency(scope, params.get("limit"), ttl=ttl, id=payload["id"])
+        cluster.set_concurrency(scope, limit, ttl=ttl, id=payload["id"])
     elif kind == "rate_limit":
-        cluster.set_rate_limit(
-            scope, params.get("rate"), capacity=params.get("capacity"), ttl=ttl, id=payload["id"]
-        )
+        cluster.set_rate_limit(scope, rate, capacity=params.get("capacity"), ttl=ttl, id=payload["id"])
     else:
         raise ValueError(f"type {kind!r} is unknown: it is pause, concurrency or rate_limit")

@@ -8,6 +8,7 @@ import grpc.aio
 from cascade_dist.errors import (
     AuthenticationError,
     CascadeError,
+    ConfigError,
     ConnectionFailedError,
     RunNotFoundError,
     RunRefusedError,
@@ -95,6 +96,8 @@ def rpc_error(address: str, error: grpc.aio.AioRpcError) -> CascadeError:
         return RunNotFoundError(details or "the scheduler does not know it")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return AuthenticationError(f"the scheduler at {address} refused: {details}")
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return ConfigError(f"the scheduler at {address} refused: {details}")
     if code in _TRANSIENT:
         return ConnectionFailedError(f"the scheduler at {address} did not answer: {_last(details)}")
     return RunRefusedError(f"the scheduler at {address} refused ({code.name}): {details}")

@@ -249,6 +249,8 @@ class ClusterStatus(_Record):
         nodes_running: nodes on workers.
         plans_solved: plans made.
         plans_hit: plans found in the cache.
+        pools: what all nodes of the cluster share, by name.
+        pools_free: what of it is free.
     """
 
     address: str
@@ -265,6 +267,8 @@ class ClusterStatus(_Record):
     nodes_running: int = 0
     plans_solved: int = 0
     plans_hit: int = 0
+    pools: Mapping[str, float] = field(default_factory=dict)
+    pools_free: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return (
@@ -290,4 +294,6 @@ def decode_status(message: pb.GetStatusResponse) -> ClusterStatus:
         message.nodes_running,
         message.plans_solved,
         message.plans_hit,
+        amounts_of(message.pools),
+        amounts_of(message.pools_free),
     )

@@ -23,10 +23,11 @@ from cascade_dist.client.tracker import KEPT_GRAPH_BYTES_MAX, Tracker
 from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.codec.params import dump_params
 from cascade_dist.codec.values import INLINE_BYTES_MAX
+from cascade_dist.config import parse_amounts
 from cascade_dist.errors import ClusterClosedError, GraphTooLargeError, RunConflictError
 from cascade_dist.graph.build import Compilation
 from cascade_dist.v1 import client_pb2 as pb
-from cascade_dist.wire.convert import duration
+from cascade_dist.wire.convert import duration, to_amounts
 from cascade_dist.wire.graphs import Part, Upload, encode_graph
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class SubmitOptions:
     progress: bool = False
     logs: bool = True
     detach: bool = False
+    pools: tuple[tuple[str, int], ...] = ()
 
     def to_message(self, reconnect_timeout: float) -> pb.RunOptions:
         """The options as they travel."""
@@ -70,11 +72,12 @@ class SubmitOptions:
             # The client gives up before the scheduler does.
             disconnect_grace=duration(reconnect_timeout + GRACE_SECONDS),
             params=dump_params(self.params),
+            pools=to_amounts(self.pools),
         )
 
     def key(self, reconnect_timeout: float) -> Hashable:
         """All that `to_message` depends on."""
-        return (self.name, self.on_failure, self.logs, self.detach, reconnect_timeout)
+        return (self.name, self.on_failure, self.logs, self.detach, reconnect_timeout, self.pools)
 
     def check(self) -> None:
         """Refuses what cannot be meant, before anything is compiled.
@@ -86,6 +89,15 @@ class SubmitOptions:
             raise ValueError(f"on_failure is {self.on_failure!r}; it must be one of {', '.join(ON_FAILURE)}")
         if self.run_id is not None:
             check_run_id(self.run_id)
+
+
+def checked_pools(system_resources: Mapping[str, float] | None) -> tuple[tuple[str, int], ...]:
+    """Amounts that a run shares among its nodes, in millionths.
+
+    Raises:
+        ConfigError: (a `ValueError`) a name is none, or an amount negative or no number.
+    """
+    return () if system_resources is None else tuple(parse_amounts(system_resources).items())
 
 
 def new_run_id() -> str:

@@ -178,10 +178,12 @@ class Constraint(_message.Message):
     def __init__(self, id: _Optional[str] = ..., scope: _Optional[str] = ..., type: _Optional[_Union[ConstraintType, str]] = ..., limit: _Optional[int] = ..., rate: _Optional[float] = ..., capacity: _Optional[float] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class SetConstraintRequest(_message.Message):
-    __slots__ = ("constraint",)
+    __slots__ = ("constraint", "ttl")
     CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
     constraint: Constraint
-    def __init__(self, constraint: _Optional[_Union[Constraint, _Mapping]] = ...) -> None: ...
+    ttl: _duration_pb2.Duration
+    def __init__(self, constraint: _Optional[_Union[Constraint, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class SetConstraintResponse(_message.Message):
     __slots__ = ("constraint",)

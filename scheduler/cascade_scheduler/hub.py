@@ -125,12 +125,15 @@ class Hub:
         """A small graph of a known shape needs no second look: nothing is stored, its plan has one order."""
         return not self.keeps_graphs and self.solver is None
 
-    def capacity(self) -> dict[str, int]:
-        """What all workers have together, in micros."""
+    def capacity(self, pools: Iterable[tuple[str, int]] = ()) -> dict[str, int]:
+        """What all workers have together, and the pools of the cluster and of a run, in micros."""
         total: dict[str, int] = {}
         for worker in self.core.workers.values():
             for name, micros in worker.amounts.items():
                 total[name] = total.get(name, 0) + micros
+        for pool in self.core.lines.pools.values():
+            total[pool.name] = pool.total
+        total.update(pools)
         return total
 
     # --- from the turn ---------------------------------------------------------------------------

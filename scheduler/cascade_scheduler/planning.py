@@ -17,12 +17,14 @@ __all__ = ["SOLVED_AT_ONCE_NODES", "make_plan", "plan_key", "plan_now"]
 SOLVED_AT_ONCE_NODES = 2_000
 """Smaller graphs are solved on the spot, in a few milliseconds; larger ones in slices between turns."""
 
+Amounts = tuple[tuple[str, int], ...]
 
-def plan_key(hub: Hub, shape: bytes) -> bytes:
+
+def plan_key(hub: Hub, shape: bytes, pools: Amounts = ()) -> bytes:
     """Names the plan of a graph: with a solver of its own, another capacity makes another plan."""
     if hub.solver is None:
         return shape
-    return shape + repr(sorted(hub.capacity().items())).encode()
+    return shape + repr(sorted(hub.capacity(pools).items())).encode()
 
 
 def plan_now(hub: Hub, graph: Graph, key: bytes) -> Plan | None:
@@ -34,7 +36,7 @@ def plan_now(hub: Hub, graph: Graph, key: bytes) -> Plan | None:
     return plan
 
 
-async def make_plan(hub: Hub, graph: Graph, key: bytes) -> Plan:
+async def make_plan(hub: Hub, graph: Graph, key: bytes, pools: Amounts = ()) -> Plan:
     """Makes a plan, so that turns go on meanwhile.
 
     Raises:
@@ -53,7 +55,7 @@ async def make_plan(hub: Hub, graph: Graph, key: bytes) -> Plan:
             await asyncio.sleep(0)
             slice_end = loop.time() + hub.times.plan_slice
     if hub.solver is not None:
-        stages = await hub.solver.resolve(graph, hub.capacity())
+        stages = await hub.solver.resolve(graph, hub.capacity(pools))
         if stages is not None:
             order_by(graph, plan, stages)
     hub.plans.put(key, plan)

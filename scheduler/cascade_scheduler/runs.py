@@ -72,6 +72,7 @@ class RunRecord:
         "params",
         "pieces",
         "pinned",
+        "pools",
         "refused",
         "results",
         "run_id",
@@ -89,6 +90,8 @@ class RunRecord:
         self.submitted = submitted
         self.params = b""
         """Pickled, for the workers."""
+        self.pools: tuple[tuple[str, int], ...] = ()
+        """What its nodes share among themselves, in micros."""
         self.accepted = False
         self.refused: RunRefused | None = None
         self.ending: tuple[RunEnded, Tree | None, Progress] | None = None

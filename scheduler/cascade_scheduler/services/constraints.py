@@ -21,7 +21,7 @@ async def set_constraint(
     Raises:
         ConstraintInvalid: it makes no sense, or there are too many; nothing is stored.
     """
-    constraint = constraint_from(request.constraint, hub.now())
+    constraint = constraint_from(request, hub.now())
     answer = await hub.ask(partial(ConstraintSet, constraint))
     if answer.error:
         raise ConstraintInvalid(answer.error)

@@ -23,7 +23,7 @@ from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import RunCreated, StoredFunction
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
 from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
-from cascade_scheduler.wire.values import BadMessage, seconds_of
+from cascade_scheduler.wire.values import BadMessage, amounts_from, seconds_of
 
 __all__ = ["Submits"]
 
@@ -68,6 +68,7 @@ class _Whole(NamedTuple):
     end: graph_pb2.GraphEnd
     graph: Graph
     facts: SubmitFacts
+    pools: tuple[tuple[str, int], ...]
 
 
 class Submits:
@@ -153,7 +154,10 @@ class Submits:
         record.cancel_on_disconnect = known.cancel_on_disconnect
         record.disconnect_grace = known.disconnect_grace
         self._own(record, soon=False)
-        event = RunSubmitted(run_id, graph, known.plan, known.name, known.on_failure, known.logs)
+        record.pools = known.pools
+        event = RunSubmitted(
+            run_id, graph, known.plan, known.name, known.on_failure, known.logs, known.pools
+        )
         hub.turn.post(event, then=partial(accept, record))
         return True
 
@@ -266,12 +270,13 @@ class Submits:
             node_count=len(graph),
             on_failure=_ON_FAILURE[options.on_failure],
         )
-        whole = _Whole(incoming, end, graph, facts)
+        pools = amounts_from(options.pools)
+        whole = _Whole(incoming, end, graph, facts, pools)
         if self._join(whole):
             return
         if hub.draining:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
-        key = plan_key(hub, incoming.assembly.plan_key(end))
+        key = plan_key(hub, incoming.assembly.plan_key(end), pools)
         plan = plan_now(hub, graph, key)
         del self._incoming[run_id]
         record = self._record(whole)
@@ -296,6 +301,7 @@ class Submits:
             record.cancel_on_disconnect,
             record.disconnect_grace,
             record.params,
+            record.pools,
         )
         self._hub.shapes.put(whole.incoming.shape, shape)
 
@@ -322,6 +328,7 @@ class Submits:
         options = incoming.options
         record = RunRecord(incoming.run_id, options.name, whole.facts, logs=options.logs, submitted=hub.now())
         record.params = options.params
+        record.pools = whole.pools
         record.pinned = tuple(incoming.pinned)
         record.graph_bytes = RUN_BYTES + incoming.assembly.bytes
         hub.graph_bytes += RUN_BYTES
@@ -341,7 +348,7 @@ class Submits:
     async def _solve(self, whole: _Whole, record: RunRecord, key: bytes) -> None:
         """Makes the plan of a large graph in slices, so that turns go on between them."""
         try:
-            plan = await make_plan(self._hub, whole.graph, key)
+            plan = await make_plan(self._hub, whole.graph, key, whole.pools)
         except Unsolvable as error:
             refusal = self._hub.run_refused(RunRefused(record.run_id, "infeasible", str(error)))
             self._hub.turn.post(None, then=partial(accept, record), records=refusal)
@@ -352,7 +359,13 @@ class Submits:
         hub, incoming = self._hub, whole.incoming
         options = incoming.options
         event = RunSubmitted(
-            record.run_id, whole.graph, plan, options.name, record.facts.on_failure, options.logs
+            record.run_id,
+            whole.graph,
+            plan,
+            options.name,
+            record.facts.on_failure,
+            options.logs,
+            record.pools,
         )
         records = (self._created(whole, record),) if hub.keeps_graphs else ()
         hub.turn.post(event, then=partial(accept, record), records=records)
@@ -378,6 +391,7 @@ class Submits:
             tuple(whole.incoming.chunks),
             whole.end.SerializeToString(),
             tuple(functions),
+            record.pools,
         )
 
 

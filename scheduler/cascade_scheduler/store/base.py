@@ -71,6 +71,7 @@ class RunCreated(NamedTuple):
     chunks: tuple[bytes, ...]
     end: bytes
     functions: tuple[StoredFunction, ...]
+    pools: tuple[tuple[str, int], ...] = ()
 
 
 class RunEvents(NamedTuple):

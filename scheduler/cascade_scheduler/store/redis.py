@@ -309,6 +309,7 @@ class RedisStore:
             tuple(graph[str(number)] for number in range(told["parts"])),
             graph["end"],
             tuple(sorted(functions)),
+            tuple((name, micros) for name, micros in told.get("pools", ())),
         )
 
     async def close(self) -> None:
@@ -430,6 +431,7 @@ class _Script:
             "params": record.params_digest.hex(),
             "template": record.template_id.hex(),
             "parts": len(record.chunks),
+            "pools": record.pools,
         }
         self._set(run_id, "meta", "run", seal(run_id, "meta", 0, json.dumps(told).encode()))
         self._set(run_id, "meta", "state", "running")

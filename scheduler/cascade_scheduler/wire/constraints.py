@@ -43,17 +43,20 @@ def type_from(number: int) -> str:
     return found
 
 
-def constraint_from(message: client_pb2.Constraint, now: float) -> Constraint:
+def constraint_from(request: client_pb2.SetConstraintRequest, now: float) -> Constraint:
     """A constraint, with its id.
 
     Raises:
         ConstraintInvalid: it makes no sense.
     """
+    message = request.constraint
     kind = type_from(message.type)
     if not kind:
         raise ConstraintInvalid("the constraint has no type: pause, concurrency or rate_limit")
     expires_at: float | None = None
-    if message.HasField("expires_at"):
+    if request.HasField("ttl"):
+        expires_at = now + request.ttl.seconds + request.ttl.nanos * NANOS
+    elif message.HasField("expires_at"):
         if not 0 <= message.expires_at.seconds <= EXPIRY_MAX:
             raise ConstraintInvalid("expires_at is out of range")
         expires_at = message.expires_at.seconds + message.expires_at.nanos * NANOS
