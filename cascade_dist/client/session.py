@@ -43,6 +43,8 @@ BACKOFF_FIRST = 0.05
 BACKOFF_MAX = 3.0
 LOOK_SECONDS = 0.5
 """How often a session with runs under way looks whether its private cluster is still there."""
+LOOK_AGAIN_SECONDS = 0.02
+"""A submit so soon after another does not look: that takes a system call for each process."""
 CANCEL_SECONDS = 30.0
 CLOSE_SECONDS = 1.0
 CALL_SECONDS = 30.0
@@ -93,6 +95,8 @@ class Session:
         """Set and replaced whenever the link comes or goes."""
         self._fetches = asyncio.Semaphore(FETCHES_MAX)
         self._told: set[str] = set()
+        self._looked_at = 0.0
+        """When somebody looked last whether the processes of a private cluster are there; monotonic."""
 
     # --- connecting -------------------------------------------------------------------------------
 
@@ -213,8 +217,12 @@ class Session:
         Raises:
             ClusterClosedError: they have; says which, and the end of its log.
         """
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_AGAIN_SECONDS:
+            return
         if (why := self.gone()) is not None:
             raise ClusterClosedError(why)
+        self._looked_at = now
 
     def _lose_runs(self, why: str) -> None:
         for tracker in list(self._trackers.values()):

@@ -27,6 +27,8 @@ class LogLine(NamedTuple):
     worker: str
     stream: int
     text: str
+    node_id: str = ""
+    """As of `EventRecord`."""
 
 
 Logged: TypeAlias = Union[EventRecord, LogLine]
@@ -43,7 +45,7 @@ class EventLog:
         self._events: deque[Logged | None] = deque()
         self._events_max = events_max
         self._text_bytes_max = text_bytes_max
-        self._lines: deque[tuple[int, int]] = deque()
+        self._lines: deque[tuple[int, int]] | None = None  # most runs print nothing
         self._text_bytes = 0
         self._holes_through = 0
         self._news: asyncio.Event | None = None
@@ -64,12 +66,8 @@ class EventLog:
         """Adds an event; returns its id."""
         self._events.append(event)
         self.last += 1
-        if isinstance(event, LogLine):
-            size = len(event.text) + LINE_BYTES
-            self._lines.append((self.last, size))
-            self._text_bytes += size
-            while self._text_bytes > self._text_bytes_max:
-                self._drop_line()
+        if type(event) is LogLine:
+            self._add_line(event)
         if len(self._events) > self._events_max:
             self._events.popleft()
         return self.last
@@ -80,8 +78,17 @@ class EventLog:
             self.published = through
             self.wake()
 
-    def _drop_line(self) -> None:
-        event_id, size = self._lines.popleft()
+    def _add_line(self, line: LogLine) -> None:
+        lines = self._lines
+        if lines is None:
+            lines = self._lines = deque()
+        size = len(line.text) + LINE_BYTES
+        lines.append((self.last, size))
+        self._text_bytes += size
+        while self._text_bytes > self._text_bytes_max:
+            self._drop_line(*lines.popleft())
+
+    def _drop_line(self, event_id: int, size: int) -> None:
         self._text_bytes -= size
         at = event_id - self.first
         if at >= 0:

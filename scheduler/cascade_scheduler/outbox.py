@@ -51,9 +51,13 @@ class Bell:
     ) -> None:
         self._depth -= 1
         if not self._depth and self._rung:
-            rung, self._rung = self._rung, []
-            for outbox in rung:
-                outbox.pump()
+            self.answer_all()
+
+    def answer_all(self) -> None:
+        """Lets those write that have rung so far, also within the block: they wait for nothing more."""
+        rung, self._rung = self._rung, []
+        for outbox in rung:
+            outbox.pump()
 
     def answer(self, outbox: Outbox[Any]) -> None:
         """An outbox has something to say: now, or at the end of the block."""

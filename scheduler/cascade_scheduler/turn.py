@@ -31,12 +31,15 @@ from cascade_scheduler.core.commands import (
     ConstraintsAnswered,
     DropConstraint,
     EventRecord,
+    FrameGone,
+    PlanWanted,
     ReleaseObject,
     RetractAttempt,
     RunEnded,
     RunRefused,
     SaveAttempt,
     SaveConstraint,
+    SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
@@ -55,7 +58,9 @@ Order: TypeAlias = Union[Assign, RetractAttempt, CancelAttempt, ReleaseObject, A
 """What a worker is to do."""
 
 _ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, ReleaseObject, AskPromise))
-_SAVES = frozenset((SaveAttempt, SaveResult, SaveSkip, SaveOutcome, SaveConstraint, DropConstraint))
+_SAVES = frozenset(
+    (SaveAttempt, SaveFrame, SaveResult, SaveSkip, SaveOutcome, SaveConstraint, DropConstraint)
+)
 
 STORY_TURNS = 64
 """Turns whose events are kept for the story that a bug report needs."""
@@ -107,6 +112,12 @@ class Listener(Protocol):
 
     def run_ending(self, command: RunEnded) -> None:
         """The run has ended in the core; its clients are told later."""
+
+    def plan_wanted(self, command: PlanWanted) -> None:
+        """A plan is to be made; `PlanMade` has to follow in a later turn."""
+
+    def frame_gone(self, command: FrameGone) -> None:
+        """A frame is no longer needed."""
 
     def constraints_answered(self, command: ConstraintsAnswered) -> None:
         """A request about limits is settled; called when that is stored."""
@@ -237,12 +248,17 @@ class Turn:
                 listener.welcome(command)
             elif isinstance(command, WorkerGone):
                 listener.worker_gone(command)
+            elif isinstance(command, PlanWanted):
+                listener.plan_wanted(command)
+            elif isinstance(command, FrameGone):
+                listener.frame_gone(command)
             elif isinstance(command, ConstraintsAnswered):
                 then.append(partial(listener.constraints_answered, command))
             else:
                 raise TypeError(f"the core gave a command that nobody carries out: {command!r}")
         if orders:
             listener.orders(orders)
+            self._bell.answer_all()  # workers may begin while the rest is being written down here
         more, published = listener.events(events)
         records.extend(more)
         if published is not None:

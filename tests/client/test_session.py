@@ -327,8 +327,11 @@ def test_a_private_cluster_whose_processes_ended_says_so(scheduler: FakeSchedule
 
 
 def test_an_amount_error_where_no_worker_is_left_says_why(scheduler: FakeScheduler) -> None:
-    asked = iter([None, None])  # when it connects and when it submits
-    endpoint = Endpoint(parse_addresses(scheduler.address), is_gone=lambda: next(asked, "the worker-0 ended"))
+    def gone() -> str | None:
+        submitted = any(message.HasField("submit") for message in list(scheduler.heard))
+        return "the worker-0 ended" if submitted else None
+
+    endpoint = Endpoint(parse_addresses(scheduler.address), is_gone=gone)
     scheduler.refuse = (pb.REFUSAL_CODE_INFEASIBLE, "cpu=1 is more than any worker has (0)")
     cluster = Cluster(endpoint, connect_timeout=10, reconnect_timeout=10)
     try:
