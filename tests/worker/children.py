@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import cloudpickle
 
 from cascade_dist.codec.cid import cid_of
 from cascade_dist.codec.exceptions import ErrorRecord, decode_exception
+from cascade_dist.language.resources import SCOPES, Resource
 from cascade_worker.executor import frames
 from cascade_worker.executors import ExecutorPool
 
@@ -30,6 +31,8 @@ class Children:
         self.frames: dict[int, tuple[Any, ...]] = {}
         self.lines: list[tuple[int, int, str]] = []
         self.order: list[tuple[str, int]] = []
+        self.told: list[tuple[Any, ...]] = []
+        self._bodies: dict[Resource, bytes] = {}
         self.up: set[int] = set()
         self.dead: dict[int, tuple[str, list[int]]] = {}
         self._changed = asyncio.Event()
@@ -51,6 +54,12 @@ class Children:
         for frame in answers:
             self.frames[frame[1]] = frame
             self.order.append(("answer", frame[1]))
+        self._changed.set()
+
+    def executor_told(self, executor: int, frame: tuple[Any, ...]) -> None:
+        """Of resources; kept with the executor behind the frame's own fields."""
+        self.told.append((*frame, executor))
+        self.order.append(("told", frame[1] if isinstance(frame[1], int) else 0))
         self._changed.set()
 
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:
@@ -99,14 +108,13 @@ class Children:
         map_index: int = -1,
         try_: int = 1,
         run_id: str = "run-1",
+        resources: Sequence[Resource] = (),
     ) -> int:
         """Sends a task; returns its attempt."""
         body = cloudpickle.dumps(func) if body is None else body
-        cid = cid_of(body)
-        path = self.root / "functions" / cid.hex()
-        if not path.exists():
-            path.write_bytes(body)
-        info = frames.BodyInfo(name, run_id, cid, retry_on, threads, inline_max)
+        info = frames.BodyInfo(name, run_id, self._function(body), retry_on, threads, inline_max)
+        if resources:
+            info = info._replace(resources=tuple(map(self._described, resources)))
         attempt = next(self._attempts)
         if payload is None:
             payload = pickle.dumps((args, {}), 5) if args else b""
@@ -127,6 +135,20 @@ class Children:
         )
         self.pool.send(executor, attempt, frames.dumps(frame))
         return attempt
+
+    def _function(self, body: bytes) -> bytes:
+        cid = cid_of(body)
+        path = self.root / "functions" / cid.hex()
+        if not path.exists():
+            path.write_bytes(body)
+        return cid
+
+    def _described(self, resource: Resource) -> tuple[str, int, bytes, tuple[str, ...]]:
+        if resource not in self._bodies:
+            self._bodies[resource] = cloudpickle.dumps(resource.func)
+        cid = self._function(self._bodies[resource])
+        requires = tuple(marker.name for marker in resource.requires)
+        return resource.name, 1 + SCOPES.index(resource.scope), cid, requires
 
     async def answer(self, attempt: int) -> Answer:
         """The answer to a task."""

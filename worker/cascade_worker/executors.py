@@ -17,8 +17,11 @@ from typing import Any, Protocol
 from cascade_worker import forkserver
 from cascade_worker.child import Child, Pipe
 from cascade_worker.executor.frames import (
+    BEGUN,
     BROKEN,
     CANCEL,
+    CLOSE_RUN,
+    CLOSED,
     DONE,
     EXIT,
     FAILED,
@@ -26,6 +29,7 @@ from cascade_worker.executor.frames import (
     LOG,
     PACKET_BYTES_MAX,
     READY,
+    RESOURCE,
     SPILLED,
     STOP_SIGNAL,
     TAIL,
@@ -57,6 +61,9 @@ class PoolListener(Protocol):
 
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:
         """One line."""
+
+    def executor_told(self, executor: int, frame: tuple[Any, ...]) -> None:
+        """A RESOURCE, BEGUN or CLOSED frame."""
 
     def executor_died(self, executor: int, reason: str, unread: list[int]) -> None:
         """An executor has ended; `unread` are attempts that it never took."""
@@ -240,9 +247,13 @@ class ExecutorPool:
             handle.killed = True
             self._tell_server([forkserver.SIGNAL, executor, int(signal.SIGKILL), True])
 
-    def close_executor(self, executor: int) -> None:
-        """Lets an idle executor end."""
-        self._send(executor, 0, dumps((EXIT,)))
+    def close_executor(self, executor: int, grace: float = 5.0) -> None:
+        """Lets an idle executor end; what is async in its teardowns is cancelled after so many seconds."""
+        self._send(executor, 0, dumps((EXIT, grace)))
+
+    def close_run(self, executor: int, run_id: str, grace: float) -> None:
+        """Lets an executor, idle if it is sync, tear down what was set up for a run."""
+        self._send(executor, 0, dumps((CLOSE_RUN, run_id, grace)))
 
     def close(self) -> None:
         """Ends the fork server, and with it all executors."""
@@ -429,6 +440,8 @@ class ExecutorPool:
             answers.append(frame)
         elif kind == LOG:
             self._listener.executor_printed(frame[1], frame[2], frame[3])
+        elif kind in (RESOURCE, BEGUN, CLOSED):
+            self._listener.executor_told(handle.id, frame)
         elif kind == READY:
             handle.pid = frame[1]
             self._listener.executor_started(handle.id)

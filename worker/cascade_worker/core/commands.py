@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias, Union
 
 __all__ = [
     "CloseExecutor",
+    "CloseRun",
     "Command",
     "Discard",
     "EndSession",
@@ -18,6 +19,7 @@ __all__ = [
     "KillExecutor",
     "Publish",
     "Reclaim",
+    "ResourceNews",
     "SendReports",
     "SendTasks",
     "StartExecutor",
@@ -87,9 +89,29 @@ class KillExecutor(NamedTuple):
 
 
 class CloseExecutor(NamedTuple):
-    """Let an idle executor end."""
+    """Let an idle executor tear down its resources, within seconds, and end."""
 
     executor: int
+    grace: float = 5.0
+
+
+class CloseRun(NamedTuple):
+    """Have an executor tear down what was set up for a run, within seconds; `RunClosed` has to follow."""
+
+    executor: int
+    run_id: str
+    grace: float
+
+
+class ResourceNews(NamedTuple):
+    """A resource was set up or torn down, as it is reported."""
+
+    run_id: str
+    name: str
+    released: bool
+    reason: str
+    attempt: int
+    duration_ns: int
 
 
 class Reclaim(NamedTuple):
@@ -126,6 +148,8 @@ class SendReports(NamedTuple):
     endings: tuple[tuple[int, Ending], ...]
     draining: bool
     promised: int = 0
+    resources: tuple[ResourceNews, ...] = ()
+    closed_runs: tuple[str, ...] = ()
 
 
 class EndSession(NamedTuple):
@@ -145,6 +169,7 @@ Command: TypeAlias = Union[
     StopAttempt,
     KillExecutor,
     CloseExecutor,
+    CloseRun,
     Reclaim,
     Publish,
     Forget,

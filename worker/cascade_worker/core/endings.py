@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cascade_worker.core import resources
 from cascade_worker.core.commands import (
     Command,
     Discard,
@@ -226,6 +227,7 @@ def on_death(state: State, event: ExecutorDied, now: float, out: list[Command]) 
         state.sync_count -= 1
     if executor in state.idle:
         state.idle.remove(executor)
+    resources.gone(state, executor, now)
     unread = set(event.unread)
     held = list(executor.pipe) or list(executor.running.values())
     # A sync executor takes its next task only when it has answered for the one before.

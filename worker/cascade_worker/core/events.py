@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias, Union
 
 __all__ = [
     "Assigned",
+    "AttemptBegun",
     "BodyKnown",
     "Connected",
     "Disconnected",
@@ -24,7 +25,9 @@ __all__ = [
     "MarkMoved",
     "PublishFailed",
     "Published",
+    "ResourceChanged",
     "Result",
+    "RunClosed",
     "Ticked",
     "WorkReceived",
 ]
@@ -38,6 +41,7 @@ class Connected(NamedTuple):
     drop: tuple[int, ...] = ()
     known: tuple[int, ...] = ()
     cancel_grace: float | None = None
+    epoch: int = 0
 
 
 class Disconnected(NamedTuple):
@@ -54,6 +58,9 @@ class BodyKnown(NamedTuple):
     asynchronous: bool
     timeout: float | None
     amounts: tuple[tuple[str, int], ...]
+    run_id: str = ""
+    resources: bool = False
+    """It has resources injected: its attempts say themselves when their function is called."""
 
 
 class Assigned(NamedTuple):
@@ -80,6 +87,10 @@ class WorkReceived(NamedTuple):
     cancel: tuple[int, ...] = ()
     ended_runs: tuple[int, ...] = ()
     promise: int = 0
+    close_runs: tuple[str, ...] = ()
+    """Runs whose resources are to go, which is to be reported."""
+    over: tuple[str, ...] = ()
+    """The ids of the runs that have ended."""
 
 
 class MarkMoved(NamedTuple):
@@ -139,6 +150,34 @@ class ExecutorReported(NamedTuple):
     results: list[Result]
 
 
+class AttemptBegun(NamedTuple):
+    """The resources of an attempt are set up, and its function is called."""
+
+    executor: int
+    attempt: int
+
+
+class ResourceChanged(NamedTuple):
+    """An executor has set up a resource, or torn it down. `number` is the executor's own."""
+
+    executor: int
+    attempt: int
+    number: int
+    run_id: str
+    name: str
+    scope: int
+    released: bool
+    reason: str
+    duration_ns: int
+
+
+class RunClosed(NamedTuple):
+    """An executor has torn down what was set up for a run."""
+
+    executor: int
+    run_id: str
+
+
 class ExecutorReclaimed(NamedTuple):
     """What was written to an executor and not yet taken by it was got back."""
 
@@ -186,6 +225,9 @@ Event: TypeAlias = Union[
     ExecutorStarted,
     ExecutorDied,
     ExecutorReported,
+    AttemptBegun,
+    ResourceChanged,
+    RunClosed,
     ExecutorReclaimed,
     Published,
     PublishFailed,

@@ -84,7 +84,7 @@ def _check_executors(state: State) -> None:
         _require(len(executor.running) <= state.limits.async_max, "too many async attempts")
         _require(len(executor.pipe) <= state.limits.ahead_max + 1, f"too much written to {executor.id}")
         if not executor.asynchronous and not executor.pipe and not executor.closing:
-            busy = executor.reclaiming or executor.victim is not None
+            busy = executor.reclaiming or executor.victim is not None or bool(executor.closing_run)
             _require(idle or busy, f"executor {executor.id} has no work and is not idle")
         for number, attempt in enumerate([*executor.pipe, *executor.running.values()]):
             placed[attempt.id] += 1

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cascade_worker.core import events
+from cascade_worker.core import events, resources
 from cascade_worker.core.commands import (
     Command,
     Ending,
@@ -63,6 +63,9 @@ class Core:
             events.ExecutorDied: self._on_executor_died,
             events.ExecutorReported: self._on_executor_reported,
             events.ExecutorReclaimed: self._on_executor_reclaimed,
+            events.AttemptBegun: lambda now, event, out: resources.on_begun(self.state, event, now),
+            events.ResourceChanged: lambda now, event, out: resources.on_changed(self.state, event, now),
+            events.RunClosed: lambda now, event, out: resources.on_closed(self.state, event, now),
             events.Published: self._on_published,
             events.PublishFailed: self._on_publish_failed,
             events.DrainRequested: self._on_drain,
@@ -85,6 +88,8 @@ class Core:
                     out.append(EndSession(str(error)))
                 else:
                     out.append(KillExecutor(error.executor))
+        if state.closings:
+            resources.start_closings(state, now, out)
         place(state, now, out)
         if state.promises:
             self._keep_promises()
@@ -98,14 +103,14 @@ class Core:
     def _leave(self, now: float, out: list[Command]) -> None:
         """A draining worker ends when it holds nothing, or nothing but reports that nobody acknowledges."""
         state = self.state
-        if not state.attempts:
-            state.exited = True
-            out.append(Exit())
-        elif state.leave_at is None:
-            if all(attempt.phase == Phase.FINISHED for attempt in state.attempts.values()):
-                state.leave_at = now + EXIT_GRACE
-                state.set_timer(state.leave_at, Timer.DRAIN)
-        elif now >= state.leave_at:
+        over = all(attempt.phase == Phase.FINISHED for attempt in state.attempts.values())
+        holding = over and resources.close_executors(state, now, out)
+        if over and state.leave_at is None:
+            state.leave_at = now + EXIT_GRACE + (state.cancel_grace if holding else 0.0)
+            state.set_timer(state.leave_at, Timer.DRAIN)
+        told = not state.connected or (not state.news and state.news_told <= state.acked)
+        left = bool(state.attempts) or holding or not told
+        if not left or (state.leave_at is not None and now >= state.leave_at):
             state.exited = True
             out.append(Exit())
 
@@ -129,6 +134,7 @@ class Core:
             or state.starts_due
             or state.draining != state.told_draining
             or state.promised != state.told_promised
+            or state.closed_runs
         )
 
     @property
@@ -150,6 +156,7 @@ class Core:
         state.bodies.clear()
         state.unacknowledged.clear()
         state.promises.clear()
+        state.news_told = state.acked = 0
         state.promised = state.told_promised = 0  # of the last session; its numbers mean nothing now
         if event.cancel_grace is not None:
             state.cancel_grace = event.cancel_grace
@@ -168,6 +175,9 @@ class Core:
             elif attempt.phase in (Phase.RUNNING, Phase.STORING) and attempt.started_at >= 0:
                 state.started.append(attempt)
         stop(state, dropped, Wanted.DROP, now, out)
+        if event.epoch != state.epoch and state.epoch:  # it may not know of runs that the last one had
+            resources.close_lost_runs(state, resources.forgotten_runs(state))
+        state.epoch = event.epoch
         state.starts_due = bool(state.started)
         state.told_draining = False
         for _ in range(min(state.limits.slots, state.limits.executors_max) - state.sync_count):
@@ -188,6 +198,8 @@ class Core:
                 body.asynchronous,
                 body.timeout,
                 body.amounts,
+                body.run_id,
+                body.resources,
             )
         for assigned in event.assigned:
             self._assign(assigned, out)
@@ -198,6 +210,10 @@ class Core:
         if event.ended_runs:
             ended = set(event.ended_runs)
             state.bodies = {number: body for number, body in state.bodies.items() if body.run not in ended}
+        if event.close_runs:
+            resources.close_runs(state, event.close_runs)
+        if event.over:
+            resources.close_lost_runs(state, event.over)
         if event.promise:
             written = [a for a in state.attempts.values() if a.phase == Phase.SENT]
             state.promises.append((event.promise, written))
@@ -250,6 +266,7 @@ class Core:
         if acked_through >= state.next_sequence:
             raise ProtocolError(f"message {acked_through} is acknowledged, but was never sent")
         state.received = sequence
+        state.acked = acked_through
         unacknowledged = state.unacknowledged
         while unacknowledged and unacknowledged[0][0] <= acked_through:
             for attempt in unacknowledged.popleft()[1]:
@@ -265,8 +282,12 @@ class Core:
         state.started.clear()
         state.starts_due = False
         state.tell_started_at = None
-        taken, rest = self._take_reports()
-        news = state.draining != state.told_draining or state.promised != state.told_promised
+        told, complete = resources.take_news(state)
+        taken, rest = self._take_reports() if complete else ([], state.unreported)
+        closed, state.closed_runs = tuple(state.closed_runs), []
+        news = (
+            told or closed or state.draining != state.told_draining or state.promised != state.told_promised
+        )
         if not (started or taken or event.force or news):
             return
         sequence = state.next_sequence
@@ -283,9 +304,21 @@ class Core:
         state.told_draining = state.draining
         state.told_promised = state.promised
         state.told_received = state.received
+        if told:
+            state.news_told = sequence
         out.append(
-            SendReports(sequence, state.received, tuple(started), tuple(endings), state.draining, promised)
+            SendReports(
+                sequence,
+                state.received,
+                tuple(started),
+                tuple(endings),
+                state.draining,
+                promised,
+                tuple(told),
+                closed,
+            )
         )
+        state.starts_due = bool(state.news)
 
     def _take_reports(self) -> tuple[list[Attempt], list[Attempt]]:
         """The reports that fit one message, and those that are left."""
@@ -362,6 +395,8 @@ class Core:
             _, _, what, subject = heapq.heappop(state.timers)
             if what == Timer.START:
                 state.start_blocked = False
+            elif what == Timer.CLOSE:
+                resources.overdue(state, subject, now, out)
             elif what == Timer.IDLE:
                 close_idle(state, subject, now, out)
             elif what == Timer.DRAIN:
@@ -376,8 +411,9 @@ class Core:
             self._watch(now, out)
         if state.tell_started_at is not None and state.tell_started_at <= now:
             state.tell_started_at = None
-            state.starts_due = any(a.phase in (Phase.RUNNING, Phase.STORING) for a in state.started)
-            if not state.starts_due:
+            running = any(a.phase in (Phase.RUNNING, Phase.STORING) for a in state.started)
+            state.starts_due = running or bool(state.news)
+            if not running:
                 state.started.clear()
 
     def _attempt_due(self, what: Timer, subject: int, now: float, out: list[Command]) -> None:
@@ -418,6 +454,7 @@ class Core:
         if state.drain_expired or now < state.drain_by:
             return
         state.drain_expired = True
-        state.leave_at = now + EXIT_GRACE
+        holding = any(executor.holds for executor in state.executors.values())
+        state.leave_at = now + EXIT_GRACE + (state.cancel_grace if holding else 0.0)
         state.set_timer(state.leave_at, Timer.DRAIN)
         out.extend(KillExecutor(e.id) for e in state.executors.values() if e.pipe or e.running)

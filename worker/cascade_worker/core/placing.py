@@ -22,6 +22,7 @@ from cascade_worker.core.state import Attempt, Executor, Phase, State, Timer, Wa
 
 __all__ = [
     "became_idle",
+    "close_executor",
     "close_idle",
     "has_started",
     "make_ready",
@@ -116,9 +117,10 @@ def _start(state: State, executor: Executor, attempt: Attempt, now: float) -> No
 def has_started(state: State, attempt: Attempt, now: float) -> None:
     """User code runs: the scheduler is to know, and the timeout begins."""
     attempt.started_at = now
-    state.started.append(attempt)
-    if state.tell_started_at is None:
-        state.tell_started_at = now + state.limits.started_delay
+    if not attempt.body.resources:  # else it says so itself, when they are set up
+        state.started.append(attempt)
+        if state.tell_started_at is None:
+            state.tell_started_at = now + state.limits.started_delay
     if attempt.body.timeout is not None:
         state.set_timer(now + attempt.body.timeout, Timer.DEADLINE, attempt.id)
 
@@ -183,6 +185,8 @@ def _takes_more(executor: Executor, ahead_seconds: float) -> bool:
         return False
     if executor.reclaiming or executor.overrun or executor.closing or executor.victim is not None:
         return False
+    if executor.to_close:
+        return False
     head = executor.pipe[0]
     expected = head.body.profile.expected
     return expected is not None and expected <= ahead_seconds and head.wanted == Wanted.NOTHING
@@ -220,10 +224,19 @@ def close_idle(state: State, executor_id: int, now: float, out: list[Command]) -
     if executor is None or executor not in state.idle or state.sync_count <= state.limits.slots:
         return
     if now - executor.idle_since >= state.limits.idle - 0.001:
-        executor.closing = True
+        close_executor(state, executor, now, out)
+
+
+def close_executor(state: State, executor: Executor, now: float, out: list[Command]) -> None:
+    """Ends an executor that has no work. It tears down what it holds; when that takes long, it is killed."""
+    executor.closing = True
+    if executor in state.idle:
         state.idle.remove(executor)
+    if not executor.asynchronous:
         state.sync_count -= 1
-        out.append(CloseExecutor(executor_id))
+    executor.close_by = now + state.cancel_grace
+    state.set_timer(executor.close_by, Timer.CLOSE, executor.id)
+    out.append(CloseExecutor(executor.id, state.cancel_grace))
 
 
 def reclaim(executor: Executor, out: list[Command]) -> None:

@@ -6,10 +6,11 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
-from cascade_worker.core.commands import Ending
+from cascade_worker.core.commands import Ending, ResourceNews
 
-__all__ = ["Attempt", "Body", "Executor", "Limits", "Phase", "Profile", "State", "Timer", "Wanted"]
+__all__ = ["Attempt", "Body", "Executor", "Holding", "Limits", "Phase", "Profile", "State", "Timer", "Wanted"]
 
 
 _TIMERS_MAX = 1024
@@ -51,6 +52,7 @@ class Timer(IntEnum):
     START = 4
     DRAIN = 5
     BIRTH = 6
+    CLOSE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Profile:
 class Body:
     """What many assignments share."""
 
-    __slots__ = ("amounts", "asynchronous", "name", "profile", "run", "timeout")
+    __slots__ = ("amounts", "asynchronous", "name", "profile", "resources", "run", "run_id", "timeout")
 
     def __init__(
         self,
@@ -117,8 +119,13 @@ class Body:
         asynchronous: bool,
         timeout: float | None,
         amounts: tuple[tuple[str, int], ...],
+        run_id: str = "",
+        resources: bool = False,
     ) -> None:
         self.run = run
+        self.run_id = run_id
+        self.resources = resources
+        """Its attempts say themselves when their function is called."""
         self.name = name
         self.profile = profile
         self.asynchronous = asynchronous
@@ -174,12 +181,25 @@ class Attempt:
         """The message of this session that carries its report; 0: none yet."""
 
 
+class Holding(NamedTuple):
+    """A resource that an executor holds."""
+
+    run_id: str
+    """The run for which it was set up."""
+    name: str
+    scope: int
+    attempt: int
+
+
 class Executor:
     """One child process."""
 
     __slots__ = (
         "asynchronous",
+        "close_by",
         "closing",
+        "closing_run",
+        "holds",
         "id",
         "idle_since",
         "overrun",
@@ -187,6 +207,7 @@ class Executor:
         "reclaiming",
         "running",
         "started",
+        "to_close",
         "victim",
     )
 
@@ -208,6 +229,14 @@ class Executor:
         """It is being killed for this attempt's sake."""
         self.closing = False
         """It was told to end; its death is no loss."""
+        self.holds: dict[int, Holding] = {}
+        """Resources that are set up in it, by its own numbers."""
+        self.to_close: dict[str, None] = {}
+        """Runs whose resources it is to tear down as soon as it can."""
+        self.closing_run = ""
+        """The run whose resources it tears down; sync executors alone."""
+        self.close_by = 0.0
+        """When it is killed, if it still tears down then."""
 
 
 @dataclass(slots=True)
@@ -258,6 +287,18 @@ class State:
     """When `started` deserves a message of its own; until then their reports may come, and save it."""
     starts_due: bool = False
     """That time has come."""
+    news: list[ResourceNews] = field(default_factory=list)
+    """Resources that were set up or torn down since the last message."""
+    news_told: int = 0
+    """The last message of this session that had news of resources."""
+    acked: int = 0
+    """The scheduler has this worker's messages up to here."""
+    closings: dict[str, dict[int, None]] = field(default_factory=dict)
+    """Runs whose resources are torn down, with the executors that have not done so."""
+    closed_runs: list[str] = field(default_factory=list)
+    """Runs that are torn down, since the last message."""
+    epoch: int = 0
+    """Of the scheduler."""
     unreported: list[Attempt] = field(default_factory=list)
     """Finished, and in no message of this session."""
     unacknowledged: deque[tuple[int, list[Attempt]]] = field(default_factory=deque)

@@ -15,8 +15,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 __all__ = [
+    "BEGUN",
     "BROKEN",
     "CANCEL",
+    "CLOSED",
+    "CLOSE_RUN",
     "DONE",
     "EXIT",
     "FAILED",
@@ -24,6 +27,7 @@ __all__ = [
     "LOG",
     "PACKET_BYTES_MAX",
     "READY",
+    "RESOURCE",
     "SPILLED",
     "STOP_SIGNAL",
     "TAIL",
@@ -50,9 +54,11 @@ SPILLED = 2
 CANCEL = 3
 """(CANCEL, attempt): async executors only."""
 EXIT = 4
-"""(EXIT,): end."""
+"""(EXIT, grace): tear resources down, and end. After so many seconds, what is async is cancelled."""
 BROKEN = 5
 """(BROKEN, attempt, answer): a task that could not be spilled; in its turn it is answered with this frame."""
+CLOSE_RUN = 16
+"""(CLOSE_RUN, run id, grace): tear down what was set up for the run, and answer CLOSED."""
 
 # Bits of a task's flags.
 TAILS = 1
@@ -65,12 +71,19 @@ LOG = 2
 """(LOG, attempt, stream, text)."""
 DONE = 3
 """(DONE, attempt, duration_ns, inline or None, object size, truth, length, items, observe error, preview,
-publish)."""
+publish, more); more is None, or a dict of what few tasks have, by the name of the report's field."""
 FAILED = 4
 """(FAILED, attempt, duration_ns, stopped, unloadable, type, message, traceback, pickled, retryable)."""
 TAIL = 5
 """(TAIL, attempt, duration_ns, serialized worker_pb2.Tail, uploads, preview); uploads are (CID, size, path)
 of files that have to be in the blob store before anybody is told."""
+RESOURCE = 16
+"""(RESOURCE, attempt, number, run id, name, scope, released, reason, duration_ns): one was set up, or torn
+down. The number is of this executor; the attempt 0 when it was torn down for none."""
+BEGUN = 17
+"""(BEGUN, attempt): the resources of a task are there, and its function is called. Others do not say so."""
+CLOSED = 18
+"""(CLOSED, run id)."""
 
 LENGTH = struct.Struct("<I")
 PACKET_BYTES_MAX = 64 * 1024
@@ -112,6 +125,8 @@ class BodyInfo(NamedTuple):
     """A lazy value that it returns is run in its place."""
     params: str = ""
     """Name of the file with the run's params, beside the functions; empty: there are none."""
+    resources: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = ()
+    """What is injected and what that needs, each after what it needs: name, scope, CID, names of needs."""
 
 
 class ExecutorConfig(NamedTuple):
