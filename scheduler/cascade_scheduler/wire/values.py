@@ -131,9 +131,11 @@ def amounts_from(messages: Iterable[graph_pb2.Amount]) -> tuple[tuple[str, int],
         BadMessage: a name that is empty or named twice.
     """
     amounts = sorted((amount.name, amount.micros) for amount in messages)
-    for (name, _), (following, _) in zip(amounts, [*amounts[1:], ("", 0)], strict=True):
-        if not name or name == following:
+    before = ""
+    for name, _ in amounts:
+        if not name or name == before:
             raise BadMessage(f"the amount {name!r} is {'named twice' if name else 'without a name'}")
+        before = name
     return tuple(amounts)
 
 
