@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types fmt proto proto-check redis cluster test-cluster bench soak clean
+.PHONY: help venv demo test lint types fmt proto proto-check redis cluster test-cluster docs bench soak clean
 
 help: ## Show what there is to make.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ help: ## Show what there is to make.
 .venv/.ready-test: pyproject.toml constraints.txt scripts/venv.sh
 	scripts/venv.sh test && touch .venv/.ready $@
 
-.venv/.ready-bench: .venv/.ready-test
+.venv/.ready-docs: .venv/.ready-test ## Build the documentation into build/docs.
+	$(PY) -m sphinx -W -q -b html docs build/docs && echo "build/docs/index.html"
+
+bench: .venv/.ready-test
 	scripts/venv.sh test,bench && touch $@
 
 venv: .venv/.ready-test ## Make .venv with everything that work on the project needs.

@@ -17,10 +17,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if pages.program(page)]
 PREAMBLE = (Path(__file__).parent / "preamble.py").read_text()
 
-LONG_RUNNING = ("cascade-scheduler", "cascade-worker", "cascade up")
-"""Their lines are parsed, not run: a page's cluster is the one of the tests."""
-
-
 def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
@@ -52,6 +48,14 @@ def test_the_code_of_a_page_runs(page: Path, environment: dict[str, str], tmp_pa
         check=False,
     )
     assert done.returncode == 0, f"{_name(page)}:\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_documentation_builds(tmp_path: Path) -> None:
+    """Every link leads somewhere, and every page is in the table of contents."""
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "concepts" / "routers.html").is_file()
 
 
 def _lines() -> list[tuple[str, str, int]]:
