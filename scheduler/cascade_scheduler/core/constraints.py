@@ -98,7 +98,7 @@ def _count(books: Books, limit: Limit) -> None:
     """What is on its way or runs already counts for a concurrency limit. A rate limit counts what starts."""
     if limit.constraint.type == CONCURRENCY:
         for attempt in books.attempts.values():
-            if limit.covers(attempt.run.run_id, attempt.spec.name):
+            if not attempt.observing and limit.covers(attempt.run.run_id, attempt.spec.name):
                 attempt.limits += (limit,)
                 limit.running += 1
 
@@ -107,7 +107,7 @@ def _ask_back(books: Books, limit: Limit) -> dict[str, None]:
     """Has everything given back that the limit covers and that has not started, as far as is known."""
     touched: dict[str, None] = {}
     for attempt in books.attempts.values():
-        if attempt.started or attempt.run.state != "running":
+        if attempt.started or attempt.observing or attempt.run.state != "running":
             continue
         if limit.covers(attempt.run.run_id, attempt.spec.name):
             attempt.asked_back = True

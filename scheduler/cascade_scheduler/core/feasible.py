@@ -8,7 +8,7 @@ from cascade_scheduler.core.graph import NodeKind
 from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.pools import Pool
 
-__all__ = ["never", "refusal", "undeclared"]
+__all__ = ["never", "plain", "refusal", "undeclared"]
 
 MICROS = 1_000_000
 
@@ -58,20 +58,22 @@ def never(books: Books, task: str, cls: AmountClass) -> str:
     for pool, micros in cls.pools:
         if pool.total < micros:
             whose = "this run's pool" if pool.of_run else "the cluster's pool"
-            wanted = f"{pool.name}={_plain(micros)}"
-            return f"task {task!r} needs {wanted}, but the most there is in {whose} is {_plain(pool.total)}"
+            wanted = f"{pool.name}={plain(micros)}"
+            return f"task {task!r} needs {wanted}, but the most there is in {whose} is {plain(pool.total)}"
     for name, micros in cls.amounts:
         most = max((worker.amounts.get(name, 0) for worker in books.workers.values()), default=0)
         if most < micros:
             if most == 0:
-                remedy = f"no worker declares {name!r}; start one with --resources '{name}={_plain(micros)}'"
+                wanted = f"{name}={plain(micros)}"
+                remedy = f"no worker declares {name!r}, and no pool; start one with --resources '{wanted}'"
             else:
-                remedy = f"the most that one worker has is {_plain(most)}"
-            return f"task {task!r} needs {name}={_plain(micros)}, but {remedy}"
-    wanted = ", ".join(f"{name}={_plain(micros)}" for name, micros in cls.amounts)
+                remedy = f"the most that one worker has is {plain(most)}"
+            return f"task {task!r} needs {name}={plain(micros)}, but {remedy}"
+    wanted = ", ".join(f"{name}={plain(micros)}" for name, micros in cls.amounts)
     return f"task {task!r} needs {wanted} together, but no single worker has all of it"
 
 
-def _plain(micros: int) -> str:
+def plain(micros: int) -> str:
+    """An amount as people write it."""
     whole, part = divmod(micros, MICROS)
     return str(whole) if not part else f"{micros / MICROS:g}"

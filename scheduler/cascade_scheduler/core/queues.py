@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
+from cascade_scheduler.core import flow
 from cascade_scheduler.core.limits import Limit
 from cascade_scheduler.core.lines import Lines
 from cascade_scheduler.core.plans import AmountClass, ready_key
@@ -104,7 +105,7 @@ class Queues:
     def line_of(self, run: Run, node: int) -> AmountClass:
         """The line that a ready node stands in."""
         spec = run.spec(node)
-        cls = AmountClass(spec.amounts, spec.asynchronous)
+        cls = AmountClass(flow.amounts(run, node), spec.asynchronous)
         return cls if self._lines.plain else self._lines.of(run.run_id, spec.name, cls)
 
     def line_up_again(self) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias, Union
 
-from cascade_scheduler.core import inputs
+from cascade_scheduler.core import frames, inputs, waiting
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import NodeKind
-from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import ACTIVE, DONE, READY, SKIPPED, STATE_NAMES, WAITING, Run
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.worker import Worker
@@ -111,7 +110,8 @@ Tree: TypeAlias = Union[int, TreeList, TreeCompound]
 
 def progress(run: Run) -> Progress:
     """Where the run stands, in numbers."""
-    return Progress(run.total, run.done, run.active, run.skipped, run.failed, run.retried)
+    total, done, skipped = frames.progress(run)
+    return Progress(total, done, run.active, skipped, run.failed, run.retried)
 
 
 def run_info(run: Run) -> RunInfo:
@@ -139,9 +139,7 @@ def open_nodes(books: Books, run: Run, limit: int) -> list[NodeInfo]:
             continue
         reason = ""
         if status == READY:
-            spec = run.spec(node)
-            blocked = (run.run_id, AmountClass(spec.amounts, spec.asynchronous)) in books.infeasible
-            reason = "no worker has its amounts" if blocked else "waits for a free worker"
+            reason = waiting.reason(books, run, node)
         elif run.shut(node):
             reason = "waits until a router has chosen it"
         elif status == WAITING:
@@ -195,10 +193,11 @@ def cluster_info(books: Books) -> ClusterInfo:
             for name, micros in worker.free.items():
                 free[name] = free.get(name, 0) + micros
     live = [run for run in books.runs.values() if run.live]
+    roots = sum(run.parent is None for run in live)
     return ClusterInfo(
         tuple(amounts.items()),
         tuple(free.items()),
-        len(live),
+        roots,
         sum(run.ready for run in live),
         sum(run.active for run in live),
         tuple((pool.name, pool.total) for pool in books.lines.pools.values()),
