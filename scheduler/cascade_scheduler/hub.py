@@ -246,6 +246,8 @@ class Hub:
         for record in self.runs.tell(commands):
             for session, feed in record.feeds.items():
                 session.news(feed)
+        self.bell.answer_all()  # clients wait for this, and nobody for what is left to be done
+        self.runs.settle_ended()
 
     def run_refused(self, command: RunRefused) -> Sequence[Record]:
         """The run was not taken."""

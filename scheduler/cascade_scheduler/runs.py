@@ -150,6 +150,8 @@ class RunBook:
         self._on_forget = on_forget
         self._on_blob = on_blob
         self._dirty: dict[RunRecord, None] = {}
+        self._over: list[RunRecord] = []
+        """Runs whose clients are told of the end just now."""
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -233,8 +235,14 @@ class RunBook:
             self._finished[run_id] = record
             self._finished_events += len(record.events)
             record.events.wake()
-            self._on_end(record)
+            self._over.append(record)
         return touched
+
+    def settle_ended(self) -> None:
+        """Lets go of what runs needed until their clients were told of the end."""
+        over, self._over = self._over, []
+        for record in over:
+            self._on_end(record)
 
     def refuse(self, command: RunRefused) -> RunRecord | None:
         """The core did not take the run."""
