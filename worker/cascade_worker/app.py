@@ -24,6 +24,7 @@ from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import Address, TokenAuth, local_versions
 from cascade_dist.wire.convert import seconds, to_amounts
 from cascade_worker.core import Core, Limits, commands, events
+from cascade_worker.executor.frames import BEGUN, RESOURCE
 from cascade_worker.executors import ExecutorPool
 from cascade_worker.messages import (
     FunctionStore,
@@ -120,8 +121,8 @@ class Worker:
         self._session = Session(0)
         self._frames: dict[int, bytes] = {}
         """What makes an executor run an attempt, as long as that may still be needed."""
-        self._waiting: dict[int, tuple[worker_pb2.Assignment, bytes, bytes]] = {}
-        """Attempts whose inputs are being fetched: assignment, body and function."""
+        self._waiting: dict[int, tuple[worker_pb2.Assignment, bytes, tuple[bytes, ...]]] = {}
+        """Attempts whose inputs are being fetched: assignment, body and functions."""
         self._function_fetch = asyncio.Lock()
         self._jobs: dict[int, asyncio.Task[None]] = {}
         """Fetches and publishes under way, by attempt."""
@@ -143,7 +144,8 @@ class Worker:
             commands.StartExecutor: lambda c: self.pool.start(c.executor, c.asynchronous),
             commands.StopAttempt: lambda c: self.pool.stop(c.executor, c.attempt, c.asynchronous),
             commands.KillExecutor: lambda c: self.pool.kill(c.executor),
-            commands.CloseExecutor: lambda c: self.pool.close_executor(c.executor),
+            commands.CloseExecutor: lambda c: self.pool.close_executor(c.executor, c.grace),
+            commands.CloseRun: lambda c: self.pool.close_run(c.executor, c.run_id, c.grace),
             commands.Reclaim: self._reclaim,
             commands.Publish: self._publish,
             commands.Forget: self._forget,
@@ -290,7 +292,12 @@ class Worker:
             grace = seconds(welcome.cancel_grace)
         self.feed(
             events.Connected(
-                response.sequence, tuple(welcome.keep), tuple(welcome.drop), tuple(welcome.known), grace
+                response.sequence,
+                tuple(welcome.keep),
+                tuple(welcome.drop),
+                tuple(welcome.known),
+                grace,
+                welcome.epoch,
             )
         )
         held = self.core.state.attempts
@@ -321,7 +328,7 @@ class Worker:
         if work.runs:
             session.take_runs(work.runs)
         if work.functions:
-            self._functions.add(work.functions, set(session.functions.values()))
+            self._functions.add(work.functions, session.functions_in_use())
         bodies = tuple([session.take_body(body) for body in work.bodies])
         self.feed(
             events.WorkReceived(
@@ -333,6 +340,8 @@ class Worker:
                 tuple(work.cancel),
                 tuple(work.ended_runs),
                 work.promise,
+                session.run_ids(work.close_runs),
+                session.run_ids(work.ended_runs),
             )
         )
         for attempt in work.release:
@@ -349,10 +358,11 @@ class Worker:
         key = self._session.body_key(number, amounts)
         if key is None:
             return events.Assigned(attempt, number, assignment.ahead, False)  # the core knows what to do
-        function = self._session.functions[number]
-        ready = function in self._functions and self._make_frame(assignment, key)
+        functions = self._session.functions_of(number)
+        here = all(map(self._functions.__contains__, functions))
+        ready = here and self._make_frame(assignment, key)
         if not ready:
-            self._waiting[attempt] = (assignment, key, function)
+            self._waiting[attempt] = (assignment, key, functions)
         return events.Assigned(attempt, number, assignment.ahead, ready, amounts)
 
     def _make_frame(self, assignment: worker_pb2.Assignment, key: bytes) -> bool:
@@ -383,7 +393,7 @@ class Worker:
         return self._message
 
     def _send_reports(self, command: commands.SendReports) -> None:
-        self._message = reports_message(command, self._take_logs(), self._object_address)
+        self._message = reports_message(command, self._take_logs(), self._object_address, self._session)
 
     def _take_logs(self) -> list[LogText]:
         taken: list[LogText] = []
@@ -416,11 +426,12 @@ class Worker:
 
     async def _fetch(self, attempt: int) -> None:
         """Gets what an attempt needs."""
-        assignment, key, function = self._waiting[attempt]
+        assignment, key, functions = self._waiting[attempt]
         try:
             async with self._function_fetch:  # many attempts may wait for one body
-                if function not in self._functions:
-                    self._functions.put(function, await self._transfers.function(function))
+                for cid in functions:
+                    if cid not in self._functions:
+                        self._functions.put(cid, await self._transfers.function(cid))
             args, inputs = await self._transfers.inputs(assignment)
         except ObjectsLostError as error:
             self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), error.attempts)))
@@ -509,6 +520,18 @@ class Worker:
             elif result.publish:
                 self._uploads[result.attempt] = frame
         self.feed(events.ExecutorReported(executor, results))
+
+    def executor_told(self, executor: int, frame: tuple[Any, ...]) -> None:
+        """Something about resources."""
+        kind = frame[0]
+        if kind == RESOURCE:
+            if frame[7]:
+                log.warning("teardown of resource %r in executor %d: %s", frame[4], executor, frame[7])
+            self.feed(events.ResourceChanged(executor, *frame[1:]))
+        elif kind == BEGUN:
+            self.feed(events.AttemptBegun(executor, frame[1]))
+        else:
+            self.feed(events.RunClosed(executor, frame[1]))
 
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:
         """A task printed a line."""

@@ -180,6 +180,27 @@ class Session:
         self._computing: dict[int, frames.BodyInfo] = {}
         """Bodies in the mode compute."""
         self._specs: dict[bytes, _Spec] = {}
+        self.needs: dict[int, tuple[bytes, ...]] = {}
+        """CIDs of the functions of resources, by the number of the body; of those that have any."""
+
+    def run_ids(self, runs: Iterable[int]) -> tuple[str, ...]:
+        """The ids of runs."""
+        return tuple([self._runs[run] for run in runs if run in self._runs])
+
+    def run_numbers(self) -> dict[str, int]:
+        """The numbers of runs."""
+        return {run_id: number for number, run_id in self._runs.items()}
+
+    def functions_of(self, body: int) -> tuple[bytes, ...]:
+        """CIDs of all functions that attempts of a body need."""
+        function = self.functions[body]
+        if not function:
+            return ()  # its attempts only observe
+        return (function, *self.needs.get(body, ()))
+
+    def functions_in_use(self) -> set[bytes]:
+        """CIDs of the functions of all bodies."""
+        return {cid for body in self.functions for cid in self.functions_of(body)}
 
     def take_runs(self, runs: Iterable[worker_pb2.RunHandle]) -> None:
         """Learns the numbers of runs."""
@@ -202,12 +223,25 @@ class Session:
             spec.spawn,
             self._params.get(run, ""),
         )
+        if body.resources:
+            info = info._replace(resources=tuple(map(_resource, body.resources)))
+            self.needs[number] = tuple([resource.function for resource in body.resources])
         self.body_keys[number] = frames.body_key(info)
         if spec.threads:
             self._computing[number] = info
         self.functions[number] = function
         self._body_runs[number] = run
-        return BodyKnown(number, run, spec.name, function, spec.asynchronous, spec.timeout, spec.amounts)
+        return BodyKnown(
+            number,
+            run,
+            spec.name,
+            function,
+            spec.asynchronous,
+            spec.timeout,
+            spec.amounts,
+            info.run_id,
+            bool(info.resources),
+        )
 
     def body_key(self, number: int, amounts: Amounts | None) -> bytes | None:
         """A body as executors take it, for an attempt that holds these amounts; None: it was never sent."""
@@ -232,11 +266,16 @@ class Session:
         for number in [number for number, run in self._body_runs.items() if run in ended]:
             del self.body_keys[number], self.functions[number], self._body_runs[number]
             self._computing.pop(number, None)
+            self.needs.pop(number, None)
         for run in ended:
             self._runs.pop(run, None)
             name = self._params.pop(run, None)
             if name is not None and self._functions is not None:
                 self._functions.drop_params(name)
+
+
+def _resource(message: graph_pb2.ResourceDefinition) -> tuple[str, int, bytes, tuple[str, ...]]:
+    return message.name, message.scope, message.function, tuple(message.requires)
 
 
 def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs: list[Any] | None) -> bytes:
@@ -255,9 +294,20 @@ def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs:
             assignment.publish,
             assignment.inline_bytes_max,
             frames.TAILS if assignment.tail else 0,
-            None,
+            _more(assignment),
         )
     )
+
+
+def _more(assignment: worker_pb2.Assignment) -> dict[str, Any] | None:
+    """What few tasks have."""
+    more: dict[str, Any] = {}
+    if assignment.observe:
+        if assignment.route_keys:
+            more["route_keys"] = list(assignment.route_keys)
+        if assignment.observe_only:
+            more["observe_only"] = True
+    return more or None
 
 
 # --- from executors --------------------------------------------------------------------------------
@@ -287,11 +337,13 @@ def held_attempts(held: Iterable[tuple[int, Phase]]) -> list[worker_pb2.HeldAtte
 
 
 def reports_message(
-    command: SendReports, logs: list[LogText], object_address: str
+    command: SendReports, logs: list[LogText], object_address: str, session: Session
 ) -> worker_pb2.ConnectRequest:
     """One message to the scheduler; a heartbeat when there is nothing to say."""
     message = worker_pb2.ConnectRequest(sequence=command.sequence, acked_through=command.acked_through)
-    if not (command.started or command.endings or logs or command.draining or command.promised):
+    of_resources = command.resources or command.closed_runs
+    said = command.started or command.endings or command.draining or command.promised or of_resources
+    if not (said or logs):
         message.heartbeat.SetInParent()
         return message
     reports = message.reports
@@ -306,9 +358,25 @@ def reports_message(
         _ENDINGS[ending.kind](report, ending, object_address)
     for line in logs:
         reports.logs.add(attempt=line.attempt, stream=line.stream, text=line.text)
+    if of_resources:
+        _add_resources(reports, command, session.run_numbers())
     reports.draining = command.draining
     reports.promised = command.promised
     return message
+
+
+def _add_resources(reports: worker_pb2.Reports, command: SendReports, numbers: dict[str, int]) -> None:
+    """What became of resources. A run that this session does not know is told by the attempt, if at all."""
+    for news in command.resources:
+        reports.resources.add(
+            run=numbers.get(news.run_id, 0),
+            name=news.name,
+            released=news.released,
+            reason=news.reason,
+            attempt=news.attempt,
+            duration_ns=news.duration_ns,
+        )
+    reports.closed_runs.extend(numbers[run_id] for run_id in command.closed_runs if run_id in numbers)
 
 
 def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> None:
@@ -329,7 +397,7 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
         reference.attempt = report.attempt
         reference.size_bytes = payload[4]
         reference.holders.append(object_address)
-    _, _, _, _, _, truth, length, items, observe_error, preview, _ = payload
+    _, _, _, _, _, truth, length, items, observe_error, preview, _, more = payload
     done.preview = preview
     if truth is not None:
         done.truth = truth
@@ -339,6 +407,18 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
         done.items.extend(items)
     if observe_error is not None:
         done.observe_error.CopyFrom(task_error(ErrorRecord(*observe_error)))
+    if more is not None:
+        _add_more(done, more)
+
+
+def _add_more(done: worker_pb2.Done, more: dict[str, Any]) -> None:
+    if "routes_plus_one" in more:
+        done.routes_plus_one.extend(more["routes_plus_one"])
+        done.route_text = more["route_text"]
+    if "amount_micros" in more:
+        done.amount_micros = more["amount_micros"]
+    if "digest" in more:
+        done.digest = more["digest"]
 
 
 def _failed(report: worker_pb2.Report, ending: Ending, object_address: str) -> None:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
 
 from cascade_dist import context
 from cascade_dist.errors import TaskCancelled
-from cascade_worker.executor.frames import BROKEN, CANCEL, EXIT, PACKET_BYTES_MAX, SPILLED, TASK, loads
+from cascade_dist.language.resources import within
+from cascade_worker.executor.frames import (
+    BEGUN,
+    BROKEN,
+    CANCEL,
+    CLOSE_RUN,
+    CLOSED,
+    EXIT,
+    PACKET_BYTES_MAX,
+    SPILLED,
+    TASK,
+    loads,
+)
 from cascade_worker.executor.output import LineWriter, Speaker
+from cascade_worker.executor.resources import Keeper, LoopOfTheTask, Step
 from cascade_worker.executor.sync import read_spilled
-from cascade_worker.executor.work import Frame, Task, Unloadable, Workbench
+from cascade_worker.executor.work import Body, Frame, Task, Unloadable, Workbench
 
 __all__ = ["AsyncExecutor", "current_attempt"]
 
@@ -42,6 +56,8 @@ class AsyncExecutor:
         self._worker_id = worker_id
         self._running: dict[int, asyncio.Task[None]] = {}
         self._cancelled: set[int] = set()
+        self._keeper = Keeper(self._say, LoopOfTheTask())
+        self._closing: set[asyncio.Task[None]] = set()
         self._buffer = bytearray(PACKET_BYTES_MAX + 1024)
         self.writers: tuple[LineWriter, ...] = ()
 
@@ -74,7 +90,7 @@ class AsyncExecutor:
                 size = self._tasks.recv_into(self._buffer)
             except BlockingIOError:
                 return
-            frame: Any = loads(view[:size]) if size else (EXIT,)
+            frame: Any = loads(view[:size]) if size else (EXIT, 0.0)
             if frame[0] == SPILLED:
                 frame = read_spilled(frame[2])
             if frame[0] == TASK:
@@ -83,10 +99,26 @@ class AsyncExecutor:
                 self._say(frame[2])
             elif frame[0] == CANCEL:
                 self._cancel(frame[1])
+            elif frame[0] == CLOSE_RUN:
+                self._close(self._close_run(frame[1], frame[2]))
             elif frame[0] == EXIT:
-                if not self._ended.done():
-                    self._ended.set_result(None)
+                asyncio.get_running_loop().remove_reader(self._tasks.fileno())
+                self._close(self._close_all(frame[1]))
                 return
+
+    def _close(self, work: Coroutine[Any, Any, None]) -> None:
+        closing = asyncio.get_running_loop().create_task(work)
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _close_run(self, run_id: str, grace: float) -> None:
+        await self._keeper.close_run(run_id, grace)
+        self._say((CLOSED, run_id))
+
+    async def _close_all(self, grace: float) -> None:
+        await self._keeper.close_all(grace)
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     def _start(self, task: Task) -> None:
         running = asyncio.get_running_loop().create_task(self._attempt(task))
@@ -102,30 +134,57 @@ class AsyncExecutor:
         attempt, bench = task.attempt, self._bench
         _attempt.set(attempt)
         started = time.perf_counter_ns()
+        step: Step | None = None
+        raised: BaseException | None = None
         try:
             body = task.body = bench.body(task.key)
             info = body.info
             context._of_coroutine.set(
                 (info.run_id, task.node_id, task.try_, info.name, task.map_index, self._worker_id, attempt)
             )
-            args, kwargs = bench.arguments(task)
-            value = body.func(*args, **kwargs)
-            if inspect.isawaitable(value):
-                value = await value
-            if attempt in self._cancelled:
-                raise TaskCancelled("it was told to stop, and returned")
-            answer = bench.done(task, value, time.perf_counter_ns() - started)
+            step = bench.step(task)
+            if step is None:
+                answer = await self._call(task, body, None)
+            else:
+                with within(step.resources):
+                    await self._keeper.begin_step(step)
+                    answer = await self._call(task, body, step)
         except (KeyboardInterrupt, SystemExit) as error:
             # Out of a coroutine these would end the loop, and with it the neighbours.
+            raised = error
             answer = bench.failed(task, error, time.perf_counter_ns() - started, False)
         except BaseException as error:
+            raised = error
             stopped = attempt in self._cancelled and not isinstance(error, Unloadable)
             answer = bench.failed(task, error, time.perf_counter_ns() - started, stopped)
+        if step is not None:
+            await self._end_step(step, raised)
         self._running.pop(attempt, None)
         self._cancelled.discard(attempt)
         for writer in self.writers:
             writer.ended(attempt)
         self._say(answer)
+
+    async def _call(self, task: Task, body: Body, step: Step | None) -> Frame:
+        bench = self._bench
+        started = time.perf_counter_ns()
+        args, kwargs = bench.arguments(task, step)
+        if step is not None:
+            self._say((BEGUN, task.attempt))
+        value = body.func(*args, **kwargs)
+        if inspect.isawaitable(value):
+            value = await value
+        if task.attempt in self._cancelled:
+            raise TaskCancelled("it was told to stop, and returned")
+        return bench.done(task, value, time.perf_counter_ns() - started)
+
+    async def _end_step(self, step: Step, raised: BaseException | None) -> None:
+        """Tears down what was set up for a step, even when the attempt is cancelled meanwhile."""
+        error = raised.error if isinstance(raised, Unloadable) else raised
+        work = asyncio.get_running_loop().create_task(self._keeper.end_step(step, error))
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(work)
 
     def _say(self, answer: Frame) -> None:
         try:

@@ -11,9 +11,22 @@ from typing import Any
 
 from cascade_dist import context
 from cascade_dist.errors import TaskCancelled
-from cascade_worker.executor.frames import BROKEN, EXIT, PACKET_BYTES_MAX, SPILLED, STOP_SIGNAL, TASK, loads
+from cascade_dist.language.resources import within
+from cascade_worker.executor.frames import (
+    BEGUN,
+    BROKEN,
+    CLOSE_RUN,
+    CLOSED,
+    EXIT,
+    PACKET_BYTES_MAX,
+    SPILLED,
+    STOP_SIGNAL,
+    TASK,
+    loads,
+)
 from cascade_worker.executor.output import LineWriter, Speaker
-from cascade_worker.executor.work import Frame, Task, Workbench
+from cascade_worker.executor.resources import Keeper, LoopOnDemand, Step, complete
+from cascade_worker.executor.work import Body, Frame, Task, Unloadable, Workbench
 
 __all__ = ["SyncExecutor", "read_spilled"]
 
@@ -40,6 +53,9 @@ class SyncExecutor:
         self._stopped = False
         self.current = 0
         """The attempt that runs, for lines that are printed."""
+        self._keeper = Keeper(speaker.say, LoopOnDemand())
+        self._step: Step | None = None
+        """What the attempt that runs has of resources."""
         self._forked = False
         self.writers: tuple[LineWriter, ...] = ()
 
@@ -66,7 +82,11 @@ class SyncExecutor:
                 say(answer)
             elif frame[0] == BROKEN:
                 say(frame[2])
+            elif frame[0] == CLOSE_RUN:
+                complete(self._keeper.close_run(frame[1], frame[2]))
+                say((CLOSED, frame[1]))
             elif frame[0] == EXIT:
+                complete(self._keeper.close_all(frame[1]))
                 return
 
     def _answer(self, task: Task) -> Frame:
@@ -77,16 +97,21 @@ class SyncExecutor:
         """
         self._stopped = False
         started = time.perf_counter_ns()
+        raised: BaseException | None = None
         try:
             try:
                 answer = self._attempt(task, started)
                 self._armed = 0
             except BaseException as error:
                 self._armed = 0
+                raised = error
                 answer = self._bench.failed(task, error, time.perf_counter_ns() - started, self._stopped)
         except BaseException as error:
             self._armed = 0
+            raised = error
             answer = self._bench.failed(task, error, time.perf_counter_ns() - started, self._stopped)
+        if self._step is not None:
+            self._end_step(self._step, raised)
         self.current = 0
         context._of_process[0] = None
         return answer
@@ -114,11 +139,33 @@ class SyncExecutor:
         bench.tell_environment(task, info.run_id)
         if info.compute_threads:
             bench.use_threads(info.compute_threads)
+        step = self._step = bench.step(task)
+        if step is not None:
+            return self._attempt_with_resources(task, body, step)
         args, kwargs = bench.arguments(task)
         value = body.func(*args, **kwargs)
         if self._stopped:  # it swallowed the exception and returned in time
             raise TaskCancelled("it was told to stop, and returned")
         return bench.done(task, value, time.perf_counter_ns() - started)
+
+    def _attempt_with_resources(self, task: Task, body: Body, step: Step) -> Frame:
+        """The rest of an attempt. What is set up is torn down when its answer is there, or its failure."""
+        bench = self._bench
+        with within(step.resources):
+            complete(self._keeper.begin_step(step))
+            args, kwargs = bench.arguments(task, step)
+            self._speaker.say((BEGUN, task.attempt))
+            started = time.perf_counter_ns()
+            value = body.func(*args, **kwargs)
+            if self._stopped:
+                raise TaskCancelled("it was told to stop, and returned")
+            return bench.done(task, value, time.perf_counter_ns() - started)
+
+    def _end_step(self, step: Step, raised: BaseException | None) -> None:
+        """Tears down what was set up for a step. Not to be called while a stop may interrupt."""
+        self._step = None
+        error = raised.error if isinstance(raised, Unloadable) else raised
+        complete(self._keeper.end_step(step, error))
 
     def _on_stop(self, signum: int, frame: FrameType | None) -> None:
         armed = self._armed

@@ -12,28 +12,29 @@ import os
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cascade_dist.codec.arguments import load_arguments
 from cascade_dist.codec.exceptions import ErrorRecord, encode_exception
 from cascade_dist.codec.functions import load_function
 from cascade_dist.codec.preview import preview
-from cascade_dist.codec.values import Packed, dump_inline_or_packed, dump_items, load, load_item
+from cascade_dist.codec.values import Packed, dump_inline_or_packed, load, load_item
 from cascade_dist.errors import CascadeError, ResultSerializationError, TaskLoadError
 from cascade_dist.language.jump import Jump
 from cascade_dist.language.lazy import LazyResult
+from cascade_dist.language.resources import Filler, filling
 from cascade_worker.executor import frames
 from cascade_worker.executor.files import map_file, reserve
 from cascade_worker.executor.frames import DONE, FAILED, TAIL, BodyInfo, ExecutorConfig
+from cascade_worker.executor.observations import OBSERVE_TRUTH, Keys, Seen, observe
+from cascade_worker.executor.resources import Definition, Step, definitions_of
 
 if TYPE_CHECKING:
     from cascade_worker.executor import tails
 
 __all__ = ["Body", "Task", "Unloadable", "Workbench"]
 
-OBSERVE_TRUTH = 1
-OBSERVE_SPLIT = 2
 _FUNCTIONS_MAX = 512
 _BODIES_MAX = 2048
 _PREVIEW_CHARS = 100
@@ -41,6 +42,8 @@ _THREADS_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREAD
 
 _PLAIN = frozenset({type(None), bool, int, float})
 _plain_dumps = pickle.dumps
+_NONE = _plain_dumps(None, 5)
+_NOTHING_SEEN = Seen()
 
 Frame = tuple[Any, ...]
 
@@ -55,12 +58,16 @@ class Unloadable(Exception):
 class Body:
     """What many tasks share, with the function loaded."""
 
-    __slots__ = ("func", "info", "retried")
+    __slots__ = ("definitions", "filler", "func", "info", "retried")
 
     def __init__(self, info: BodyInfo, func: Callable[..., Any]) -> None:
         self.info = info
         self.func = func
         self.retried: tuple[type[BaseException], ...] | None = None
+        self.definitions: tuple[Definition, ...] = ()
+        """The resources that it has injected, and those that they need."""
+        self.filler: Filler | None = None
+        """Gives its calls what they have injected; only with definitions."""
 
 
 class Task:
@@ -111,6 +118,7 @@ class Workbench:
         self._environment: dict[str, str] = {}
         self._threads = 0
         self._compiler: tails.Compiler | None = None
+        self._keys = Keys()
 
     # --- before -------------------------------------------------------------------------------------
 
@@ -123,40 +131,72 @@ class Workbench:
         found = self._bodies.get(key)
         if found is None:
             info = frames.body_of(key)
-            found = Body(info, self._function(info))
+            found = Body(info, self._function(info.function, info))
+            if info.resources:
+                self._load_resources(found)
             if len(self._bodies) >= _BODIES_MAX:
                 self._bodies.clear()
             self._bodies[key] = found
         return found
 
-    def _function(self, info: BodyInfo) -> Callable[..., Any]:
-        func = self._functions.get(info.function)
+    def _load_resources(self, body: Body) -> None:
+        info = body.info
+
+        def load(cid: bytes, name: str) -> Callable[..., Any]:
+            return self._function(cid, info, f"the function of resource {name!r}")
+
+        body.definitions = definitions_of(info.resources, load)
+        body.filler = Filler(body.func)
+
+    def _function(self, cid: bytes, info: BodyInfo, what: str = "its function") -> Callable[..., Any]:
+        func = self._functions.get(cid)
+        if func is None and not cid:
+            func = self._functions[cid] = _itself  # no user code: its value is its first input
         if func is None:
-            path = os.path.join(self._config.functions_dir, info.function.hex())
+            path = os.path.join(self._config.functions_dir, cid.hex())
             self.use_threads(info.compute_threads)  # numeric libraries read them when they are imported
             try:
                 with open(path, "rb") as file:
                     func = load_function(file.read())
             except Exception as error:
-                raise Unloadable(_load_error(info.name, "its function", error)) from error
-            self._functions[info.function] = func
+                raise Unloadable(_load_error(info.name, what, error)) from error
+            self._functions[cid] = func
             if len(self._functions) > _FUNCTIONS_MAX:
                 self._functions.popitem(last=False)
         return func
 
-    def arguments(self, task: Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a task.
+    def step(self, task: Task) -> Step | None:
+        """What a task, or one step of a loop, is to have of resources; None: nothing."""
+        body = task.body
+        assert body is not None
+        if not body.definitions or (task.more and task.more.get("whole")):  # whose function is not called
+            return None
+        return Step(body.definitions, task.attempt, body.info.run_id)
+
+    def arguments(self, task: Task, step: Step | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a task, with the resources of its step among them.
 
         Raises:
             Unloadable: they cannot be loaded.
         """
+        if step is None:
+            return self._arguments(task)
+        with filling(step.values):
+            args, kwargs = self._arguments(task)
+        assert task.body is not None
+        assert task.body.filler is not None
+        return task.body.filler.fill(args, kwargs, step.values)
+
+    def _arguments(self, task: Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
         payload = task.args
-        if not payload:
+        if not payload and not (task.more and task.body and not task.body.info.function):
             return (), {}
         try:
             if type(payload) is not bytes:
                 payload = map_file(payload[0])
-            inputs = [_resolve(value) for value in task.inputs] if task.inputs else ()
+            inputs = [_resolve(value) for value in task.inputs] if task.inputs else []
+            if not payload:
+                return tuple(inputs[:1]), {}
             return load_arguments(payload, inputs, task.map_index)
         except Exception as error:
             name = task.body.info.name if task.body else "?"
@@ -200,13 +240,9 @@ class Workbench:
         """
         body = task.body
         assert body is not None
-        truth: bool | None = None
-        length: int | None = None
-        items: list[bytes] | None = None
-        observe_error: tuple[Any, ...] | None = None
         inline: bytes | None
         size = 0
-        if type(value) in _PLAIN and not task.observe & OBSERVE_SPLIT:
+        if type(value) in _PLAIN and not task.observe & ~OBSERVE_TRUTH and not task.more:
             inline = _plain_dumps(value, 5)
             truth = bool(value) if task.observe else None
             return (
@@ -221,22 +257,23 @@ class Workbench:
                 None,
                 preview(value),
                 False,
+                None,
             )
         if isinstance(value, (LazyResult, Jump)):
             return self._go_on(task, body, value, duration_ns)
         packed: bytes | Packed | None = None
         what = f"the result of {body.info.name!r}"
         inline_max = task.inline_bytes_max or body.info.inline_bytes_max
-        if task.observe & OBSERVE_TRUTH:
-            try:
-                truth = bool(value)
-            except Exception as error:
-                observe_error = tuple(encode_exception(error))
+        seen = _NOTHING_SEEN
+        only = False
         try:
-            if task.observe & OBSERVE_SPLIT:
-                length, items, packed, observe_error = _split(value, inline_max, what, observe_error)
+            if task.observe:
+                more = task.more or {}
+                only = more.get("observe_only", False)
+                seen = self._observe(task, value, more.get("route_keys", ()), what, inline_max)
+                packed = seen.packed
             if packed is None:
-                packed = dump_inline_or_packed(value, inline_max, what=what)
+                packed = _NONE if only else dump_inline_or_packed(value, inline_max, what=what)
         except ResultSerializationError as error:
             raise Unloadable(_hinted(error, value, body.info.name)) from error
         if isinstance(packed, Packed):
@@ -246,8 +283,23 @@ class Workbench:
         else:
             inline = packed
         publish = bool(task.publish) and inline is None
-        seen = (truth, length, items, observe_error, preview(value), publish)
-        return (DONE, task.attempt, duration_ns, inline, size, *seen)
+        told = "" if only else preview(value)
+        facts = (seen.truth, seen.length, seen.items, seen.error, told, publish, seen.more)
+        return (DONE, task.attempt, duration_ns, inline, size, *facts)
+
+    def _observe(
+        self, task: Task, value: Any, route_keys: Sequence[bytes], what: str, inline_max: int
+    ) -> Seen:
+        assert task.body is not None
+        return observe(
+            task.observe,
+            value,
+            keys=self._keys,
+            route_keys=route_keys,
+            name=task.body.info.name if task.body.info.function else "",
+            what=what,
+            inline_max=inline_max,
+        )
 
     def _go_on(self, task: Task, body: Body, value: LazyResult[Any] | Jump, duration_ns: int) -> Frame:
         """The frame for a target with which the run, or the node, is to go on.
@@ -351,20 +403,8 @@ def _hinted(error: ResultSerializationError, value: object, name: str) -> BaseEx
     return error
 
 
-def _split(
-    value: Any, inline_max: int, what: str, observe_error: tuple[Any, ...] | None
-) -> tuple[int | None, list[bytes] | None, Packed | None, tuple[Any, ...] | None]:
-    """Length, items when they are small, else the packed list."""
-    try:
-        length = len(value)
-        split = dump_items(value, inline_max, what=what)
-    except ResultSerializationError:
-        raise
-    except Exception as error:
-        return None, None, None, tuple(encode_exception(error))
-    if isinstance(split, Packed):
-        return length, None, split, observe_error
-    return length, split, None, observe_error
+def _itself(value: Any) -> Any:
+    return value
 
 
 # --- files -----------------------------------------------------------------------------------------
