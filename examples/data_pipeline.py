@@ -174,7 +174,9 @@ def nothing_in(path: str) -> Summary:
 
 def file_graph(path: str) -> Any:
     """One file's way: read by format, repaired where needed, summed up if there is anything in it."""
-    rows = cs.Router(format_of(path), {"csv": read_csv(path), "json": read_json(path), "log": read_log(path)})
+    rows: Any = cs.Router(
+        format_of(path), {"csv": read_csv(path), "json": read_json(path), "log": read_log(path)}
+    )
     repaired = cs.pipeline(
         rows,
         [

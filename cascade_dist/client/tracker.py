@@ -253,7 +253,7 @@ class Tracker:
             self._end(RunStatus.CANCELLED)
 
 
-_BUILT_IN = {"TypeError": TypeError, "ValueError": ValueError}
+_BUILT_IN = {"TypeError": TypeError, "TimeoutError": TimeoutError, "ValueError": ValueError}
 """Verdicts of the scheduler about values, such as lists of unequal lengths."""
 
 

@@ -14,7 +14,6 @@ __all__ = [
     "ListValue",
     "ObjectValue",
     "Value",
-    "pickled_bytes",
 ]
 
 
@@ -72,11 +71,6 @@ class ErrorInfo(NamedTuple):
     message: str
     traceback: str = ""
     pickled: bytes = b""
-
-
-def pickled_bytes(payload: bytes) -> bytes:
-    """The pickle of a bytes object, of at most 4 GiB: protocol 5, BINBYTES, STOP."""
-    return b"\x80\x05B" + len(payload).to_bytes(4, "little") + payload + b"."
 
 
 PICKLED_NONE = b"\x80\x05N."

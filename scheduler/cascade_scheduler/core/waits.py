@@ -10,7 +10,7 @@ from cascade_scheduler.core.commands import SaveResult
 from cascade_scheduler.core.events import MessageArrived
 from cascade_scheduler.core.graph import NodeKind
 from cascade_scheduler.core.run import Run
-from cascade_scheduler.core.values import ErrorInfo, pickled_bytes
+from cascade_scheduler.core.values import ErrorInfo
 
 __all__ = ["RETAINED_BYTES_MAX", "begin", "forget", "on_message", "wake"]
 
@@ -89,7 +89,7 @@ def _retain(books: Books, event: MessageArrived) -> None:
 
 
 def _receive(books: Books, run: Run, node: int, payload: bytes) -> None:
-    value = run.received[node] = pickled_bytes(payload)
+    value = run.received[node] = payload
     if books.settings.saves and run.parent is None:
         books.out.append(SaveResult(run.run_id, node, run.key(node), 0, value))
     nodes.structural_done(books, run, node)
