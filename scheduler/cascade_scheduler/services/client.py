@@ -175,9 +175,10 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         record = await self._run(request.run_id, context)
         response = client_pb2.GetRunResponse(run=self._info(record))
         run = self._hub.core.runs.get(record.run_id)
-        if run is not None and request.nodes_max and record.live:
-            nodes = views.open_nodes(self._hub.core, run, min(request.nodes_max, NODES_LISTED_MAX))
-            response.nodes.extend(map(node_to, nodes))
+        limit = min(request.nodes_max, NODES_LISTED_MAX)
+        if run is not None and limit and (request.all_nodes or record.live):
+            view = views.all_nodes if request.all_nodes else views.open_nodes
+            response.nodes.extend(map(node_to, view(self._hub.core, run, limit)))
         return response
 
     def _info(self, record: RunRecord) -> client_pb2.RunInfo:
