@@ -13,7 +13,16 @@ from cascade_dist.caching.keys import content_key
 if TYPE_CHECKING:
     from cascade_dist.caching.backends import CacheBackend
 
-__all__ = ["MISS", "CacheHit", "CachePolicy", "FileExistenceCache", "Miss", "ResultCache", "hit_of"]
+__all__ = [
+    "MISS",
+    "CacheHit",
+    "CachePolicy",
+    "FileExistenceCache",
+    "Inputs",
+    "Miss",
+    "ResultCache",
+    "hit_of",
+]
 
 
 @final
@@ -42,6 +51,16 @@ class Miss:
 
 MISS: Final = Miss()
 """The answer of a policy that does not have the value."""
+
+
+class Inputs(dict[str, Any]):
+    """The inputs of one attempt, and the keys that were made of them before the task could change them."""
+
+    __slots__ = ("keys_made",)
+
+    def __init__(self, inputs: Mapping[str, Any]) -> None:
+        super().__init__(inputs)
+        self.keys_made: dict[int, str] = {}
 
 
 @runtime_checkable
@@ -132,7 +151,13 @@ class ResultCache:
             raise TypeError(f"key is {self.key!r}: give a function that gets the inputs")
 
     def _key(self, task_id: str, inputs: Mapping[str, Any]) -> str:
-        return content_key(task_id, inputs if self.key is None else {"key": self.key(inputs)})
+        """The key of some inputs, made once: a task that changes its arguments is not to change its key."""
+        made = inputs.keys_made if isinstance(inputs, Inputs) else {}
+        known = made.get(id(self.key))
+        if known is None:
+            known = content_key(task_id, inputs if self.key is None else {"key": self.key(inputs)})
+            made[id(self.key)] = known
+        return known
 
     async def check(self, task_id: str, inputs: Mapping[str, Any]) -> CacheHit | Miss:
         """A hit when the backend has a value of this code and these inputs.

@@ -8,7 +8,7 @@ import itertools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import FunctionType, MethodType
-from typing import Any, Final, Generic, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, overload
 
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, Unmapped
@@ -51,6 +51,9 @@ class Task(Generic[R]):
         cache: "cluster" when values are kept for the whole cluster, or None.
     """
 
+    cluster_caches: ClassVar[bool] = False
+    """Any task of this process has ``cache="cluster"``: compiling looks for value keys only then."""
+
     def __init__(
         self,
         func: Callable[..., Any],
@@ -81,6 +84,8 @@ class Task(Generic[R]):
         self.retry = None if retry is None else checked_retry(retry)
         self.durable = _flag("durable", durable)
         self.cache = _checked_cluster_cache(cache, self.pure, self.name)
+        if self.cache is not None:
+            Task.cluster_caches = True
         self._least, self._most = _positional_bounds(func)
         self._keywords: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         self._adopt(func)

@@ -18,6 +18,8 @@ from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed
 from cascade_dist.errors import SerializationError
 from cascade_dist.graph.model import EdgeKind, Node, NodeKind, ResourceSpec, RetryPolicy, TaskSpec
+from cascade_dist.graph.value_keys import ValueKey, ValueKeys
+from cascade_dist.language.task import Task
 from cascade_dist.v1 import client_pb2, graph_pb2, value_pb2
 from cascade_dist.wire.convert import duration, to_amounts
 
@@ -35,6 +37,7 @@ EDGES_PART_MAX = 200_000
 _EDGE_BYTES = 4
 _NODE_BYTES = 22
 _SPEC_BYTES = 100
+_PART_BYTES = 24
 POLICY_BYTES_MAX = 32 << 10
 """Larger caching policies are refused: they go with every attempt."""
 
@@ -140,6 +143,7 @@ class _Encoder:
     def run(self, compilation: Compiled) -> Iterator[Upload | Part]:
         """Everything in order."""
         specs, encode, columns = self._specs, self._arguments.encode, self._columns
+        keys = ValueKeys() if Task.cluster_caches else None
         for node in compilation.nodes():
             spec = node.spec
             if spec.kind is NodeKind.GATHER and _lists_its_inputs(node):
@@ -161,6 +165,9 @@ class _Encoder:
                 if node.kinds[-1] is EdgeKind.AMOUNT:
                     self._add_amounts(node)
             columns.size += _NODE_BYTES + len(payload) + _EDGE_BYTES * edges
+            if keys is not None:
+                for key in keys.add(node):
+                    self._add_key(key)
             if node.map_count >= 0 or node.shared:
                 self._add_map(node)
             elif node.timer is not None:
@@ -191,6 +198,12 @@ class _Encoder:
             messages.append(self._message)
             self._open()
         return messages
+
+    def _add_key(self, key: ValueKey) -> None:
+        message = self._chunk.value_keys.add(node=key.node, known=key.known)
+        for part in key.parts:
+            message.parts.add(name=part.name, digest=part.digest, input_plus_one=part.input + 1)
+            self._columns.size += _PART_BYTES + len(part.name)
 
     def _add_spec(self, spec: TaskSpec) -> int:
         message = self._chunk.specs.add()

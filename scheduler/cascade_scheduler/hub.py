@@ -26,6 +26,7 @@ from cascade_scheduler.core.events import Event, RunForgotten, WorkerDisconnecte
 from cascade_scheduler.core.plans import PlanCache
 from cascade_scheduler.core.state import Core
 from cascade_scheduler.core.values import BlobValue, DeferredValue
+from cascade_scheduler.entries import EntryCache
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
@@ -56,6 +57,8 @@ class Bounds(NamedTuple):
     graph_bytes_max: int = 2 << 30
     graphs_bytes_max: int = 8 << 30
     """Of all graphs that are being sent, or whose runs have not ended, in sum."""
+    shared_cache_bytes_max: int = 256 << 20
+    """Of the cache in memory that workers share."""
 
 
 class Times(NamedTuple):
@@ -94,6 +97,8 @@ class Hub:
         self.times = times
         self.plans = PlanCache()
         self.shapes = ShapeCache()
+        self.shared_cache: EntryCache[str] = EntryCache(bounds.shared_cache_bytes_max)
+        """What `InMemoryCacheBackend`s on workers keep."""
         self.bell = writer.bell
         self.turn: Turn
         self.runs = RunBook(self._run_told, self._run_forgotten, self._keep)

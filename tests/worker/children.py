@@ -62,6 +62,10 @@ class Children:
         self.order.append(("told", frame[1] if isinstance(frame[1], int) else 0))
         self._changed.set()
 
+    def executor_asked(self, executor: int, asked: Any) -> None:
+        """Something of the cluster's cache, which has nothing here."""
+        asyncio.get_running_loop().create_task(self.pool.answer(executor, asked.number, None, ""))
+
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:
         """A line."""
         self.lines.append((attempt, stream, text))

@@ -25,7 +25,7 @@ from cascade_dist.wire import Address, TokenAuth, local_versions
 from cascade_dist.wire.convert import seconds, to_amounts
 from cascade_worker.core import Core, Limits, commands, events
 from cascade_worker.executor.frames import BEGUN, RESOURCE
-from cascade_worker.executors import ExecutorPool
+from cascade_worker.executors import Asked, ExecutorPool
 from cascade_worker.messages import (
     FunctionStore,
     LogText,
@@ -41,6 +41,7 @@ from cascade_worker.messages import (
 from cascade_worker.object_service import start_object_server
 from cascade_worker.objects import Directories, ObjectStore
 from cascade_worker.session import FatalError, SchedulerLink
+from cascade_worker.shared_cache import SharedCache
 from cascade_worker.transfers import ObjectsLostError, Transfers
 
 __all__ = ["Worker", "WorkerConfig"]
@@ -118,6 +119,7 @@ class Worker:
         self._transfers = Transfers(
             self.store, config.auth, config.client_credentials, self._link.channel, self._spill_dir
         )
+        self._shared_cache = SharedCache(config.auth, self._link.channel, self.pool.answer)
         self._session = Session(0)
         self._frames: dict[int, bytes] = {}
         """What makes an executor run an attempt, as long as that may still be needed."""
@@ -184,6 +186,7 @@ class Worker:
             await asyncio.gather(link, exited, return_exceptions=True)
             await server.stop(None)
             await self._transfers.close()
+            await self._shared_cache.close()
             if self._timer is not None:
                 self._timer.cancel()
             self.pool.close()
@@ -532,6 +535,10 @@ class Worker:
             self.feed(events.AttemptBegun(executor, frame[1]))
         else:
             self.feed(events.RunClosed(executor, frame[1]))
+
+    def executor_asked(self, executor: int, asked: Asked) -> None:
+        """An executor wants something of the cluster's cache."""
+        self._shared_cache.ask(executor, asked)
 
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:
         """A task printed a line."""

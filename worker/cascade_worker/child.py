@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import select
@@ -67,8 +68,10 @@ class Child:
         self.backlog: deque[tuple[int, bytes]] = deque()
         """Frames that its socket had no room for."""
         self.partial = b""
+        self.answering = asyncio.Lock()
         self.tasks, self.tasks_read = packet_pair()
         self.frames, self.child_frames = socket.socketpair()
+        self.answers, self.child_answers = socket.socketpair()
         page_fd = _shared_memory(STOP_PAGE_BYTES)
         self.page_fd = page_fd
         self.page = mmap.mmap(page_fd, STOP_PAGE_BYTES)
@@ -83,6 +86,7 @@ class Child:
         # Not tasks_read: the executor shares its description, and waits on it.
         self.tasks.setblocking(False)
         self.frames.setblocking(False)
+        self.answers.setblocking(False)
         for pipe in self.pipes:
             os.set_blocking(pipe.fd, False)
 
@@ -94,11 +98,13 @@ class Child:
             self.page_fd,
             self.out_write,
             self.err_write,
+            self.child_answers.fileno(),
         ]
 
     def handed_over(self) -> None:
         """The executor has them; the worker keeps the reading end of the tasks alone."""
         self.child_frames.close()
+        self.child_answers.close()
         os.close(self.page_fd)
         os.close(self.out_write)
         os.close(self.err_write)
@@ -110,7 +116,7 @@ class Child:
         return self.written[0] if self.written else 0
 
     def close(self) -> None:
-        for item in (self.tasks, self.tasks_read, self.frames):
+        for item in (self.tasks, self.tasks_read, self.frames, self.answers):
             item.close()
         self.stop_word.release()
         self.page.close()

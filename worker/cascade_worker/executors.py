@@ -12,11 +12,12 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cascade_worker import forkserver
 from cascade_worker.child import Child, Pipe
 from cascade_worker.executor.frames import (
+    ASK,
     BEGUN,
     BROKEN,
     CANCEL,
@@ -40,7 +41,7 @@ from cascade_worker.executor.frames import (
 )
 from cascade_worker.messages import failed_frame
 
-__all__ = ["ExecutorPool", "PoolListener"]
+__all__ = ["Asked", "ExecutorPool", "PoolListener"]
 
 log = logging.getLogger("cascade.worker")
 
@@ -48,6 +49,15 @@ _READ_BYTES = 256 * 1024
 _SERVER_GRACE = 5.0
 _FRAME_BYTES_MAX = 64 << 20
 _PACKET_READ = PACKET_BYTES_MAX + 1024
+
+
+class Asked(NamedTuple):
+    """What an executor wants of the cluster's cache: an entry, or without `value` None to keep one."""
+
+    number: int
+    key: str
+    value: bytes | None
+    ttl: float | None
 
 
 class PoolListener(Protocol):
@@ -64,6 +74,9 @@ class PoolListener(Protocol):
 
     def executor_told(self, executor: int, frame: tuple[Any, ...]) -> None:
         """A RESOURCE, BEGUN or CLOSED frame."""
+
+    def executor_asked(self, executor: int, asked: Asked) -> None:
+        """Something of the cluster's cache; `ExecutorPool.answer` is to follow."""
 
     def executor_died(self, executor: int, reason: str, unread: list[int]) -> None:
         """An executor has ended; `unread` are attempts that it never took."""
@@ -332,6 +345,16 @@ class ExecutorPool:
             return dumps((BROKEN, attempt, failed_frame(attempt, OSError(error.errno, text))))
         return dumps((SPILLED, attempt, path))
 
+    async def answer(self, executor: int, number: int, value: bytes | None, error: str) -> None:
+        """Answers what an executor asked."""
+        handle = self._executors.get(executor)
+        if handle is None:
+            return
+        frame = dumps((number, value, error))
+        async with handle.answering:  # pieces of two answers must not mix
+            with contextlib.suppress(OSError):  # it has died; the fork server will say so
+                await asyncio.get_running_loop().sock_sendall(handle.answers, LENGTH.pack(len(frame)) + frame)
+
     def reclaim(self, executor: int) -> list[int]:
         """Gets back every attempt that an executor has not taken, in order.
 
@@ -442,6 +465,8 @@ class ExecutorPool:
             self._listener.executor_printed(frame[1], frame[2], frame[3])
         elif kind in (RESOURCE, BEGUN, CLOSED):
             self._listener.executor_told(handle.id, frame)
+        elif kind == ASK:
+            self._listener.executor_asked(handle.id, Asked(*frame[1:]))
         elif kind == READY:
             handle.pid = frame[1]
             self._listener.executor_started(handle.id)

@@ -27,11 +27,11 @@ from cascade_worker.executor.process import die_with_parent, executor_main
 __all__ = ["DIED", "END", "FAILED", "FORKED", "MESSAGE_BYTES_MAX", "SIGNAL", "START", "kill_group", "main"]
 
 MESSAGE_BYTES_MAX = 64 * 1024
-EXECUTOR_FDS = 5
+EXECUTOR_FDS = 6
 
 # Messages are JSON lists.
 START = "start"
-"""["start", executor, [worker_id, asynchronous, object_dirs, functions_dir]], and five descriptors."""
+"""["start", executor, [worker_id, asynchronous, object_dirs, functions_dir]], and six descriptors."""
 SIGNAL = "signal"
 """["signal", executor, number, whole group]: only the server, who reaps, knows that a pid is still its."""
 END = "end"

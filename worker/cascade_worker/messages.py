@@ -135,6 +135,7 @@ class _Spec(NamedTuple):
     retry_on: bytes | None
     threads: int
     spawn: bool
+    cache_policy: bytes
 
 
 def _spec_of(message: graph_pb2.TaskSpec) -> _Spec:
@@ -150,6 +151,7 @@ def _spec_of(message: graph_pb2.TaskSpec) -> _Spec:
         message.retry.on if message.HasField("retry") else None,
         threads,
         message.spawn,
+        message.cache_policy,
     )
 
 
@@ -222,6 +224,7 @@ class Session:
             self._inline_bytes_max,
             spec.spawn,
             self._params.get(run, ""),
+            spec.cache_policy,
         )
         if body.resources:
             info = info._replace(resources=tuple(map(_resource, body.resources)))
@@ -241,6 +244,7 @@ class Session:
             spec.amounts,
             info.run_id,
             bool(info.resources),
+            bool(spec.cache_policy),
         )
 
     def body_key(self, number: int, amounts: Amounts | None) -> bytes | None:
@@ -399,6 +403,7 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
         reference.holders.append(object_address)
     _, _, _, _, _, truth, length, items, observe_error, preview, _, more = payload
     done.preview = preview
+    done.cached = ending.flag
     if truth is not None:
         done.truth = truth
     if length is not None:

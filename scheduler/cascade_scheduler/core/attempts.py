@@ -30,6 +30,9 @@ from cascade_scheduler.core.worker import Attempt, Worker
 RETRY_DELAY_MAX = 366 * 86_400.0
 """Backoff grows without bound; a wait does not."""
 
+CACHE_HIT = "CacheHit"
+"""The reason of the skip event of a node whose value a cache had."""
+
 __all__ = ["assign", "off_the_books", "on_report", "on_started", "try_again", "wake_delayed", "worker_lost"]
 
 
@@ -166,7 +169,8 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
 
 def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     run, node = attempt.run, attempt.node
-    books.learn(run.graph.functions[attempt.spec.function].cid, max(report.duration, TASK_SECONDS_MIN))
+    if not report.cached:
+        books.learn(run.graph.functions[attempt.spec.function].cid, max(report.duration, TASK_SECONDS_MIN))
     if run.status[node] != ACTIVE:
         return
     run.status[node] = DONE
@@ -181,39 +185,10 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
         out.append(SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length))
     run.done += 1
     if node not in run.finished_once and not (run.root.quiet and node not in run.plan.tails):
-        task = run.task(node)
-        name = attempt.worker.name
-        node_id = run.key(node) if run.framed else ""
-        if not attempt.started:
-            out.append(
-                EventRecord(
-                    run.run_id,
-                    "TaskExecutionStarted",
-                    books.now - report.duration,
-                    node,
-                    task,
-                    worker=name,
-                    attempt=attempt.try_,
-                    node_id=node_id,
-                )
-            )
-        out.append(
-            EventRecord(
-                run.run_id,
-                "TaskExecutionFinished",
-                books.now,
-                node,
-                task,
-                "Succeeded",
-                "",
-                "",
-                report.preview,
-                name,
-                report.duration,
-                attempt.try_,
-                node_id=node_id,
-            )
-        )
+        if report.cached:
+            books.tell(run, "TaskSkipped", node, reason=CACHE_HIT)
+        else:
+            _tell_done(books, attempt, report)
     if run.is_told(node) and not run.told_late and (whole or node not in run.finished_once):
         out.append(TargetValue(run.run_id, node, value))
     nodes.inputs_used(books, run, node)
@@ -221,6 +196,44 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
         nodes.drop_value(books, run, node)
     if run.state == "running":
         nodes.settle(books, run, node)
+
+
+def _tell_done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
+    """The events of an attempt that returned."""
+    run, node, out = attempt.run, attempt.node, books.out
+    task = run.task(node)
+    name = attempt.worker.name
+    node_id = run.key(node) if run.framed else ""
+    if not attempt.started:
+        out.append(
+            EventRecord(
+                run.run_id,
+                "TaskExecutionStarted",
+                books.now - report.duration,
+                node,
+                task,
+                worker=name,
+                attempt=attempt.try_,
+                node_id=node_id,
+            )
+        )
+    out.append(
+        EventRecord(
+            run.run_id,
+            "TaskExecutionFinished",
+            books.now,
+            node,
+            task,
+            "Succeeded",
+            "",
+            "",
+            report.preview,
+            name,
+            report.duration,
+            attempt.try_,
+            node_id=node_id,
+        )
+    )
 
 
 def _finish_event(books: Books, attempt: Attempt, status: str, error: str, duration: float) -> None:

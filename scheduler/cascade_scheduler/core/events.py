@@ -93,7 +93,7 @@ class WorkerDisconnected(NamedTuple):
 
 
 class AttemptDone(NamedTuple):
-    """The attempt returned. `items` are the pickles of a small split list."""
+    """The attempt returned. `items` are the pickles of a small split list. `cached`: no user code ran."""
 
     attempt: int
     value: bytes | ObjectValue | BlobValue
@@ -110,6 +110,7 @@ class AttemptDone(NamedTuple):
     amount: int | None = None
     """The value in micros."""
     digest: bytes = b""
+    cached: bool = False
 
 
 class AttemptFailed(NamedTuple):

@@ -81,6 +81,10 @@ class Spec(NamedTuple):
     """Skipped, it lets its first data input pass to those that wanted its value."""
     spawn: bool = False
     """A lazy value that it returns is run, and that value takes its place."""
+    cache_policy: bytes = b""
+    """Asked on the worker before user code runs; empty: none."""
+    cluster_cache: bool = False
+    """Values are kept for the whole cluster."""
 
 
 class Timer(NamedTuple):

@@ -155,9 +155,7 @@ class Submits:
         record.disconnect_grace = known.disconnect_grace
         self._own(record, soon=False)
         record.pools = known.pools
-        event = RunSubmitted(
-            run_id, graph, known.plan, known.name, known.on_failure, known.logs, known.pools
-        )
+        event = RunSubmitted(run_id, graph, known.plan, known.name, known.on_failure, known.logs, known.pools)
         hub.turn.post(event, then=partial(accept, record))
         return True
 

@@ -19,13 +19,21 @@ from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.services.worker_session import WorkerSession
 from cascade_scheduler.wire.reports import hello_from, reports_from
-from cascade_scheduler.wire.values import ONE_VALUE, PAYLOAD_BYTES_MAX, BadMessage, fill_value, value_size
+from cascade_scheduler.wire.values import (
+    ONE_VALUE,
+    PAYLOAD_BYTES_MAX,
+    BadMessage,
+    fill_value,
+    seconds_of,
+    value_size,
+)
 from cascade_scheduler.wire.work import function_to
 
 __all__ = ["WorkerService"]
 
 HELLO_SECONDS = 30.0
 """How long a new stream may take to say Hello."""
+CACHE_KEY_CHARS_MAX = 1_000
 FETCH_ITEMS = 2_000
 """Values per message of a stream of small ones."""
 
@@ -187,6 +195,30 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         if not found:
             await context.abort(grpc.StatusCode.NOT_FOUND, "none of these functions is known (any more)")
         return worker_pb2.FetchFunctionsResponse(functions=found)
+
+    async def GetCached(  # noqa: N802
+        self, request: worker_pb2.GetCachedRequest, context: Context
+    ) -> worker_pb2.GetCachedResponse:
+        """An entry of the cache in memory."""
+        found = self._hub.shared_cache.get(request.key)
+        return worker_pb2.GetCachedResponse(found=found is not None, value=found or b"")
+
+    async def PutCached(  # noqa: N802
+        self, request: worker_pb2.PutCachedRequest, context: Context
+    ) -> worker_pb2.PutCachedResponse:
+        """Keeps an entry; one without bytes is forgotten."""
+        if not 0 < len(request.key) <= CACHE_KEY_CHARS_MAX or len(request.value) > PAYLOAD_BYTES_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"an entry has a key of 1 to {CACHE_KEY_CHARS_MAX} characters and at most "
+                f"{PAYLOAD_BYTES_MAX:,} bytes",
+            )
+        if request.value:
+            ttl = seconds_of(request.ttl) if request.HasField("ttl") else None
+            self._hub.shared_cache.put(request.key, request.value, ttl)
+        else:
+            self._hub.shared_cache.drop(request.key)
+        return worker_pb2.PutCachedResponse()
 
 
 def _stored(session: WorkerSession, sequence: int) -> None:

@@ -337,6 +337,8 @@ def spec_from(message: graph_pb2.TaskSpec) -> Spec:
         amounts,
         message.priority,
         message.passthrough,
+        cache_policy=message.cache_policy,
+        cluster_cache=message.cluster_cache,
     )
 
 
@@ -352,6 +354,8 @@ def spec_to(spec: Spec) -> graph_pb2.TaskSpec:
         amounts=amounts_to(spec.amounts),
         priority=spec.priority,
         passthrough=spec.passthrough,
+        cache_policy=spec.cache_policy,
+        cluster_cache=spec.cluster_cache,
     )
     if spec.timeout is not None:
         message.timeout.CopyFrom(duration_of(spec.timeout))

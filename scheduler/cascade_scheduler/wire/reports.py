@@ -78,7 +78,7 @@ def reports_from(worker: str, messages: Iterable[worker_pb2.Report]) -> tuple[Re
         if outcome == "done":
             done = message.done
             value = done.value
-            if value.WhichOneof("form") == "inline" and not done.items:
+            if value.WhichOneof("form") == "inline" and not (done.items or done.cached):
                 inline = value.inline
                 if inline[:1] == b"\0":
                     raise BadMessage(f"attempt {message.attempt} made inline bytes that are no pickle")
@@ -99,6 +99,7 @@ def reports_from(worker: str, messages: Iterable[worker_pb2.Report]) -> tuple[Re
                             done.route_text,
                             done.amount_micros if done.HasField("amount_micros") else None,
                             done.digest,
+                            False,
                         ),
                     )
                 )
@@ -132,6 +133,7 @@ def _done(worker: str, message: worker_pb2.Report) -> AttemptDone:
         done.route_text,
         done.amount_micros if done.HasField("amount_micros") else None,
         done.digest,
+        done.cached,
     )
 
 

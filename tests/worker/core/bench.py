@@ -55,12 +55,14 @@ class Bench:
         asynchronous: bool = False,
         expected: float | None = None,
         run: int = 1,
+        policy: bool = False,
     ) -> int:
         """A new body; `expected` makes its duration known."""
         self.bodies += 1
         if asynchronous and amounts == (("cpu", CPU),):
             amounts = ()
-        known = events.BodyKnown(self.bodies, run, name, name.encode(), asynchronous, timeout, amounts)
+        facts = (name, name.encode(), asynchronous, timeout, amounts)
+        known = events.BodyKnown(self.bodies, run, *facts, policy=policy)
         self.work(bodies=(known,))
         if expected is not None:
             self.state.bodies[self.bodies].profile.expected = expected

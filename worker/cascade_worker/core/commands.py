@@ -43,7 +43,8 @@ class Ending(NamedTuple):
     """How one attempt ended, as it is reported and kept until the scheduler has it.
 
     `payload` is what the executor said, for DONE, FAILED and TIMED_OUT. `reason` is text for people, for
-    TIMED_OUT and LOST. `flag` is: killed, for CANCELLED; innocent, for LOST. `size`: bytes of the payload.
+    TIMED_OUT and LOST. `flag` is: cached, for DONE; killed, for CANCELLED; innocent, for LOST. `size`: bytes
+    of the payload.
     """
 
     kind: EndingKind

@@ -123,7 +123,8 @@ def _conclude(state: State, attempt: Attempt, result: Result, out: list[Command]
         out.append(Publish(attempt.id, result.payload))
     else:
         kind = EndingKind.DONE if result.ok else EndingKind.FAILED
-        finish(state, attempt, Ending(kind, result.payload, "", False, result.duration_ns, result.size))
+        cached = result.ok and not attempt.begun
+        finish(state, attempt, Ending(kind, result.payload, "", cached, result.duration_ns, result.size))
 
 
 def on_reclaimed(

@@ -61,6 +61,8 @@ class BodyKnown(NamedTuple):
     run_id: str = ""
     resources: bool = False
     """It has resources injected: its attempts say themselves when their function is called."""
+    policy: bool = False
+    """A caching policy is asked first: the same; and what ends without having said so was cached."""
 
 
 class Assigned(NamedTuple):
@@ -151,7 +153,7 @@ class ExecutorReported(NamedTuple):
 
 
 class AttemptBegun(NamedTuple):
-    """The resources of an attempt are set up, and its function is called."""
+    """What an attempt needs is set up, its caching policy has no value, and its function is called."""
 
     executor: int
     attempt: int

@@ -172,7 +172,7 @@ class Core:
                 dropped.append(attempt)
             elif attempt.phase == Phase.FINISHED:
                 state.unreported.append(attempt)
-            elif attempt.phase in (Phase.RUNNING, Phase.STORING) and attempt.started_at >= 0:
+            elif attempt.is_begun:
                 state.started.append(attempt)
         stop(state, dropped, Wanted.DROP, now, out)
         if event.epoch != state.epoch and state.epoch:  # it may not know of runs that the last one had
@@ -200,6 +200,7 @@ class Core:
                 body.amounts,
                 body.run_id,
                 body.resources,
+                body.policy,
             )
         for assigned in event.assigned:
             self._assign(assigned, out)
@@ -346,7 +347,9 @@ class Core:
             finish(self.state, attempt, Ending(EndingKind.INPUT_LOST, event.payload))
 
     def _on_published(self, now: float, event: events.Published, out: list[Command]) -> None:
-        self._stored(event.attempt, Ending(EndingKind.DONE, event.payload), out)
+        attempt = self.state.attempts.get(event.attempt)
+        cached = attempt is not None and not attempt.begun
+        self._stored(event.attempt, Ending(EndingKind.DONE, event.payload, flag=cached), out)
 
     def _on_publish_failed(self, now: float, event: events.PublishFailed, out: list[Command]) -> None:
         self._stored(event.attempt, Ending(EndingKind.FAILED, event.payload), out)

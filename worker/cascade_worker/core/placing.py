@@ -117,7 +117,7 @@ def _start(state: State, executor: Executor, attempt: Attempt, now: float) -> No
 def has_started(state: State, attempt: Attempt, now: float) -> None:
     """User code runs: the scheduler is to know, and the timeout begins."""
     attempt.started_at = now
-    if not attempt.body.resources:  # else it says so itself, when they are set up
+    if attempt.begun:  # else it says so itself, when all is there and no cache has its value
         state.started.append(attempt)
         if state.tell_started_at is None:
             state.tell_started_at = now + state.limits.started_delay

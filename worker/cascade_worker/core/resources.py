@@ -37,11 +37,12 @@ GRACE_SHARE = 0.8
 
 
 def on_begun(state: State, event: AttemptBegun, now: float) -> None:
-    """User code runs: what it needs is set up."""
+    """User code runs: what it needs is set up, and no cache has its value."""
     attempt = state.attempts.get(event.attempt)
-    if attempt is None or attempt.phase != Phase.RUNNING or attempt.executor is None:
+    if attempt is None or attempt.executor is None or attempt.executor.id != event.executor:
         return
-    if attempt.executor.id == event.executor:
+    attempt.begun = True
+    if attempt.phase == Phase.RUNNING:  # else what was before it ends in the same breath
         state.started.append(attempt)
         _tell_soon(state, now)
 

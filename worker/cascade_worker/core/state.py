@@ -109,7 +109,17 @@ class Profile:
 class Body:
     """What many assignments share."""
 
-    __slots__ = ("amounts", "asynchronous", "name", "profile", "resources", "run", "run_id", "timeout")
+    __slots__ = (
+        "amounts",
+        "asynchronous",
+        "name",
+        "policy",
+        "profile",
+        "resources",
+        "run",
+        "run_id",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -121,11 +131,14 @@ class Body:
         amounts: tuple[tuple[str, int], ...],
         run_id: str = "",
         resources: bool = False,
+        policy: bool = False,
     ) -> None:
         self.run = run
         self.run_id = run_id
         self.resources = resources
         """Its attempts say themselves when their function is called."""
+        self.policy = policy
+        """The same, because a caching policy is asked first."""
         self.name = name
         self.profile = profile
         self.asynchronous = asynchronous
@@ -138,6 +151,7 @@ class Attempt:
 
     __slots__ = (
         "amounts",
+        "begun",
         "body",
         "charged",
         "duration_ns",
@@ -173,12 +187,19 @@ class Attempt:
         """Where it was written to, in SENT and RUNNING."""
         self.started_at = -1.0
         """When it began to run, last; negative: it has not."""
+        self.begun = not (body.resources or body.policy)
+        """Its function is called as soon as the executor has it; else not before the executor says so."""
         self.duration_ns = 0
         """How long user code ran; only in STORING."""
         self.ending: Ending | None = None
         """Only in FINISHED."""
         self.sequence = 0
         """The message of this session that carries its report; 0: none yet."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Its function was called, and has not been told to have ended."""
+        return self.begun and self.started_at >= 0 and self.phase in (Phase.RUNNING, Phase.STORING)
 
 
 class Holding(NamedTuple):

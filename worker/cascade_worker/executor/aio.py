@@ -169,11 +169,12 @@ class AsyncExecutor:
         bench = self._bench
         started = time.perf_counter_ns()
         args, kwargs = bench.arguments(task, step)
-        if step is not None:
-            self._say((BEGUN, task.attempt))
-        value = body.func(*args, **kwargs)
-        if inspect.isawaitable(value):
-            value = await value
+        if body.info.cache_policy or step is not None:
+            value = await self._begin(body, task.attempt, args, kwargs)
+        else:
+            value = body.func(*args, **kwargs)
+            if inspect.isawaitable(value):
+                value = await value
         if task.attempt in self._cancelled:
             raise TaskCancelled("it was told to stop, and returned")
         return bench.done(task, value, time.perf_counter_ns() - started)
@@ -185,6 +186,22 @@ class AsyncExecutor:
         while not work.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(work)
+
+    async def _begin(self, body: Body, attempt: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the caching policy has; else what the function returns, which the policy is told."""
+        policy = self._bench.policies.of(body.info, body.func) if body.info.cache_policy else None
+        inputs = policy.inputs(args, kwargs) if policy else None
+        if policy is not None and inputs is not None:
+            hit = await policy.check(inputs)
+            if hit is not None:
+                return hit.value
+        self._say((BEGUN, attempt))
+        value = body.func(*args, **kwargs)
+        if inspect.isawaitable(value):
+            value = await value
+        if policy is not None and inputs is not None and attempt not in self._cancelled:
+            await policy.save(inputs, value)
+        return value
 
     def _say(self, answer: Frame) -> None:
         try:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 __all__ = [
+    "ASK",
     "BEGUN",
     "BROKEN",
     "CANCEL",
@@ -81,9 +82,13 @@ RESOURCE = 16
 """(RESOURCE, attempt, number, run id, name, scope, released, reason, duration_ns): one was set up, or torn
 down. The number is of this executor; the attempt 0 when it was torn down for none."""
 BEGUN = 17
-"""(BEGUN, attempt): the resources of a task are there, and its function is called. Others do not say so."""
+"""(BEGUN, attempt): the resources of a task are there, its caching policy has no value, and its function is
+called. Tasks that have neither do not say so."""
 CLOSED = 18
 """(CLOSED, run id)."""
+ASK = 19
+"""(ASK, number, key, value or None, ttl or None): gets an entry of the cluster's cache, or keeps one. The
+answer comes through a socket of its own, as (number, bytes or None, error or "")."""
 
 LENGTH = struct.Struct("<I")
 PACKET_BYTES_MAX = 64 * 1024
@@ -125,6 +130,8 @@ class BodyInfo(NamedTuple):
     """A lazy value that it returns is run in its place."""
     params: str = ""
     """Name of the file with the run's params, beside the functions; empty: there are none."""
+    cache_policy: bytes = b""
+    """The pickled task id and caching policy; empty: none."""
     resources: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = ()
     """What is injected and what that needs, each after what it needs: name, scope, CID, names of needs."""
 

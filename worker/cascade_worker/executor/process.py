@@ -12,7 +12,9 @@ import sys
 import traceback
 
 from cascade_dist import context
+from cascade_dist.caching.memory import use_exchange
 from cascade_worker.executor.aio import AsyncExecutor, current_attempt
+from cascade_worker.executor.exchange import CacheExchange
 from cascade_worker.executor.frames import READY, ExecutorConfig
 from cascade_worker.executor.output import STDERR, STDOUT, LineWriter, Speaker
 from cascade_worker.executor.sync import SyncExecutor
@@ -42,7 +44,7 @@ def executor_main(parent: int, fds: list[int], config: ExecutorConfig) -> None:
 
     Args:
         parent: pid of the fork server.
-        fds: tasks to read, frames to write, the stop page, and the pipes for descriptors 1 and 2.
+        fds: tasks to read, frames to write, the stop page, pipes for descriptors 1 and 2, answers to read.
         config: what it has to know.
     """
     code = EXIT_BROKEN
@@ -50,7 +52,8 @@ def executor_main(parent: int, fds: list[int], config: ExecutorConfig) -> None:
         os.setsid()
         die_with_parent(parent, signal.SIGKILL)
         _set_signals()
-        tasks, speaker, stop_word = _take_over(fds)
+        tasks, speaker, stop_word, answers = _take_over(fds)
+        use_exchange(CacheExchange(speaker.say, answers))
         _serve(tasks, speaker, stop_word, config)
         code = 0
     except BrokenPipeError:
@@ -69,8 +72,8 @@ def _set_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _take_over(fds: list[int]) -> tuple[socket.socket, Speaker, memoryview]:
-    tasks_fd, frames_fd, page_fd, out_fd, err_fd = fds
+def _take_over(fds: list[int]) -> tuple[socket.socket, Speaker, memoryview, socket.socket]:
+    tasks_fd, frames_fd, page_fd, out_fd, err_fd, answers_fd = fds
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (out_fd, 1), (err_fd, 2)):
         os.dup2(source, target)
@@ -78,7 +81,8 @@ def _take_over(fds: list[int]) -> tuple[socket.socket, Speaker, memoryview]:
     page = mmap.mmap(page_fd, STOP_PAGE_BYTES)
     os.close(page_fd)
     speaker = Speaker(socket.socket(fileno=frames_fd))
-    return socket.socket(fileno=tasks_fd), speaker, memoryview(page).cast("Q")
+    answers = socket.socket(fileno=answers_fd)
+    return socket.socket(fileno=tasks_fd), speaker, memoryview(page).cast("Q"), answers
 
 
 def _serve(tasks: socket.socket, speaker: Speaker, stop_word: memoryview, config: ExecutorConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from cascade_dist import context
 from cascade_dist.errors import TaskCancelled
 from cascade_dist.language.resources import within
+from cascade_worker.executor.caching import SyncPolicies
 from cascade_worker.executor.frames import (
     BEGUN,
     BROKEN,
@@ -57,6 +58,7 @@ class SyncExecutor:
         self._step: Step | None = None
         """What the attempt that runs has of resources."""
         self._forked = False
+        self._policies = SyncPolicies()
         self.writers: tuple[LineWriter, ...] = ()
 
     def run(self) -> None:
@@ -143,7 +145,10 @@ class SyncExecutor:
         if step is not None:
             return self._attempt_with_resources(task, body, step)
         args, kwargs = bench.arguments(task)
-        value = body.func(*args, **kwargs)
+        if info.cache_policy:
+            value = self._begin(body, attempt, args, kwargs)
+        else:
+            value = body.func(*args, **kwargs)
         if self._stopped:  # it swallowed the exception and returned in time
             raise TaskCancelled("it was told to stop, and returned")
         return bench.done(task, value, time.perf_counter_ns() - started)
@@ -154,9 +159,8 @@ class SyncExecutor:
         with within(step.resources):
             complete(self._keeper.begin_step(step))
             args, kwargs = bench.arguments(task, step)
-            self._speaker.say((BEGUN, task.attempt))
             started = time.perf_counter_ns()
-            value = body.func(*args, **kwargs)
+            value = self._begin(body, task.attempt, args, kwargs)
             if self._stopped:
                 raise TaskCancelled("it was told to stop, and returned")
             return bench.done(task, value, time.perf_counter_ns() - started)
@@ -166,6 +170,22 @@ class SyncExecutor:
         self._step = None
         error = raised.error if isinstance(raised, Unloadable) else raised
         complete(self._keeper.end_step(step, error))
+
+    def _begin(self, body: Body, attempt: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the caching policy has; else what the function returns, which the policy is told."""
+        policy = self._bench.policies.of(body.info, body.func) if body.info.cache_policy else None
+        if policy is None:
+            self._speaker.say((BEGUN, attempt))
+            return body.func(*args, **kwargs)
+        inputs = policy.inputs(args, kwargs)
+        hit = self._policies.run(policy.check(inputs))
+        if hit is not None:
+            return hit.value
+        self._speaker.say((BEGUN, attempt))
+        value = body.func(*args, **kwargs)
+        if not self._stopped:
+            self._policies.run(policy.save(inputs, value))
+        return value
 
     def _on_stop(self, signum: int, frame: FrameType | None) -> None:
         armed = self._armed

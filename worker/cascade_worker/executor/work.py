@@ -25,6 +25,7 @@ from cascade_dist.language.jump import Jump
 from cascade_dist.language.lazy import LazyResult
 from cascade_dist.language.resources import Filler, filling
 from cascade_worker.executor import frames
+from cascade_worker.executor.caching import Policies
 from cascade_worker.executor.files import map_file, reserve
 from cascade_worker.executor.frames import DONE, FAILED, TAIL, BodyInfo, ExecutorConfig
 from cascade_worker.executor.observations import OBSERVE_TRUTH, Keys, Seen, observe
@@ -115,6 +116,7 @@ class Workbench:
         self._config = config
         self._functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._bodies: dict[bytes, Body] = {}
+        self.policies = Policies()
         self._environment: dict[str, str] = {}
         self._threads = 0
         self._compiler: tails.Compiler | None = None

@@ -1,0 +1,254 @@
+"""What is not run because its value is known: caching policies and the cluster's cache."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cascade_dist as cs
+
+from .conftest import Journal
+
+pytestmark = pytest.mark.integration
+
+
+def events_of(run: Any, task: str) -> list[str]:
+    """The events of a task in a run, as "kind reason"."""
+    told = [event for event in run.events() if getattr(event, "task", "") == task]
+    return [" ".join(filter(None, (type(event).__name__, getattr(event, "reason", "")))) for event in told]
+
+
+def note(path: str, word: str) -> None:
+    with open(path, "a") as file:
+        file.write(f"{word}\n")
+
+
+@cs.task
+def double(path: str, x: int, by: int = 2) -> int:
+    note(path, f"double-{x}")
+    return by * x
+
+
+@cs.task
+def nothing(path: str) -> None:
+    note(path, "nothing")
+
+
+@cs.task
+def add_one(x: int) -> int:
+    return x + 1
+
+
+@cs.task
+async def slowly(path: str, x: int) -> int:
+    note(path, f"slowly-{x}")
+    return 2 * x
+
+
+class Fixed:
+    """A policy that has one value, or none."""
+
+    def __init__(self, answer: Any, path: str = "") -> None:
+        self.answer = answer
+        self.path = path
+
+    async def check(self, task_id: str, inputs: Mapping[str, Any]) -> Any:
+        if self.path:
+            told = ",".join(f"{name}={value}" for name, value in inputs.items() if name != "path")
+            note(self.path, f"check-{task_id.partition('@')[0]}:{told}")
+        return self.answer
+
+    async def save(self, task_id: str, inputs: Mapping[str, Any], output: Any) -> None:
+        if self.path:
+            note(self.path, f"save-{output}")
+
+
+class Broken:
+    """A policy that can do nothing."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    async def check(self, task_id: str, inputs: Mapping[str, Any]) -> Any:
+        if self.what == "check":
+            raise OSError("the cache is out of order")
+        return cs.MISS
+
+    async def save(self, task_id: str, inputs: Mapping[str, Any], output: Any) -> None:
+        if self.what == "save":
+            raise OSError("the cache is full")
+
+
+@pytest.mark.parametrize("what", ["check", "save"])
+def test_s50_a_cache_that_fails_is_said_and_fails_nothing(
+    cluster: cs.Cluster, journal: Journal, what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = double(journal.path, 4).with_retry(3).with_cache(Broken(what))
+    assert cluster.submit(target, logs=True).result(60) == 8
+    assert journal.lines() == ["double-4"]
+    assert "the cache of task 'double' could not" in capfd.readouterr().err
+
+
+def test_s51_a_file_that_exists_is_taken(cluster: cs.Cluster, journal: Journal, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+
+    @cs.task
+    def make(path: str, out: str) -> str:
+        note(path, "make")
+        Path(out).write_text("made")
+        return out
+
+    def target() -> Any:
+        return make(journal.path, str(made)).with_cache(cs.FileExistenceCache(lambda inputs: inputs["out"]))
+
+    assert cluster.run(target()) == str(made)
+    assert cluster.run(target()) == str(made)
+    assert journal.lines() == ["make"]
+    made.unlink()
+    assert cluster.run(target()) == str(made)
+    assert journal.lines() == ["make", "make"]
+
+
+def test_s52_a_hit_is_a_skip_with_a_value(cluster: cs.Cluster, journal: Journal) -> None:
+    run = cluster.submit(add_one(slowly(journal.path, 1).with_cache(Fixed(cs.CacheHit(41)))))
+    assert run.result(60) == 42
+    assert events_of(run, "slowly") == ["TaskSkipped CacheHit"]
+    assert journal.lines() == []
+
+
+def test_a_plain_value_is_a_hit_too(cluster: cs.Cluster, journal: Journal) -> None:
+    assert cluster.run(double(journal.path, 1).with_cache(Fixed("plain"))) == "plain"
+    assert journal.lines() == []
+
+
+def test_s53_a_cached_none_is_a_hit(cluster: cs.Cluster, journal: Journal) -> None:
+    backend = cs.InMemoryCacheBackend(uuid.uuid4().hex)
+    for _ in range(2):
+        assert cluster.run(nothing(journal.path).with_cache(cs.ResultCache(backend))) is None
+    assert journal.lines() == ["nothing"]
+
+
+_IN_ANOTHER_PROCESS = """
+import sys
+import cascade_dist as cs
+
+@cs.task
+def double(path, x, by=2):
+    with open(path, "a") as file:
+        file.write(f"double-{x}\\n")
+    return by * x
+
+with cs.connect(sys.argv[1]) as cluster:
+    cache = cs.ResultCache(cs.InMemoryCacheBackend(sys.argv[3]))
+    for x in (1, 2, 1):
+        print(cluster.run(double(sys.argv[2], x).with_cache(cache)))
+"""
+
+
+def test_s54_equal_calls_in_another_process_hit(cluster_address: str, journal: Journal) -> None:
+    name = uuid.uuid4().hex
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", _IN_ANOTHER_PROCESS, cluster_address, journal.path, name],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+        )
+        assert done.stdout.split() == ["2", "4", "2"]
+    assert journal.lines() == ["double-1", "double-2"]
+
+
+def test_inputs_are_named_and_complete(cluster: cs.Cluster, journal: Journal) -> None:
+    target = double(journal.path, add_one(1)).with_cache(Fixed(cs.MISS, journal.path))
+    assert cluster.run(target) == 4
+    assert journal.lines() == ["check-double:x=2,by=2", "double-2", "save-4"]
+
+
+def test_every_child_of_a_map_asks_by_itself(cluster: cs.Cluster, journal: Journal) -> None:
+    cache = cs.ResultCache(cs.InMemoryCacheBackend(uuid.uuid4().hex))
+
+    def target(items: list[int]) -> Any:
+        return double.map(path=cs.unmapped(journal.path), x=items).with_cache(cache)
+
+    assert cluster.run(target([1, 2])) == [2, 4]
+    run = cluster.submit(target([2, 3, 1]))
+    assert run.result(60) == [4, 6, 2]
+    assert sorted(journal.lines()) == ["double-1", "double-2", "double-3"]
+    assert events_of(run, "double[0]") == events_of(run, "double[2]") == ["TaskSkipped CacheHit"]
+    assert events_of(run, "double[1]") == ["TaskExecutionStarted", "TaskExecutionFinished"]
+
+
+def test_a_failed_attempt_saves_nothing(cluster: cs.Cluster, journal: Journal) -> None:
+    @cs.task
+    def fails_once(path: str) -> str:
+        note(path, "ran")
+        if Path(path).read_text().count("ran") == 1:
+            raise ValueError("not yet")
+        return "done"
+
+    target = fails_once(journal.path).with_retry(2).with_cache(Fixed(cs.MISS, journal.path))
+    assert cluster.run(target) == "done"
+    assert journal.lines() == ["check-fails_once:", "ran", "check-fails_once:", "ran", "save-done"]
+
+
+def test_a_task_that_changes_its_argument_does_not_change_its_key(
+    cluster: cs.Cluster, journal: Journal
+) -> None:
+    cache = cs.ResultCache(cs.InMemoryCacheBackend(uuid.uuid4().hex))
+
+    @cs.task
+    def append(path: str, items: list[int]) -> int:
+        note(path, "append")
+        items.append(len(items))
+        return sum(items)
+
+    assert [cluster.run(append(journal.path, [5]).with_cache(cache)) for _ in range(2)] == [6, 6]
+    assert cluster.run(append(journal.path, [5, 1]).with_cache(cache)) == 8
+    assert journal.lines() == ["append", "append"]
+
+
+def test_what_cannot_be_hashed_runs_and_is_named(
+    cluster: cs.Cluster, journal: Journal, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @cs.task
+    def takes(path: str, what: Any) -> str:
+        note(path, "ran")
+        return "ran"
+
+    @cs.task
+    def makes() -> Any:
+        return random.Random(1)
+
+    cache = cs.ResultCache(cs.InMemoryCacheBackend(uuid.uuid4().hex))
+    for _ in range(2):
+        assert cluster.submit(takes(journal.path, makes()).with_cache(cache), logs=True).result(60) == "ran"
+    assert journal.lines() == ["ran", "ran"]
+    assert "argument 'what' is or holds a random.Random" in capfd.readouterr().err
+
+
+def test_values_too_large_for_the_shared_cache_are_said(
+    cluster: cs.Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @cs.task
+    def large() -> bytes:
+        return b"x" * (2 << 20)
+
+    cache = cs.ResultCache(cs.InMemoryCacheBackend(uuid.uuid4().hex))
+    assert len(cluster.submit(large().with_cache(cache), logs=True).result(60)) == 2 << 20
+    assert "up to 1,048,576" in capfd.readouterr().err
+
+
+def test_many_async_attempts_share_the_cache(cluster: cs.Cluster, journal: Journal) -> None:
+    cache = cs.ResultCache(cs.InMemoryCacheBackend(uuid.uuid4().hex))
+    for _ in range(2):
+        target = slowly.map(path=cs.unmapped(journal.path), x=range(200)).with_cache(cache)
+        assert cluster.run(target) == [2 * x for x in range(200)]
+    assert len(journal.lines()) == 200
