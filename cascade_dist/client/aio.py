@@ -138,7 +138,10 @@ class AsyncCluster:
         """As `Cluster.run`; a task that is cancelled here cancels its run."""
         run = await self.submit(target, **options)
         try:
-            return await run.result(timeout)
+            value = await run.result(timeout)
+            if run.run._telling is not None:
+                await _in_thread(run.run._telling.finish)
+            return value
         except TimeoutError:
             if not run.cancel():
                 return run.run.result()  # it has ended: with this very error, or after all

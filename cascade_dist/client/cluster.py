@@ -69,6 +69,8 @@ class Cluster:
         self._pools = checked_pools(system_resources)
         self._progress = progress
         self._local = local
+        self._tellings: weakref.WeakSet[Telling] = weakref.WeakSet()
+        """Who hears of runs; those of runs that have ended are heard out before the handle closes."""
         self._pid = os.getpid()
         loop = background_loop.acquire()
         self._session = Session(
@@ -161,6 +163,7 @@ class Cluster:
                 telling.abandon()
                 raise
             run._telling = telling
+            self._tellings.add(telling)
             telling.begin(run, run._topics)
         if not run.done():
             run._keeper = self
@@ -404,6 +407,8 @@ class Cluster:
         if live:
             ids = ", ".join(run.id for run in live[:3]) + (", …" if len(live) > 3 else "")
             say(f"{why}; cancelled {len(live)} unfinished run{'s'[: len(live) > 1]} ({ids})")
+        for telling in list(self._tellings):
+            telling.finish()
         self._end()
 
     def _end(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from cascade_dist.client.bridge import Bridge
@@ -48,6 +49,7 @@ class Telling:
         log_format: str,
         connector: Connector | None,
     ) -> None:
+        self._run: Run[object] | None = None
         self._sinks: list[Callable[[Event], object]] = []
         self._bridge: Bridge | None = None
         self._thread: threading.Thread | None = None
@@ -64,6 +66,7 @@ class Telling:
 
     def begin(self, run: Run[object], topics: Sequence[str] = ()) -> None:
         """The run was submitted; `topics` are those that its graph listens to."""
+        self._run = run
         if self._bridge is not None and topics:
             self._bridge.listen(topics)
         if self._sinks:
@@ -78,17 +81,18 @@ class Telling:
             self._bridge.close()
 
     def finish(self) -> None:
-        """Waits, within a bound, until the listeners have heard the run's last event."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(LAST_WORDS_SECONDS)
+        """Waits, within a bound, until the listeners of a run that has ended have heard its last event."""
+        thread, run = self._thread, self._run
+        if thread is not None and thread is not threading.current_thread() and run is not None and run.done():
+            thread.join(LAST_WORDS_SECONDS)
 
     def _follow(self, run: Run[object]) -> None:
         try:
             for event in run.events():
                 for sink in self._sinks:
                     self._tell(sink, event)
-        except CascadeError as error:
-            log.warning("the events of run %s cannot be followed any more: %s", run.id, error)
+        except (CascadeError, CancelledError) as error:
+            log.warning("the events of run %s cannot be followed any more: %r", run.id, error)
         finally:
             if self._bridge is not None:
                 self._bridge.close()

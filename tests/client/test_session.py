@@ -201,8 +201,10 @@ def test_bad_run_ids(cluster: cs.Cluster, run_id: Any) -> None:
 def test_bad_options(cluster: cs.Cluster) -> None:
     with pytest.raises(ValueError, match=r"on_failure is 'stop'.*cancel, finish"):
         cluster.submit(add(1), on_failure="stop")
-    with pytest.raises(TypeError, match="system_resources"):
-        cluster.submit(add(1), system_resources={})  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="resources"):
+        cluster.submit(add(1), resources={})  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="'seats' is -1"):
+        cluster.submit(add(1), system_resources={"seats": -1})
     with pytest.raises(cs.GraphError):
         cluster.run(5)
 
