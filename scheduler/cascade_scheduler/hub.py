@@ -16,6 +16,8 @@ from cascade_scheduler.core.commands import (
     Assign,
     ConstraintsAnswered,
     EventRecord,
+    FrameGone,
+    PlanWanted,
     RunEnded,
     RunRefused,
     TargetValue,
@@ -27,7 +29,7 @@ from cascade_scheduler.core.plans import PlanCache
 from cascade_scheduler.core.state import Core
 from cascade_scheduler.core.values import BlobValue, DeferredValue
 from cascade_scheduler.entries import EntryCache
-from cascade_scheduler.eventlog import LogLine
+from cascade_scheduler.eventlog import Logged, LogLine
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
 from cascade_scheduler.services.client_session import ClientSession
@@ -35,6 +37,7 @@ from cascade_scheduler.services.worker_session import WorkerSession
 from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import Record, RunDropped, RunEvents, RunRenewed
 from cascade_scheduler.store.writer import StoreWriter, Then
+from cascade_scheduler.tails import Tails
 from cascade_scheduler.turn import Order, Turn
 from cascade_scheduler.wire.shapes import ShapeCache
 from cascade_scheduler.wire.updates import event_to
@@ -97,6 +100,7 @@ class Hub:
         self.times = times
         self.plans = PlanCache()
         self.shapes = ShapeCache()
+        self.tails = Tails(self)
         self.shared_cache: EntryCache[str] = EntryCache(bounds.shared_cache_bytes_max)
         """What `InMemoryCacheBackend`s on workers keep."""
         self.bell = writer.bell
@@ -163,14 +167,14 @@ class Hub:
 
     def _defer_inputs(self, command: Assign) -> Assign:
         """Names values instead of sending them, where all together are more than a message may carry."""
-        run = self.core.runs.get(command.run_id)
+        run = self.core.runs.get(command.frame_id or command.run_id)
         if run is None or sum(map(value_size, command.inputs)) <= PAYLOAD_BYTES_MAX // 2:
             return command
         origin, _ = run.origin(command.node)
         inputs = list(command.inputs)
         for at, source in enumerate(run.graph.inputs(origin)):
             if type(inputs[at]) is bytes and run.values.get(source) is inputs[at]:
-                inputs[at] = DeferredValue(command.run_id, source)
+                inputs[at] = DeferredValue(run.frame_id, source)
         return command._replace(inputs=tuple(inputs))
 
     def welcome(self, command: WelcomeWorker) -> None:
@@ -229,9 +233,7 @@ class Hub:
             found, _ = run.events.since(run.stored_through, EVENTS_STORED_PER_PIECE)
             if not found:
                 break
-            events = [
-                event_to(number, logged, self.node_id(run.run_id, logged.node)) for number, logged in found
-            ]
+            events = [event_to(number, logged, self.node_id(logged)) for number, logged in found]
             payload = client_pb2.WatchResponse(events=events).SerializeToString()
             first = run.stored_through + 1
             run.stored_through = found[-1][0]
@@ -239,12 +241,12 @@ class Hub:
         run.stored_through = run.events.last
         return pieces
 
-    def node_id(self, run_id: str, node: int) -> str:
-        """Hex of a node's structural id; a map's child has its index in brackets."""
-        if node < 0:
-            return ""
-        run = self.core.runs.get(run_id)
-        return "" if run is None else run.key(node)
+    def node_id(self, logged: Logged) -> str:
+        """Hex of the structural id of an event's node; a map's child has its index in brackets."""
+        if logged.node < 0 or logged.node_id:
+            return logged.node_id
+        run = self.core.runs.get(logged.run_id)
+        return "" if run is None else run.first_key(logged.node)
 
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Clients of the runs may know this now."""
@@ -270,6 +272,14 @@ class Hub:
             return await answer
         finally:
             del self._asked[number]
+
+    def plan_wanted(self, command: PlanWanted) -> None:
+        """A plan is to be made."""
+        self.tails.plan(command)
+
+    def frame_gone(self, command: FrameGone) -> None:
+        """A frame is no longer needed."""
+        self.tails.gone(command)
 
     def constraints_answered(self, command: ConstraintsAnswered) -> None:
         """A request about limits is settled and stored."""
@@ -381,8 +391,12 @@ class Hub:
             run = self.core.runs.get(whose.run_id) if whose is not None else None
             if whose is None or record is None or run is None:
                 continue  # of a run that nobody asks for any more
+            node_id = ""
+            if run.framed or run.nested:
+                known = self.core.attempts.get(attempt)
+                node_id = whose.node_id if known is None else known.run.key(known.node)
             line = LogLine(
-                record.run_id, self.now(), whose.node, run.task(whose.node), session.name, stream, text
+                record.run_id, self.now(), whose.node, whose.task, session.name, stream, text, node_id
             )
             self.runs.record((line,))
             for client, feed in record.feeds.items():

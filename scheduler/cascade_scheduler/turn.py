@@ -27,6 +27,7 @@ from cascade_scheduler.core.commands import (
     AskPromise,
     Assign,
     CancelAttempt,
+    CloseRun,
     Command,
     ConstraintsAnswered,
     DropConstraint,
@@ -54,10 +55,10 @@ from cascade_scheduler.store.writer import Then
 
 __all__ = ["CoreLike", "Listener", "Order", "Turn", "Writer"]
 
-Order: TypeAlias = Union[Assign, RetractAttempt, CancelAttempt, ReleaseObject, AskPromise]
+Order: TypeAlias = Union[Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObject, AskPromise]
 """What a worker is to do."""
 
-_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, ReleaseObject, AskPromise))
+_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObject, AskPromise))
 _SAVES = frozenset(
     (SaveAttempt, SaveFrame, SaveResult, SaveSkip, SaveOutcome, SaveConstraint, DropConstraint)
 )

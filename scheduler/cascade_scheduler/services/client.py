@@ -15,6 +15,7 @@ import grpc.aio
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
 from cascade_scheduler.core import views
+from cascade_scheduler.core.events import MessageArrived
 from cascade_scheduler.core.limits import ConstraintInvalid
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.runs import RunRecord
@@ -31,6 +32,7 @@ HELLO_SECONDS = 30.0
 RUNS_LISTED = 100
 RUNS_LISTED_MAX = 10_000
 NODES_LISTED_MAX = 10_000
+TOPIC_CHARS_MAX = 512
 EVENTS_PER_MESSAGE = 500
 WATCH_SECONDS = 0.05
 """A watcher is told of events at most this often."""
@@ -138,12 +140,8 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             found, gone = record.events.since(after, EVENTS_PER_MESSAGE)
             found = [entry for entry in found if entry[0] <= record.events.published]
             if found:
-                run_id = record.run_id
                 yield client_pb2.WatchResponse(
-                    events=[
-                        event_to(number, logged, self._hub.node_id(run_id, logged.node))
-                        for number, logged in found
-                    ],
+                    events=[event_to(number, logged, self._hub.node_id(logged)) for number, logged in found],
                     truncated=gone,
                 )
                 after = found[-1][0]
@@ -231,6 +229,25 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         workers.sort(key=lambda info: (info.name, info.worker_id))
         return client_pb2.ListWorkersResponse(workers=workers)
 
+    async def SendMessage(  # noqa: N802
+        self, request: client_pb2.SendMessageRequest, context: Context
+    ) -> client_pb2.SendMessageResponse:
+        """A message for nodes that listen."""
+        hub, topic = self._hub, request.topic
+        most = hub.bounds.inline_bytes_max
+        if not 0 < len(topic) <= TOPIC_CHARS_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"a topic has 1 to {TOPIC_CHARS_MAX} characters"
+            )
+        if len(request.payload) > most:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"the message for {topic!r} has {len(request.payload):,} bytes; it may have {most:,}",
+            )
+        receivers = len(hub.core.listening.get(topic, ())) if request.payload else 0
+        hub.turn.post(MessageArrived(topic, request.payload, request.retain))
+        return client_pb2.SendMessageResponse(receivers=receivers)
+
     async def GetStatus(  # noqa: N802
         self, request: client_pb2.GetStatusRequest, context: Context
     ) -> client_pb2.GetStatusResponse:
@@ -251,6 +268,8 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             nodes_running=info.nodes_running,
             plans_solved=hub.plans.solved,
             plans_hit=hub.plans.hits,
+            leases=hub.core.leases,
+            loop_steps=hub.core.loop_steps,
             pools=amounts_to(info.pools),
             pools_free=amounts_to(info.pools_free),
         )

@@ -16,6 +16,7 @@ from cascade_scheduler.core.commands import (
     AskPromise,
     Assign,
     CancelAttempt,
+    CloseRun,
     ReleaseObject,
     RetractAttempt,
 )
@@ -34,6 +35,8 @@ class Whose(NamedTuple):
 
     run_id: str
     node: int
+    task: str
+    node_id: str
 
 
 class WorkerSession:
@@ -78,6 +81,7 @@ class WorkerSession:
         self._release: list[int] = []
         self._promise = 0
         self._ended: list[str] = []
+        self._close: list[str] = []
         self._logs_changed: list[str] = []
         self._beat = False
         self._goodbye: worker_pb2.Goodbye | None = None
@@ -104,12 +108,14 @@ class WorkerSession:
         """Adds an assignment; it goes out behind the turn."""
         self._assigns.append(command)
         if logs:
-            self._whose[command.attempt] = Whose(command.run_id, command.node)
+            name, index = command.spec.name, command.map_index
+            task = name if index < 0 else f"{name}[{index}]"
+            self._whose[command.attempt] = Whose(command.run_id, command.node, task, command.node_id)
             if len(self._whose) > ATTEMPTS_REMEMBERED:
                 self._whose.popitem(last=False)
         self.outbox.ring()
 
-    def order(self, command: RetractAttempt | CancelAttempt | ReleaseObject | AskPromise) -> None:
+    def order(self, command: RetractAttempt | CancelAttempt | CloseRun | ReleaseObject | AskPromise) -> None:
         """Adds an order; it goes out behind the turn."""
         if isinstance(command, RetractAttempt):
             self._retract.append(command.attempt)
@@ -117,9 +123,15 @@ class WorkerSession:
             self._cancel.append(command.attempt)
         elif isinstance(command, AskPromise):
             self._promise = command.number
+        elif isinstance(command, CloseRun):
+            self._close.append(command.run_id)
         else:
             self._release.append(command.attempt)
         self.outbox.ring()
+
+    def run_id(self, number: int) -> str:
+        """The run that has a number in this session; empty: none."""
+        return self._encoder.run_id(number)
 
     def whose(self, attempt: int) -> Whose | None:
         """The task that an attempt belongs to, if it is still known."""
@@ -169,7 +181,8 @@ class WorkerSession:
     @property
     def _urgent(self) -> bool:
         """There is something to say beside assignments that should not wait for the next of them."""
-        return bool(self._retract or self._cancel or self._release or self._logs_changed or self._promise)
+        orders = self._retract or self._cancel or self._release or self._close
+        return bool(orders or self._logs_changed or self._promise)
 
     def _orders(self) -> list[worker_pb2.ConnectResponse]:
         encoder = self._encoder
@@ -182,11 +195,12 @@ class WorkerSession:
             retract=self._retract,
             cancel=self._cancel,
             release=self._release,
+            close=self._close,
             ended=self._ended,
             promise=self._promise,
         )
         self._assigns, self._retract, self._cancel, self._release = [], [], [], []
-        self._ended, self._logs_changed, self._promise = [], [], 0
+        self._ended, self._close, self._logs_changed, self._promise = [], [], [], 0
         return [*(message for message in changed if message is not None), *messages]
 
     def _numbered(self, message: worker_pb2.ConnectResponse) -> worker_pb2.ConnectResponse:

@@ -10,6 +10,7 @@ from cascade_scheduler.core.commands import (
     DropConstraint,
     SaveAttempt,
     SaveConstraint,
+    SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
@@ -29,9 +30,11 @@ __all__ = [
     "StoreFenced",
     "StoreUnavailable",
     "StoredAttempt",
+    "StoredFrame",
     "StoredFunction",
     "StoredResult",
     "StoredRun",
+    "without_superseded",
 ]
 
 
@@ -54,6 +57,14 @@ class StoredFunction(NamedTuple):
     name: str
     body: bytes
     code_hash: bytes
+
+
+class StoredFrame(NamedTuple):
+    """The graph that a run has gone on as: one raw message, and its end."""
+
+    chunk: bytes
+    end: bytes
+    functions: tuple[StoredFunction, ...]
 
 
 class RunCreated(NamedTuple):
@@ -102,12 +113,29 @@ Record: TypeAlias = Union[
     RunRenewed,
     RunDropped,
     SaveAttempt,
+    SaveFrame,
     SaveResult,
     SaveSkip,
     SaveOutcome,
     SaveConstraint,
     DropConstraint,
 ]
+
+
+def without_superseded(records: Sequence[Record]) -> Sequence[Record]:
+    """The records without those that a later frame of their run makes void."""
+    last: dict[str, int] = {}
+    for position, record in enumerate(records):
+        if type(record) is SaveFrame:
+            last[record.run_id] = position
+    if not last:
+        return records
+    kept: list[Record] = []
+    for position, record in enumerate(records):
+        of_frame = isinstance(record, (SaveAttempt, SaveFrame, SaveResult, SaveSkip))
+        if not of_frame or position >= last.get(getattr(record, "run_id", ""), 0):
+            kept.append(record)
+    return kept
 
 
 class Batch(NamedTuple):
@@ -136,7 +164,10 @@ class StoredAttempt(NamedTuple):
 
 @dataclass(slots=True)
 class StoredRun:
-    """A run as a restarted scheduler finds it. `state` is "running" or how it ended."""
+    """A run as a restarted scheduler finds it. `state` is "running" or how it ended.
+
+    When the run had gone on as a returned target, graph and functions of `created` are those of that frame.
+    """
 
     created: RunCreated
     state: str = "running"
@@ -145,6 +176,8 @@ class StoredRun:
     skipped: dict[str, str] = field(default_factory=dict)
     attempts: dict[int, StoredAttempt] = field(default_factory=dict)
     events: Mapping[int, bytes] = field(default_factory=dict)
+    frame: int = 0
+    """How many frames there were before the present one."""
 
 
 class RunStore(Protocol):

@@ -8,6 +8,7 @@ from cascade_scheduler.core.commands import (
     DropConstraint,
     SaveAttempt,
     SaveConstraint,
+    SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
@@ -19,6 +20,7 @@ from cascade_scheduler.store.base import (
     RunDropped,
     RunEvents,
     StoredAttempt,
+    StoredFrame,
     StoredResult,
     StoredRun,
     StoreFenced,
@@ -147,6 +149,8 @@ class MemoryStore:
             run.attempts[record.node] = StoredAttempt(record.attempt, record.try_, record.worker)
         elif isinstance(record, SaveSkip):
             run.skipped[record.key] = record.reason
+        elif isinstance(record, SaveFrame):
+            _replace_frame(run, record)
         elif isinstance(record, SaveOutcome):
             run.state, run.error = record.state, record.error
         elif isinstance(record, RunEvents):
@@ -162,3 +166,14 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Does nothing."""
+
+
+def _replace_frame(run: StoredRun, record: SaveFrame) -> None:
+    stored = record.stored
+    assert isinstance(stored, StoredFrame)
+    run.created = run.created._replace(
+        chunks=(stored.chunk,), end=stored.end, functions=tuple(sorted(stored.functions))
+    )
+    run.frame = record.number
+    for part in (run.results, run.skipped, run.attempts):
+        part.clear()

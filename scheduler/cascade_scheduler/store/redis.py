@@ -8,7 +8,8 @@ Per run, all with a time to live that is renewed while the run goes on:
     cascade:run:{run}:attempts   hash  node index → "attempt try worker" of its last attempt
     cascade:run:{run}:graph      hash  part number → the client's message, sealed; "end" → the last one's end
     cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID)
-    cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"
+    cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"; "frame"
+                                       → how many graphs the run went through before the one that is stored
     cascade:run:{run}:events     hash  first event id → packed events
 
 Of all schedulers of a Redis: `cascade:epoch`, `cascade:batch` (epoch and number of the last batch),
@@ -38,6 +39,7 @@ from cascade_scheduler.core.commands import (
     DropConstraint,
     SaveAttempt,
     SaveConstraint,
+    SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
@@ -52,12 +54,14 @@ from cascade_scheduler.store.base import (
     RunEvents,
     RunRenewed,
     StoredAttempt,
+    StoredFrame,
     StoredFunction,
     StoredResult,
     StoredRun,
     StoreError,
     StoreFenced,
     StoreUnavailable,
+    without_superseded,
 )
 
 __all__ = ["RedisStore", "masked"]
@@ -71,6 +75,9 @@ EPOCH_KEY = "cascade:epoch"
 BATCH_KEY = "cascade:batch"
 RUNS_KEY = "cascade:runs"
 CONSTRAINTS_KEY = "cascade:constraints"
+FRAME_PARTS = ("results", "skipped", "facts", "attempts", "graph")
+"""What belongs to one frame of a run."""
+FUNCTION_SETS_MAX = 10_000
 PARTS = ("results", "skipped", "facts", "attempts", "graph", "functions", "meta", "events")
 
 # One batch: nothing happens unless this epoch leads and the number follows the last one. Then commands, each
@@ -127,6 +134,8 @@ class RedisStore:
         self._sealer = sealer
         self._ttl = ttl_seconds
         self._epoch = 0
+        self._functions: dict[str, frozenset[bytes]] = {}
+        """By run that goes from frame to frame: which functions are stored for it."""
         try:
             self._client = redis.asyncio.Redis.from_url(
                 url,
@@ -195,7 +204,8 @@ class RedisStore:
 
     async def commit(self, batch: Batch) -> None:
         """Lands a batch."""
-        keys, arguments = _Script(self._sealer, self._ttl).of(batch.records)
+        script = _Script(self._sealer, self._ttl, self._functions)
+        keys, arguments = script.of(without_superseded(batch.records))
         try:
             status, told = await self._commit(
                 keys=[EPOCH_KEY, BATCH_KEY, *keys],
@@ -213,6 +223,9 @@ class RedisStore:
                 f"Redis at {self.url} has lost results: batch {batch.number} was to come, but its last is "
                 f"{told.decode()}; set appendonly yes and appendfsync always if that must not happen"
             )
+        self._functions.update(script.functions)
+        while len(self._functions) > FUNCTION_SETS_MAX:
+            del self._functions[next(iter(self._functions))]
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -254,6 +267,7 @@ class RedisStore:
             logger.error("run %s is passed over: %s", run_id, error)
             return None
         run = StoredRun(created, parts["meta"][b"state"].decode(), parts["meta"].get(b"error", b"").decode())
+        run.frame = int(parts["meta"].get(b"frame", 0))
         for field, record in parts["results"].items():
             key = field.decode()
             try:
@@ -306,7 +320,7 @@ class RedisStore:
             told["nodes"],
             bytes.fromhex(told["params"]),
             bytes.fromhex(told["template"]),
-            tuple(graph[str(number)] for number in range(told["parts"])),
+            tuple(graph[str(number)] for number in range(1 if b"frame" in parts["meta"] else told["parts"])),
             graph["end"],
             tuple(sorted(functions)),
             tuple((name, micros) for name, micros in told.get("pools", ())),
@@ -335,9 +349,12 @@ def _constraint(text: bytes) -> Constraint:
 class _Script:
     """A batch as the arguments of the script: writes to one hash become one command."""
 
-    def __init__(self, sealer: Sealer, ttl: int) -> None:
+    def __init__(self, sealer: Sealer, ttl: int, stored: Mapping[str, frozenset[bytes]]) -> None:
         self._sealer = sealer
         self._ttl = ttl
+        self._stored = stored
+        self.functions: dict[str, frozenset[bytes]] = {}
+        """Of runs that went on as another graph: their functions, once the batch has landed."""
         self._commands: list[tuple[str, str, list[Any]]] = []
         self._open: dict[str, list[Any]] = {}
         """Per key: the arguments of its HSET that may still grow."""
@@ -384,6 +401,8 @@ class _Script:
             self._set(run_id, "attempts", record.node, text)
         elif isinstance(record, SaveResult):
             self._add_result(record)
+        elif isinstance(record, SaveFrame):
+            self._add_frame(record)
         elif isinstance(record, SaveSkip):
             self._set(run_id, "skipped", record.key, record.reason)
         elif isinstance(record, SaveOutcome):
@@ -438,12 +457,33 @@ class _Script:
         for number, chunk in enumerate(record.chunks):
             self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
         self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, record.end))
-        for function in record.functions:
-            head = json.dumps({"name": function.name, "hash": function.code_hash.hex()}).encode()
-            self._set(run_id, "functions", cid_to_text(function.cid), head + b"\n" + function.body)
+        self._add_functions(run_id, record.functions)
+        self.functions[run_id] = frozenset(function.cid for function in record.functions)
         self._do("ZADD", RUNS_KEY, record.submitted, run_id)
         over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
         self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
+
+    def _add_functions(self, run_id: str, functions: Iterable[StoredFunction]) -> None:
+        for function in functions:
+            head = json.dumps({"name": function.name, "hash": function.code_hash.hex()}).encode()
+            self._set(run_id, "functions", cid_to_text(function.cid), head + b"\n" + function.body)
+
+    def _add_frame(self, record: SaveFrame) -> None:
+        """What was saved of the last frame goes; the functions stay when they are the same."""
+        run_id, stored = record.run_id, record.stored
+        assert isinstance(stored, StoredFrame)
+        for part in FRAME_PARTS:
+            key = key_of(run_id, part)
+            self._do("DEL", key)
+            self._touched.pop(key, None)
+        for name, message in (("0", stored.chunk), ("end", stored.end)):
+            self._set(run_id, "graph", name, self._sealer.seal(run_id, f"graph:{name}", 0, message))
+        self._set(run_id, "meta", "frame", record.number)
+        functions = frozenset(function.cid for function in stored.functions)
+        if self.functions.get(run_id, self._stored.get(run_id)) != functions:
+            self._do("DEL", key_of(run_id, "functions"))
+            self._add_functions(run_id, stored.functions)
+            self.functions[run_id] = functions
 
     def _renew(self, run_id: str) -> None:
         for part in PARTS:

@@ -14,6 +14,7 @@ from cascade_scheduler.core.graph import (
     Graph,
     GraphInvalid,
     NodeKind,
+    ResourceRef,
     Retry,
     Spec,
     Timer,
@@ -36,6 +37,7 @@ NODE_ID_BYTES = 16
 NODE_BYTES = 200
 """What a node takes beside what was sent of it."""
 EDGES_MAX = 1 << 32
+TASK_SCOPE, WORKER_SCOPE = graph_pb2.RESOURCE_SCOPE_TASK, graph_pb2.RESOURCE_SCOPE_WORKER
 _RUNS_CODE = (NodeKind.CALL, NodeKind.MAP)
 _KINDS = frozenset(map(int, NodeKind))
 
@@ -59,6 +61,7 @@ class GraphAssembly:
         self.functions: list[FunctionRef] = []
         self.blobs: list[BlobValue] = []
         self._specs: list[Spec] = []
+        self._resources: list[ResourceRef] = []
         self._node_spec = array("I")
         self._node_ids = bytearray()
         self._node_args: list[bytes] = []
@@ -109,6 +112,8 @@ class GraphAssembly:
             )
         self.functions.extend(FunctionRef(f.cid, f.name) for f in chunk.functions)
         self.blobs.extend(map(blob_from, chunk.blobs))
+        for resource in chunk.resources:
+            self._add_resource(resource)
         for spec in chunk.specs:
             self._add_spec(spec)
         self._node_args.extend(chunk.node_args)
@@ -117,8 +122,30 @@ class GraphAssembly:
         self._add_tables(chunk)
         self._check_nodes()
 
+    def _add_resource(self, message: graph_pb2.ResourceDefinition) -> None:
+        name, index = message.name, message.function_index
+        if index >= len(self.functions):
+            raise BadMessage(f"resource {name!r} names function {index}, which was not sent")
+        if not TASK_SCOPE <= message.scope <= WORKER_SCOPE:
+            raise BadMessage(f"resource {name!r} has the unknown scope {message.scope}")
+        function = self.functions[index].cid
+        self._resources.append(ResourceRef(name, message.scope, function, tuple(message.requires)))
+
+    def _resources_of(self, message: graph_pb2.TaskSpec) -> tuple[ResourceRef, ...]:
+        found: dict[str, ResourceRef] = {}
+        for index in message.resources:
+            if index >= len(self._resources):
+                raise BadMessage(f"{message.name!r} names resource {index}, which was not sent")
+            resource = self._resources[index]
+            if resource.name in found or not found.keys() >= set(resource.requires):
+                raise BadMessage(f"the resources of {message.name!r} do not come each after what it needs")
+            found[resource.name] = resource
+        return tuple(found.values())
+
     def _add_spec(self, message: graph_pb2.TaskSpec) -> None:
         spec = spec_from(message)
+        if message.resources:
+            spec = spec._replace(resources=self._resources_of(message))
         if spec.kind in _RUNS_CODE and spec.function >= len(self.functions):
             raise BadMessage(f"{spec.name!r} names function {spec.function}, which was not sent")
         if spec.kind == NodeKind.MAP:
@@ -337,6 +364,7 @@ def spec_from(message: graph_pb2.TaskSpec) -> Spec:
         amounts,
         message.priority,
         message.passthrough,
+        message.spawn,
         cache_policy=message.cache_policy,
         cluster_cache=message.cluster_cache,
     )
@@ -354,6 +382,7 @@ def spec_to(spec: Spec) -> graph_pb2.TaskSpec:
         amounts=amounts_to(spec.amounts),
         priority=spec.priority,
         passthrough=spec.passthrough,
+        spawn=spec.spawn,
         cache_policy=spec.cache_policy,
         cluster_cache=spec.cluster_cache,
     )

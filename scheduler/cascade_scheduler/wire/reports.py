@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_scheduler.core.events import (
@@ -13,12 +13,13 @@ from cascade_scheduler.core.events import (
     AttemptReturned,
     Held,
     Report,
+    ResourceReported,
     WorkerConnected,
 )
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.wire.values import BadMessage, amounts_from, blob_from, error_from
 
-__all__ = ["hello_from", "reports_from"]
+__all__ = ["hello_from", "reports_from", "resources_from"]
 
 _SECONDS = 1e-9
 _FAILURES = {
@@ -64,8 +65,17 @@ def hello_from(hello: worker_pb2.Hello) -> WorkerConnected:
     )
 
 
-def reports_from(worker: str, messages: Iterable[worker_pb2.Report]) -> tuple[Report, ...]:
+def reports_from(
+    worker: str,
+    messages: Iterable[worker_pb2.Report],
+    tail: Callable[[worker_pb2.Report], Report] | None = None,
+) -> tuple[Report, ...]:
     """How attempts on a worker ended.
+
+    Args:
+        worker: its id.
+        messages: its reports.
+        tail: reads those of attempts that returned a target; None: there can be none.
 
     Raises:
         BadMessage: a report without an outcome or without a value.
@@ -103,6 +113,8 @@ def reports_from(worker: str, messages: Iterable[worker_pb2.Report]) -> tuple[Re
                         ),
                     )
                 )
+            elif done.HasField("tail") and tail is not None:
+                append(tail(message))
             else:
                 append(_done(worker, message))
         elif outcome == "failed":
@@ -169,4 +181,26 @@ def _failed(message: worker_pb2.Report) -> AttemptFailed:
         failed.retryable,
         tuple(failed.lost_inputs),
         message.duration_ns * _SECONDS,
+    )
+
+
+def resources_from(
+    messages: Iterable[worker_pb2.ResourceReport], run_id: Callable[[int], str]
+) -> tuple[ResourceReported, ...]:
+    """What became of resources on a worker.
+
+    Args:
+        messages: as it said.
+        run_id: gives the run of a number.
+    """
+    return tuple(
+        ResourceReported(
+            run_id(message.run),
+            message.name,
+            message.released,
+            message.reason,
+            message.attempt,
+            message.duration_ns * _SECONDS,
+        )
+        for message in messages
     )

@@ -41,6 +41,7 @@ _STATES = {
     "pending": client_pb2.RUN_STATE_PENDING,
     "running": client_pb2.RUN_STATE_RUNNING,
     "cancelling": client_pb2.RUN_STATE_CANCELLING,
+    "closing": client_pb2.RUN_STATE_RUNNING,
     "succeeded": client_pb2.RUN_STATE_SUCCEEDED,
     "failed": client_pb2.RUN_STATE_FAILED,
     "cancelled": client_pb2.RUN_STATE_CANCELLED,
@@ -166,8 +167,10 @@ def event_to(event_id: int, logged: Logged, node_id: str) -> client_pb2.Event:
         worker=logged.worker,
         attempt=logged.attempt,
         max_attempts=logged.max_attempts,
+        iterations=logged.iterations,
+        resource=logged.resource,
     )
-    if logged.status:
+    if logged.status or logged.resource:
         event.duration.CopyFrom(duration_of(logged.duration))
     if logged.delay:
         event.delay.CopyFrom(duration_of(logged.delay))

@@ -71,12 +71,17 @@ class WorkEncoder:
         self._wants_logs = wants_logs
         self._params = params
         self._runs: dict[str, _Run] = {}
+        self._numbers: dict[int, str] = {}
         self._functions: OrderedDict[bytes, None] = OrderedDict()
         self._last_run = 0
         self._last_body = 0
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def run_id(self, number: int) -> str:
+        """The run that has a number; empty: none."""
+        return self._numbers.get(number, "")
 
     def encode(
         self,
@@ -85,6 +90,7 @@ class WorkEncoder:
         retract: Iterable[int] = (),
         cancel: Iterable[int] = (),
         release: Iterable[int] = (),
+        close: Iterable[str] = (),
         ended: Iterable[str] = (),
         promise: int = 0,
     ) -> list[worker_pb2.ConnectResponse]:
@@ -108,10 +114,10 @@ class WorkEncoder:
                 extra += sum(map(value_size, inputs))
             if command.route_keys:
                 extra += sum(map(len, command.route_keys))
-            function = None
+            functions: list[FunctionBody] = []
             if known is None or known[2] != command.function:
-                function = self._unsent(command)
-                extra += len(function.body) if function is not None else 0
+                functions = self._unsent(command)
+                extra += sum([len(function.body) for function in functions])
             if size and size + extra > PAYLOAD_BYTES_MAX:
                 message = worker_pb2.ConnectResponse()
                 messages.append(message)
@@ -119,8 +125,8 @@ class WorkEncoder:
                 add = work.assignments.add
                 size = 0
             size += extra
-            if function is not None:
-                work.functions.append(function_to(function))
+            if functions:
+                work.functions.extend(map(function_to, functions))
             if run is None:
                 run = self._name_run(work, command.run_id)
             if known is None or known[2] != command.function:
@@ -147,6 +153,8 @@ class WorkEncoder:
                 fields["observe_only"] = True
             if command.tail:
                 fields["tail"] = True
+            if command.whole:
+                fields["whole"] = True
             assignment = add(**fields)
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
@@ -169,9 +177,12 @@ class WorkEncoder:
             work.release.extend(release)
         if promise:
             work.promise = promise
+        for run_id in close:
+            work.close_runs.append((runs.get(run_id) or self._name_run(work, run_id)).number)
         for run_id in ended:
             over = runs.pop(run_id, None)
             if over is not None:
+                del self._numbers[over.number]
                 work.ended_runs.append(over.number)
         if not size and not work.ByteSize():
             messages.pop()
@@ -187,25 +198,29 @@ class WorkEncoder:
         handle = worker_pb2.RunHandle(run=run.number, run_id=run_id, logs=logs)
         return worker_pb2.ConnectResponse(work=worker_pb2.Work(runs=[handle]))
 
-    def _unsent(self, command: Assign) -> FunctionBody | None:
-        """The assignment's function, if this session has not had it."""
-        cid = command.function
-        if not cid:
-            return None  # it only observes
-        if cid in self._functions:
-            self._functions.move_to_end(cid)
-            return None
-        function = self._find_function(cid)
-        if function is None:
-            raise LookupError(f"the function of task {command.spec.name!r} is not in the function store")
-        self._functions[cid] = None
-        if len(self._functions) > FUNCTIONS_REMEMBERED:
-            self._functions.popitem(last=False)
-        return function
+    def _unsent(self, command: Assign) -> list[FunctionBody]:
+        """The assignment's functions that this session has not had: its own, and those of resources."""
+        if not command.function:
+            return []  # it only observes
+        spec = command.spec
+        unsent = []
+        for cid in (command.function, *(resource.function for resource in spec.resources)):
+            if cid in self._functions:
+                self._functions.move_to_end(cid)
+                continue
+            function = self._find_function(cid)
+            if function is None:
+                raise LookupError(f"a function of task {spec.name!r} is not in the function store")
+            unsent.append(function)
+            self._functions[cid] = None
+            if len(self._functions) > FUNCTIONS_REMEMBERED:
+                self._functions.popitem(last=False)
+        return unsent
 
     def _name_run(self, work: worker_pb2.Work, run_id: str) -> _Run:
         self._last_run += 1
         run = self._runs[run_id] = _Run(self._last_run, self._wants_logs(run_id))
+        self._numbers[run.number] = run_id
         work.runs.add(run=run.number, run_id=run_id, logs=run.logs, params=self._params(run_id))
         return run
 
@@ -213,7 +228,15 @@ class WorkEncoder:
         self._last_body += 1
         spec = command.spec
         known = run.bodies[id(spec)] = (self._last_body, spec, command.function)
-        work.bodies.add(
+        body = work.bodies.add(
             body=self._last_body, spec=_spec_message(spec), function=command.function, run=run.number
         )
+        if spec.resources and command.function:
+            for resource in spec.resources:
+                body.resources.add(
+                    name=resource.name,
+                    scope=resource.scope,
+                    function=resource.function,
+                    requires=resource.requires,
+                )
         return known

@@ -1,0 +1,143 @@
+"""Targets that tasks return, as the core takes them: decoded, checked, with their plan.
+
+A loop mostly returns one shape again and again; that is told by its bytes and is neither decoded nor planned
+a second time. What cannot be a graph fails the task that returned it, and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade_dist.codec.cid import cid_to_text
+from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
+from cascade_scheduler.core.commands import FrameGone, PlanWanted
+from cascade_scheduler.core.events import AttemptFailed, AttemptTail, NextFrame, PlanMade
+from cascade_scheduler.core.graph import Graph
+from cascade_scheduler.core.plans import Plan
+from cascade_scheduler.core.values import ErrorInfo
+from cascade_scheduler.functions import FunctionBody, WrongBytes
+from cascade_scheduler.planning import Amounts, make_plan, plan_key, plan_now
+from cascade_scheduler.solving import Unsolvable
+from cascade_scheduler.store.base import StoredFrame, StoredFunction
+from cascade_scheduler.wire.graphs import GraphAssembly
+from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
+from cascade_scheduler.wire.values import BadMessage
+
+if TYPE_CHECKING:
+    from cascade_scheduler.hub import Hub
+
+__all__ = ["Tails"]
+
+_SECONDS = 1e-9
+
+
+class Tails:
+    """Reads the tails of reports, and has plans made for those that are large.
+
+    Args:
+        hub: where functions, blobs, shapes and plans are.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def read(self, report: worker_pb2.Report) -> AttemptTail | AttemptFailed:
+        """What the core is told of an attempt that returned a target."""
+        done = report.done
+        seconds = report.duration_ns * _SECONDS
+        pinned: list[bytes] = []
+        try:
+            frame = self._frame(report.attempt, done.tail.graph, pinned)
+        except (BadMessage, WrongBytes) as error:
+            self._hub.unpin(pinned)
+            told = ErrorInfo("GraphError", f"the target that the task returned is not well formed: {error}")
+            return AttemptFailed(report.attempt, told, "unloadable", False, (), seconds)
+        return AttemptTail(report.attempt, frame, seconds, done.preview, done.iterations)
+
+    def _frame(self, attempt: int, submit: client_pb2.Submit, pinned: list[bytes]) -> NextFrame:
+        hub = self._hub
+        if not submit.HasField("chunk") or not submit.HasField("end"):
+            raise BadMessage("it has no graph, or not all of it")
+        functions = [self._function(function, pinned) for function in submit.chunk.functions]
+        stored = None
+        if hub.keeps_graphs:
+            chunk, end = submit.chunk.SerializeToString(), submit.end.SerializeToString()
+            stored = StoredFrame(chunk, end, tuple(functions))
+        literals = ShapeCache.take_apart(submit) if hub.solver is None else None
+        known = None if literals is None else hub.shapes.get(literals)
+        if literals is not None and known is not None:
+            hub.plans.hits += 1
+            size = len(literals.key) + sum(map(len, literals.node_args))
+            frame = NextFrame(known.graph_of(literals), known.plan, b"", tuple(pinned), size, stored)
+        else:
+            if literals is not None:
+                ShapeCache.put_back(submit, literals)
+            graph, plan, key, size = self._decode(attempt, submit, pinned)
+            if literals is not None and plan is not None:
+                self._remember(literals, graph, plan, submit.end.template_id)
+            frame = NextFrame(graph, plan, key, tuple(pinned), size, stored)
+        hub.graph_bytes += size
+        return frame
+
+    def _function(self, function: graph_pb2.Function, pinned: list[bytes]) -> StoredFunction:
+        """Takes a function over; what is left of it in the message names it alone."""
+        hub, cid = self._hub, function.cid
+        hub.pin((cid,))  # before it is kept, or a full store would let it go at once
+        pinned.append(cid)
+        body = FunctionBody(cid, function.body, function.name, function.code_hash)
+        if function.body:
+            hub.functions.put(body)
+            function.ClearField("body")
+        elif cid not in hub.functions:
+            if not hub.blobs.has(cid):
+                raise BadMessage(f"the body of function {function.name!r} did not come along")
+            hub.functions.put_reference(body)
+        kept = hub.functions.get(cid) or body
+        return StoredFunction(cid, kept.name, kept.body, kept.code_hash)
+
+    def _decode(
+        self, attempt: int, submit: client_pb2.Submit, pinned: list[bytes]
+    ) -> tuple[Graph, Plan | None, bytes, int]:
+        hub, chunk = self._hub, submit.chunk
+        assembly = GraphAssembly(nodes_max=hub.bounds.graph_nodes_max, bytes_max=hub.bounds.graph_bytes_max)
+        assembly.add(chunk)
+        graph = assembly.finish(submit.end)
+        for blob in chunk.blobs:
+            if not hub.blobs.has(blob.cid):
+                raise BadMessage(f"it names blob {cid_to_text(blob.cid)}, which is not stored")
+            hub.pin((blob.cid,))
+            pinned.append(blob.cid)
+        key = plan_key(hub, assembly.plan_key(submit.end), self._pools(attempt))
+        return graph, plan_now(hub, graph, key), key, assembly.bytes
+
+    def _remember(self, literals: Literals, graph: Graph, plan: Plan, template_id: bytes) -> None:
+        shape = KnownShape(without_literals(graph), plan, template_id, "", "", False, False, 0.0)
+        self._hub.shapes.put(literals.key, shape)
+
+    def _pools(self, attempt: int) -> Amounts:
+        """The pools of an attempt's run."""
+        known = self._hub.core.attempts.get(attempt)
+        record = None if known is None else self._hub.runs.get(known.run.run_id)
+        return () if record is None else record.pools
+
+    # --- what the core asks for ------------------------------------------------------------------
+
+    def plan(self, command: PlanWanted) -> None:
+        """Has the plan of a large frame made, in slices between turns."""
+        self._hub.spawn(self._make(command))
+
+    async def _make(self, command: PlanWanted) -> None:
+        run = self._hub.core.runs.get(command.frame_id)
+        record = None if run is None else self._hub.runs.get(run.run_id)
+        pools = () if record is None else record.pools
+        try:
+            plan = await make_plan(self._hub, command.graph, command.key, pools)
+        except Unsolvable as error:
+            self._hub.turn.post(PlanMade(command.frame_id, command.number, None, str(error)))
+        else:
+            self._hub.turn.post(PlanMade(command.frame_id, command.number, plan))
+
+    def gone(self, command: FrameGone) -> None:
+        """A frame is no longer needed."""
+        self._hub.unpin(command.pins)
+        self._hub.graph_bytes -= command.size
