@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Event",
     "LogLine",
+    "ResourceAcquired",
+    "ResourceReleased",
     "RunFinished",
     "RunStarted",
     "TaskBlocked",
@@ -152,6 +154,38 @@ class TaskLost(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceAcquired(TaskEvent):
+    """A resource was set up for a task.
+
+    Attributes:
+        resource: its name.
+        duration: seconds that it took.
+        worker: where.
+    """
+
+    resource: str
+    duration: float
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceReleased(TaskEvent):
+    """A resource was torn down; ``task`` is empty when that was not for one.
+
+    Attributes:
+        resource: its name.
+        reason: empty; ``killed`` when no teardown ran; ``Type: message`` of what the teardown raised.
+        duration: seconds that it took.
+        worker: where.
+    """
+
+    resource: str
+    reason: str
+    duration: float
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine(TaskEvent):
     """A line that a task wrote; ``stream`` is ``stdout`` or ``stderr``."""
 
@@ -190,6 +224,12 @@ _DECODERS: dict[str, Callable[[str, pb.Event], Event]] = {
     ),
     "TaskBlocked": lambda run, e: TaskBlocked(*_task(run, e), e.reason),
     "TaskLost": lambda run, e: TaskLost(*_task(run, e), e.worker, e.reason),
+    "ResourceAcquired": lambda run, e: ResourceAcquired(
+        *_task(run, e), e.resource, seconds(e.duration), e.worker
+    ),
+    "ResourceReleased": lambda run, e: ResourceReleased(
+        *_task(run, e), e.resource, e.reason, seconds(e.duration), e.worker
+    ),
     "LogLine": lambda run, e: LogLine(*_task(run, e), STREAMS[e.stream], e.text, e.worker),
 }
 

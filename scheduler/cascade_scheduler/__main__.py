@@ -209,6 +209,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
             closed=config["closed"],
             expected_workers=arguments.expect_workers,
             infeasible_after=config["infeasible_after"],
+            cancel_grace=times.cancel_grace,
             graph_nodes_max=arguments.graph_nodes_max,
             runs_kept=arguments.runs_kept,
             pools=tuple((config["pool"] or {}).items()),

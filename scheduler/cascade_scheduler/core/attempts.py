@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from cascade_scheduler.core import frames, lineage, nodes, observing, runs
+from cascade_scheduler.core import closing, frames, lineage, nodes, observing, runs
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
 from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
 from cascade_scheduler.core.events import (
@@ -53,6 +53,8 @@ def assign(
             limit.take()
     books.attempts[attempt_id] = attempt
     worker.add(attempt)
+    if spec.resources:
+        closing.note(books, run, worker, spec)
     run.nodes_active[node] = attempt_id
     run.status[node] = ACTIVE
     run.ready -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cascade_scheduler.core.commands import Command, EventRecord, ReleaseObject
 from cascade_scheduler.core.limits import Constraint
@@ -14,6 +14,9 @@ from cascade_scheduler.core.queues import Queues
 from cascade_scheduler.core.run import Run
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.core.worker import Attempt, Worker
+
+if TYPE_CHECKING:
+    from cascade_scheduler.core.closing import Closing
 
 __all__ = ["EPOCH_SHIFT", "Books", "Promise", "Settings"]
 
@@ -34,6 +37,8 @@ class Settings(NamedTuple):
     """In a closed cluster: nothing is called impossible before that many workers have come."""
     infeasible_after: float = 60.0
     """In an open cluster: how long a node waits for a worker that could ever run it."""
+    cancel_grace: float = 5.0
+    """How long the resources of a run may take to be torn down when all else has stopped."""
     worker_grace: float = 2.0
     """How long a worker whose stream broke may take to come back."""
     loss_budget: int = 3
@@ -87,10 +92,16 @@ class Books:
         """Workers whose stream broke, until they come back or are lost."""
         self.reserved = 0
         """Workers that are kept free for a class that starves."""
+        self.resourceful: dict[str, dict[str, None]] = {}
+        """Runs that use resources of their own scope, with the workers that may hold some."""
+        self.closing: dict[str, Closing] = {}
+        """Runs of which all has stopped but their resources."""
         self.delayed: list[tuple[float, int, str, int]] = []
         """Heap of (wake-up, number of the wait, run, node): nodes between two tries."""
         self.kept: AmountClass | None = None
         """The line that starves for pools: nobody else takes from them."""
+        self.let_go = False
+        """Something that was kept for one line has become free for others in this dispatch."""
         self.token_at = 0.0
         """When the next token comes that a node waits for; 0.0: none."""
         self.promises: dict[int, Promise] = {}

@@ -16,6 +16,7 @@ __all__ = [
     "AskPromise",
     "Assign",
     "CancelAttempt",
+    "CloseRun",
     "Command",
     "ConstraintsAnswered",
     "DropConstraint",
@@ -82,6 +83,13 @@ class CancelAttempt(NamedTuple):
 
     worker: str
     attempt: int
+
+
+class CloseRun(NamedTuple):
+    """Have a worker tear down the resources of a run, and say when that is done."""
+
+    worker: str
+    run_id: str
 
 
 class ReleaseObject(NamedTuple):
@@ -172,6 +180,8 @@ class EventRecord(NamedTuple):
     node_id: str = ""
     """The node's key, where its number says nothing: in all frames but a run's first."""
     iterations: int = 0
+    resource: str = ""
+    """The name of a resource."""
 
 
 class PlanWanted(NamedTuple):
@@ -253,6 +263,7 @@ Command: TypeAlias = Union[
     Assign,
     RetractAttempt,
     CancelAttempt,
+    CloseRun,
     ReleaseObject,
     AskPromise,
     WelcomeWorker,

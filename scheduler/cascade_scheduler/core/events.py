@@ -25,6 +25,7 @@ __all__ = [
     "NextFrame",
     "PlanMade",
     "Report",
+    "ResourceReported",
     "RunCancelRequested",
     "RunForgotten",
     "RunSubmitted",
@@ -186,6 +187,17 @@ Report: TypeAlias = Union[
 ]
 
 
+class ResourceReported(NamedTuple):
+    """A resource was set up or torn down; `attempt` is 0 when that was not for one. Seconds."""
+
+    run_id: str
+    name: str
+    released: bool = False
+    reason: str = ""
+    attempt: int = 0
+    duration: float = 0.0
+
+
 class WorkerReported(NamedTuple):
     """What a worker said since its last message; `promised`: the last number of an `AskPromise` it keeps."""
 
@@ -194,6 +206,9 @@ class WorkerReported(NamedTuple):
     started: tuple[int, ...] = ()
     draining: bool = False
     promised: int = 0
+    resources: tuple[ResourceReported, ...] = ()
+    closed_runs: tuple[str, ...] = ()
+    """Runs whose resources are torn down."""
 
 
 class ConstraintSet(NamedTuple):
@@ -219,7 +234,10 @@ class ConstraintsLoaded(NamedTuple):
 
 
 class MessageArrived(NamedTuple):
-    """A message for recvs. A retained one is kept for recvs that come later; an empty one takes it back."""
+    """A message for recvs; `payload` is the pickle of their value, which nobody reads on the way.
+
+    A retained one is kept for recvs that come later; an empty one takes it back.
+    """
 
     topic: str
     payload: bytes

@@ -16,6 +16,7 @@ __all__ = [
     "Graph",
     "GraphInvalid",
     "NodeKind",
+    "ResourceRef",
     "Retry",
     "Spec",
     "Timer",
@@ -63,6 +64,16 @@ class Retry(NamedTuple):
     on: bytes = b""
 
 
+class ResourceRef(NamedTuple):
+    """A resource that is injected; the numbers of the scope are those of the wire: task, run, worker."""
+
+    name: str
+    scope: int
+    function: bytes
+    """CID of its generator function."""
+    requires: tuple[str, ...] = ()
+
+
 class Spec(NamedTuple):
     """What nodes of one kind share."""
 
@@ -81,6 +92,8 @@ class Spec(NamedTuple):
     """Skipped, it lets its first data input pass to those that wanted its value."""
     spawn: bool = False
     """A lazy value that it returns is run, and that value takes its place."""
+    resources: tuple[ResourceRef, ...] = ()
+    """What is injected and what that needs, each after what it needs."""
     cache_policy: bytes = b""
     """Asked on the worker before user code runs; empty: none."""
     cluster_cache: bool = False

@@ -264,7 +264,7 @@ class Run:
     @property
     def live(self) -> bool:
         """The run has not ended."""
-        return self.state in ("running", "cancelling")
+        return self.state in ("running", "cancelling", "closing")
 
     @property
     def framed(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import feasible, flow, frames, nodes, observing, waits
+from cascade_scheduler.core import closing, feasible, flow, frames, nodes, observing, waits
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
@@ -108,7 +108,9 @@ def target_settled(books: Books, run: Run) -> None:
 
 
 def end(books: Books, run: Run) -> None:
-    """The run's last word."""
+    """The run's last word; its resources go before."""
+    if run.parent is None and (books.resourceful or books.closing) and closing.begin(books, run):
+        return
     target = run.graph.target
     skip = run.skips.get(target)
     error = run.error

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cascade_scheduler.core import attempts, constraints, frames, observing, placement, runs, waits, workers
+from cascade_scheduler.core import (
+    attempts,
+    closing,
+    constraints,
+    frames,
+    observing,
+    placement,
+    runs,
+    waits,
+    workers,
+)
 from cascade_scheduler.core.books import Books, Settings
 from cascade_scheduler.core.commands import Command
 from cascade_scheduler.core.events import (
@@ -61,6 +71,8 @@ class Core(Books):
             _HANDLERS[type(event)](self, event)
             if self.frames_over:
                 frames.hand_over(self)
+        if self.closing:
+            closing.expire(self)
         if self.delayed:
             attempts.wake_delayed(self)
         if self.timers:
@@ -89,6 +101,7 @@ class Core(Books):
             or self.away
             or self.infeasible
             or self.token_at
+            or self.closing
             or expiry is not None
         ):
             return None
@@ -101,6 +114,8 @@ class Core(Books):
             times.append(self.delayed[0][0])
         if self.timers:
             times.append(self.timers[0][0])
+        if self.closing:
+            times.append(closing.wakeup(self))
         if self.balance_at:
             times.append(self.balance_at)
         if self.away:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import attempts, constraints, lineage
+from cascade_scheduler.core import attempts, closing, constraints, lineage
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import WelcomeWorker, WorkerGone
 from cascade_scheduler.core.events import AttemptReturned, WorkerConnected, WorkerDisconnected, WorkerReported
@@ -45,6 +45,8 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
     books.out.append(WelcomeWorker(worker.id, tuple(keep), tuple(drop), (), tuple(release)))
     if books.promises:
         constraints.welcomed(books, worker)
+    if books.closing:
+        closing.welcomed(books, worker.id)
 
 
 def _take_back(books: Books, attempt: Attempt) -> None:
@@ -60,10 +62,14 @@ def on_reported(books: Books, event: WorkerReported) -> None:
     worker.last_report = books.now
     if event.draining:
         worker.draining = True
+    for change in event.resources:
+        closing.on_resource(books, worker, change)
     for attempt_id in event.started:
         attempts.on_started(books, worker, attempt_id)
     for report in event.reports:
         attempts.on_report(books, worker, report)
+    for run_id in event.closed_runs:
+        closing.on_closed(books, worker.id, run_id)
     if event.promised and books.promises:
         constraints.promised(books, worker.id, event.promised)
 
@@ -103,3 +109,5 @@ def _lose(books: Books, worker: Worker, reason: str) -> None:
     for attempt_id, run in gone:
         lineage.object_lost(books, run, attempt_id)
         books.objects.pop(attempt_id, None)
+    if books.closing:
+        closing.lost(books, worker.id)
