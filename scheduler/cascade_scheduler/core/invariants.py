@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from cascade_scheduler.core import line_invariants
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.flow import PRUNED
 from cascade_scheduler.core.graph import EdgeKind, NodeKind
@@ -38,7 +39,7 @@ def check(books: Books, *, sample: int = 16) -> None:
         if run.live and run.loop is not None and run.loop.next is not None:
             waits = run.active or run.watching or run.nested or run.loop.asked
             _must(bool(waits), "a run that waits for its next frame waits for something", run.frame_id)
-        elif run.live:
+        elif run.live and run.state != "closing":
             _check_run(books, run, sample if len(run.status) > SAMPLE_ABOVE_NODES else 1)
         else:
             _must(not run.nodes_active and not run.active, "an ended run has no attempts", run.run_id)
@@ -49,6 +50,8 @@ def check(books: Books, *, sample: int = 16) -> None:
     _must(reserved == books.reserved, "reserved workers are counted", reserved)
     for worker in books.workers.values():
         _check_worker(books, worker.id)
+    rule = line_invariants.broken(books)
+    _must(rule is None, *(rule or ("",)))
     for attempt_id, attempt in books.attempts.items():
         _must(attempt.id == attempt_id, "attempts are booked under their id", attempt_id)
         _must(
@@ -212,9 +215,9 @@ def _check_worker(books: Books, worker_id: str) -> None:
             attempt_id,
         )
         if attempt.charged:
-            used.update(dict(attempt.spec.amounts))
-            asynchronous += attempt.spec.asynchronous
-            synchronous += not attempt.spec.asynchronous
+            used.update(dict(attempt.cls.amounts))
+            asynchronous += attempt.cls.asynchronous
+            synchronous += not attempt.cls.asynchronous
     for name, micros in worker.amounts.items():
         _must(
             worker.free[name] == micros - used[name] >= 0,

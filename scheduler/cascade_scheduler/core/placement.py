@@ -23,7 +23,7 @@ from cascade_scheduler.core.run import Run
 from cascade_scheduler.core.values import ErrorInfo, ObjectValue
 from cascade_scheduler.core.worker import Worker
 
-__all__ = ["dispatch"]
+__all__ = ["dispatch", "has_place"]
 
 MICROS = 1_000_000
 
@@ -38,8 +38,13 @@ def dispatch(books: Books) -> None:
         for worker in books.workers.values():
             if worker.reserved is not None and worker.reserved not in classes:
                 _unreserve(books, worker)
-    for cls in classes:
-        _place_class(books, cls)
+    while True:
+        books.let_go = False
+        for cls in classes:
+            _place_class(books, cls)
+        if not books.let_go:
+            break
+        classes = books.queues.classes()  # what was kept for one line is there for those before it
     _balance(books)
 
 
@@ -116,6 +121,11 @@ class _Room:
         if heap and heap[0][2] is worker:
             load = worker.ahead_seconds / worker.cpu if ahead else self._load(worker)
             heapreplace(heap, (load, heap[0][1], worker))
+
+
+def has_place(books: Books, cls: AmountClass) -> bool:
+    """Whether some worker would take a node of the line now."""
+    return _Room(books, cls).take() is not None
 
 
 def _place_class(books: Books, cls: AmountClass) -> None:
@@ -196,6 +206,7 @@ def _wait_for_pools(books: Books, cls: AmountClass) -> None:
 def _let_pools_go(books: Books) -> None:
     kept, books.kept = books.kept, None
     if kept is not None:
+        books.let_go = True
         for pool, _ in kept.pools:
             pool.kept = False
 
@@ -294,6 +305,7 @@ def _reserve(books: Books, cls: AmountClass) -> None:
 def _unreserve(books: Books, worker: Worker) -> None:
     worker.reserved = None
     books.reserved -= 1
+    books.let_go = True
 
 
 def _balance(books: Books) -> None:

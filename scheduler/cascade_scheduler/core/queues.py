@@ -194,6 +194,14 @@ class Queues:
                 return node
         return -1
 
+    def everywhere(self) -> Iterator[tuple[Run, int, AmountClass]]:
+        """Every node that stands somewhere, with its line; those that are no longer ready among them."""
+        for order in self._orders.values():
+            for *_, entry, lane in order.heap:
+                if entry == lane.entry:
+                    for key in lane.heap:
+                        yield lane.run, key & _NODE_MASK, lane.cls
+
     def forget(self, run: Run) -> None:
         """Throws a run's ready nodes away."""
         for lane in run.lanes.values():
