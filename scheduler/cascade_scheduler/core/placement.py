@@ -159,7 +159,8 @@ def _place_class(books: Books, cls: AmountClass) -> None:
         room.placed(worker, ahead)
         placed = True
     if placed:
-        queues.moved(cls)
+        waits = head is not None and all(limit.permits(books.now) for limit in cls.limits)
+        queues.moved(cls, books.now if waits else 0.0)
         _starves_no_more(books, cls)
 
 
@@ -195,12 +196,11 @@ def _wait_for_pools(books: Books, cls: AmountClass) -> None:
     for worker in books.workers.values():
         if worker.reserved == cls:
             _unreserve(books, worker)
-    if books.queues.blocked(cls, books.now) >= books.settings.starving_after:
-        _tell_contention(books, cls)
-        if books.kept is None:
-            books.kept = cls
-            for pool, _ in cls.pools:
-                pool.kept = True
+    _tell_contention(books, cls)
+    if books.queues.blocked(cls, books.now) >= books.settings.starving_after and books.kept is None:
+        books.kept = cls
+        for pool, _ in cls.pools:
+            pool.kept = True
 
 
 def _let_pools_go(books: Books) -> None:
@@ -222,6 +222,8 @@ def _starves_no_more(books: Books, cls: AmountClass) -> None:
 
 
 def _tell_contention(books: Books, cls: AmountClass) -> None:
+    if books.queues.still(cls, books.now) < books.settings.starving_after:
+        return
     for run, node in books.queues.head_untold(cls):
         books.tell(run, "TaskBlocked", node, reason="ResourceContention")
 
@@ -248,10 +250,10 @@ def _no_room(books: Books, cls: AmountClass, placed: bool) -> None:
                 books.infeasible.pop((other.run_id, cls), None)
         if placed:
             return
-        if books.queues.blocked(cls, books.now) >= books.settings.starving_after:
-            _tell_contention(books, cls)
-            if not _sent_ahead(books, cls):
-                _reserve(books, cls)
+        _tell_contention(books, cls)
+        waited = books.queues.blocked(cls, books.now)
+        if waited >= books.settings.starving_after and not _sent_ahead(books, cls):
+            _reserve(books, cls)
         return
     _impossible(books, cls)
 

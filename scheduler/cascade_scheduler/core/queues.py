@@ -58,7 +58,7 @@ class Lane:
 class _Order:
     """The lanes of one line, as a heap by priority and virtual time."""
 
-    __slots__ = ("blocked_since", "heap", "news")
+    __slots__ = ("blocked_since", "heap", "moved_at", "news")
 
     def __init__(self) -> None:
         self.heap: list[tuple[int, float, int, int, Lane]] = []
@@ -66,6 +66,8 @@ class _Order:
         """Lanes with news."""
         self.blocked_since = 0.0
         """Since when no worker had room for the class; 0.0: it is not blocked."""
+        self.moved_at = 0.0
+        """When a node of the line went last, while others had to wait; 0.0: none has."""
 
 
 class Queues:
@@ -114,7 +116,6 @@ class Queues:
         lanes = [
             lane for order in self._orders.values() for *_, entry, lane in order.heap if entry == lane.entry
         ]
-        self._orders = {cls: order for cls, order in self._orders.items() if order.blocked_since}
         for order in self._orders.values():
             order.heap, order.news = [], []  # how long they have waited stays known
         for lane in lanes:
@@ -269,17 +270,24 @@ class Queues:
         order.blocked_since = order.blocked_since or now
         return now - order.blocked_since
 
-    def moved(self, cls: AmountClass) -> None:
-        """Notes that the class found room."""
-        self._orders[cls].blocked_since = 0.0
+    def moved(self, cls: AmountClass, now: float = 0.0) -> None:
+        """Notes that the class found room, at a time if others of it still wait, or that it may not go."""
+        order = self._orders[cls]
+        order.blocked_since, order.moved_at = 0.0, now
 
-    def blocked_since(self) -> float:
-        """Since when the class that has been blocked longest is blocked; 0.0: none is."""
-        since = 0.0
+    def still(self, cls: AmountClass, now: float) -> float:
+        """For how many seconds no node of the class has gone, though some wait for room."""
+        order = self._orders[cls]
+        return now - (order.moved_at or order.blocked_since or now)
+
+    def next_look(self, now: float, after: float) -> float | None:
+        """When the next class will have found no room for so many seconds."""
+        found: float | None = None
         for order in self._orders.values():
-            if order.blocked_since and (not since or order.blocked_since < since):
-                since = order.blocked_since
-        return since
+            for since in (order.blocked_since, order.moved_at):
+                if since and since + after > now and (found is None or since + after < found):
+                    found = since + after
+        return found
 
     def _lane(self, run: Run, cls: AmountClass) -> Lane:
         lane = run.lanes.get(cls)
@@ -315,5 +323,5 @@ class Queues:
                 self._enter(lane)
             else:
                 return True
-        order.blocked_since = 0.0
+        order.blocked_since = order.moved_at = 0.0
         return False

@@ -92,9 +92,10 @@ class Core(Books):
     @property
     def next_wakeup(self) -> float | None:
         """When the core wants a Tick at the latest; None: not before something happens."""
-        blocked, expiry = self.queues.blocked_since(), self.lines.limits.expires_at
+        look = self.queues.next_look(self.now, self.settings.starving_after)
+        expiry = self.lines.limits.expires_at
         if not (
-            blocked
+            look is not None
             or self.delayed
             or self.timers
             or self.balance_at
@@ -123,6 +124,6 @@ class Core(Books):
             times.extend(w.disconnected_at + grace for w in self.away.values())
         if self.infeasible:
             times.append(min(self.infeasible.values()) + self.settings.infeasible_after)
-        if blocked and blocked + self.settings.starving_after > self.now:
-            times.append(blocked + self.settings.starving_after)  # once past, a worker is reserved
+        if look is not None:
+            times.append(look)  # then something is kept for who has waited so long
         return min(times, default=None)
