@@ -134,9 +134,11 @@ def choose(run: Run, router: int) -> Skip | ErrorInfo | Unobserved | int:
         return error
     if not run.has_value(selector):
         return Skip(SKIPPED_DATA, selector)
-    found = run.routes.get((run.resolve(selector), router))
+    node = run.resolve(selector)
+    found = run.routes.get((node, router))
     if found is None:
-        verdict = _unknown(run, selector, OBSERVE_ROUTE, (router,))
+        asked = [r for r in run.plan.wanted.get(node, ()) if (node, r) not in run.routes]
+        verdict = _unknown(run, selector, OBSERVE_ROUTE, (router, *(r for r in asked if r != router)))
         if verdict is not None:
             return verdict
         found = f"nobody could tell which key the value of {run.task(selector)!r} is"
@@ -156,7 +158,9 @@ def _unknown(run: Run, source: int, bit: int, routers: tuple[int, ...] = ()) -> 
     error = run.observe_errors.get(node)
     if error is not None:
         return error
-    if run.status[node] != DONE or run.observed.get(node, 0) & bit:
+    if run.status[node] != DONE:
+        return None
+    if run.observed.get(node, 0) & bit and not routers:
         return None
     if run.runs_code(node) and node not in run.values:
         return None  # it was to be observed where it was made
@@ -170,10 +174,12 @@ def truth(run: Run, node: int) -> bool | None:
     node = run.resolve(node)
     if run.runs_code(node):
         return run.truths.get(node)
-    if run.graph.spec(node).kind == NodeKind.GATE:
+    kind = run.graph.spec(node).kind
+    if kind == NodeKind.GATE:
         return True  # it stands for a map that may go
-    known = length(run, node)
-    return run.truths.get(node) if known is None else known > 0
+    if kind in (NodeKind.COLLECT, NodeKind.MAP):
+        return bool(length(run, node))
+    return run.truths.get(node)
 
 
 def length(run: Run, node: int) -> int | None:

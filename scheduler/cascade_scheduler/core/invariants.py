@@ -189,7 +189,7 @@ def _check_picks(run: Run, step: int) -> None:
             _must(source == graph.first_input(node), "a stage lets its first input pass", run.run_id, node)
     for node, other in picks.alias.items():
         _must(other not in picks.alias, "an alias names the end of all picks", run.run_id, node)
-        if run.state == "running" and run.has_value(node):
+        if run.state == "running" and run.has_value(node) and (run.uses[node] or run.is_leaf(node)):
             _must(status[other] == DONE, "an alias has a value", run.run_id, node, other)
     for node in range(0, graph.size, step):
         pruned = status[node] == SKIPPED and run.skips[node].reason == PRUNED

@@ -42,7 +42,7 @@ def start(books: Books, run: Run) -> None:
         run.ready += len(keys)
         books.queues.push_all(run, cls, keys.copy())
     for node in run.plan.structural_roots:
-        if _answer(books, run, node):
+        if run.state == "running" and _answer(books, run, node):
             settle(books, run, node)
 
 
@@ -60,7 +60,11 @@ def settle(books: Books, run: Run, node: int) -> None:
 
 def resume(books: Books, run: Run, asked: Iterable[int]) -> None:
     """Nodes that waited for something that is no edge: those with nothing else to wait for are decided."""
-    todo = [n for n in asked if run.status[n] == WAITING and not run.pending[n] and _answer(books, run, n)]
+    todo: list[int] = []
+    for node in asked:
+        waits = run.state == "running" and run.status[node] == WAITING and not run.pending[node]
+        if waits and _answer(books, run, node):
+            todo.append(node)
     _spread(books, run, todo)
 
 
@@ -90,10 +94,10 @@ def _spread(books: Books, run: Run, todo: list[int]) -> None:
         chose = () if picks is None else tuple(picks.chosen_by.get(node, ()))
         for consumer in all_consumers[start_of[node] : start_of[node + 1]]:
             left = pending[consumer] = pending[consumer] - 1
-            if not left and _answer(books, run, consumer):
+            if not left and run.state == "running" and _answer(books, run, consumer):
                 todo.append(consumer)
         for router in chose:
-            if run.status[router] == WAITING:
+            if run.status[router] == WAITING and run.state == "running":
                 left = pending[router] = pending[router] - 1
                 if not left and _answer(books, run, router):
                     todo.append(router)

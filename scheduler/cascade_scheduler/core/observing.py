@@ -122,6 +122,9 @@ def on_report(books: Books, attempt: Attempt, report: Report) -> None:
 def _take(run: Run, node: int, observation: Observation, report: AttemptDone) -> None:
     run.observed[node] = run.observed.get(node, 0) | observation.bits
     take_facts(run, node, report, observation.routers)
+    if report.observe_error is None:
+        for router in observation.routers:  # so that nobody asks again
+            run.routes.setdefault((node, router), f"nobody could tell which key {run.task(node)!r} is")
     if observation.bits & OBSERVE_SPLIT and report.length is not None and isinstance(report.value, BlobValue):
         run.values[node] = report.value  # the same list, split
 
