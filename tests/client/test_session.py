@@ -203,7 +203,7 @@ def test_bad_options(cluster: cs.Cluster) -> None:
         cluster.submit(add(1), on_failure="stop")
     with pytest.raises(TypeError, match="resources"):
         cluster.submit(add(1), resources={})  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="'seats' is -1"):
+    with pytest.raises(ValueError, match="'seats': -1"):
         cluster.submit(add(1), system_resources={"seats": -1})
     with pytest.raises(cs.GraphError):
         cluster.run(5)
