@@ -6,7 +6,7 @@ import time
 
 import cascade_dist as cs
 
-__all__ = ["follow", "noop", "sleep", "step"]
+__all__ = ["choice", "follow", "items", "noop", "sleep", "step"]
 
 
 @cs.task
@@ -30,3 +30,15 @@ def sleep(seconds: float) -> None:
 def follow(gate: None, number: int) -> int:
     """Waits for the gate; its arguments differ from its neighbours'."""
     return number
+
+
+@cs.task
+def choice(value: int) -> int:
+    """A selector, or a condition."""
+    return value
+
+
+@cs.task
+def items(count: int) -> list[int]:
+    """A list to map over."""
+    return list(range(count))
