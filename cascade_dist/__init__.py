@@ -41,6 +41,7 @@ from cascade_dist.errors import (
 )
 from cascade_dist.language.flow import pipeline, sequence
 from cascade_dist.language.inputs import Env, Param
+from cascade_dist.language.jump import Jump, bind, select_jump
 from cascade_dist.language.lazy import LazyResult, MappedLazyResult, unmapped
 from cascade_dist.language.policies import RetryPolicy
 from cascade_dist.language.resources import Resource, inject, override_resource, resource
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from cascade_dist.graph.visualize import visualize
     from cascade_dist.library.command import create_cli
     from cascade_dist.library.shell import shell
+    from cascade_dist.library.subflow import subflow
 
 __all__ = [
     "from_json",
@@ -89,6 +91,7 @@ __all__ = [
     "GraphError",
     "GraphTooLargeError",
     "InMemoryCacheBackend",
+    "Jump",
     "LazyResult",
     "MISS",
     "MappedLazyResult",
@@ -120,6 +123,7 @@ __all__ = [
     "VersionMismatchError",
     "__version__",
     "aio",
+    "bind",
     "connect",
     "connectors",
     "create_cli",
@@ -131,8 +135,10 @@ __all__ = [
     "resource",
     "recv",
     "run",
+    "select_jump",
     "sequence",
     "shell",
+    "subflow",
     "task",
     "unmapped",
     "visualize",
@@ -158,6 +164,7 @@ _AT_FIRST_USE = {
     "from_json": "cascade_dist.codec.graph_json",
     "run": "cascade_dist.client",
     "shell": "cascade_dist.library.shell",
+    "subflow": "cascade_dist.library.subflow",
     "to_json": "cascade_dist.codec.graph_json",
     "visualize": "cascade_dist.graph.visualize",
 }

@@ -9,8 +9,9 @@ as a `Column`, of which the child takes the item with its own index.
 
 from __future__ import annotations
 
+import inspect
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cascade_dist.codec.graph_pickler import ByValuePickler, GraphPickler
@@ -21,10 +22,13 @@ from cascade_dist.errors import ArgumentSerializationError, TaskLoadError
 from cascade_dist.graph.model import Node, NodeKind
 from cascade_dist.language.lazy import LazyResult
 
-__all__ = ["SHARED_INLINE_MAX", "ArgumentEncoder", "Column", "load_arguments", "plain_payload"]
+__all__ = ["FIRST", "SHARED_INLINE_MAX", "ArgumentEncoder", "Column", "load_arguments", "plain_payload"]
 
 SHARED_INLINE_MAX = 1024
 """What the children of a map share is sent once, as a blob, when its pickle has more bytes than this."""
+
+FIRST = ""
+"""In overrides: the name of whatever parameter is the first."""
 
 _TEXT_MAX = 1024
 _PLAIN = frozenset({type(None), bool, int, float})
@@ -280,3 +284,38 @@ def load_arguments(
             if type(value) is Column:
                 kwargs[name] = value.items[index]
     return args, kwargs
+
+
+def overridden(
+    func: Callable[..., Any], made: tuple[tuple[Any, ...], dict[str, Any]], overrides: bytes
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with others laid over them, by the name of the parameter.
+
+    Args:
+        func: what takes them.
+        made: positional and keyword arguments.
+        overrides: a pickled dict.
+
+    Raises:
+        TypeError: it has no such parameter.
+    """
+    args, kwargs = made
+    given: dict[str, Any] = pickle.loads(overrides)
+    signature = inspect.signature(func, follow_wrapped=False)
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if FIRST in given:
+        if not names:
+            raise TypeError(f"it takes {signature}, so there is no first argument to replace")
+        given[names[0]] = given.pop(FIRST)
+    bound = signature.bind_partial(*args, **kwargs)
+    others = {name: value for name, value in given.items() if name not in names}
+    bound.arguments.update((name, value) for name, value in given.items() if name in names)
+    # In the order of the parameters, or what follows a gap would be lost.
+    bound.arguments = {
+        name: bound.arguments[name] for name in signature.parameters if name in bound.arguments
+    }
+    return bound.args, {**bound.kwargs, **others}

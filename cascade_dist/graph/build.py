@@ -26,8 +26,9 @@ from cascade_dist.graph.frames import (
     argument_name,
     root_of,
 )
-from cascade_dist.graph.identity import Identity, Specs
-from cascade_dist.graph.model import EdgeKind, Graph, MapRange, Node, NodeKind, TaskSpec
+from cascade_dist.graph.identity import Identity, Specs, scalars_content
+from cascade_dist.graph.jumps import Jumps
+from cascade_dist.graph.model import EdgeKind, Graph, JumpEntry, JumpTable, MapRange, Node, NodeKind, TaskSpec
 from cascade_dist.graph.params import Inputs
 from cascade_dist.graph.resources import ResourceTable
 from cascade_dist.graph.scan import ATOMS, Found, Scanner
@@ -90,6 +91,7 @@ class Compilation:
         self._template = blake2b(digest_size=DIGEST_SIZE)
         self._template_buffer = bytearray()
         self._started = False
+        self._jumps = Jumps()
         self.topics: dict[str, None] = {}
         """What nodes listen to, once `nodes` is exhausted."""
         self.target_index = -1
@@ -101,8 +103,21 @@ class Compilation:
         """16 bytes over code, policies and shape, without literals; valid once `nodes` is exhausted."""
         whole = self._template.copy()
         whole.update(self._template_buffer)
+        jumps = bytearray()
+        self._jumps.write(self._index, self._identity.encoder, jumps)
+        whole.update(jumps)
         whole.update(self.target_index.to_bytes(8, "little", signed=True))
         return whole.digest()
+
+    @property
+    def jump_tables(self) -> list[JumpTable]:
+        """Where jumps lead; valid once `nodes` is exhausted."""
+        return self._jumps.tables(self._index)
+
+    @property
+    def jump_entries(self) -> list[JumpEntry]:
+        """The nodes that are jumped to; valid once `nodes` is exhausted."""
+        return self._jumps.entries(self._index, self._opener, self._scanner)
 
     @property
     def structural_id(self) -> bytes:
@@ -131,8 +146,17 @@ class Compilation:
             raise RuntimeError("a compilation is walked once: make another")
         self._started = True
         index = self._index
-        stack = [self._opener.open(self._root)]
-        index[self._root] = _OPEN
+        yield from self._walk(self._root)
+        self.target_index = index[self._root]
+        for jumped in self._jumps.unwalked(index):
+            yield from self._walk(jumped)
+        self._inputs.finish()
+
+    def _walk(self, root: LazyResult[Any]) -> Iterator[Node]:
+        """The nodes of one lazy result and of all that it needs, as far as they have not come yet."""
+        index = self._index
+        stack = [self._opener.open(root)]
+        index[root] = _OPEN
         while stack:
             frame = stack[-1]
             for need in frame.needs:
@@ -156,8 +180,6 @@ class Compilation:
                         yield node
                 else:
                     yield from self._close(frame)
-        self.target_index = index[self._root]
-        self._inputs.finish()
 
     # --- the nodes of a lazy result ---------------------------------------------------------------
 
@@ -182,7 +204,10 @@ class Compilation:
         spec = self._specs.of(lazy.task, None)
         if spec.pure:
             return None
-        content = self._identity.content(spec, args, NO_KWARGS, -1, ())
+        if found:
+            content = self._identity.content(spec, args, NO_KWARGS, -1, ())
+        else:
+            content = scalars_content(spec, args)
         number = index[lazy] = self.node_count
         node = Node(number, spec, spec.name, args, NO_KWARGS)
         if found:
@@ -206,6 +231,8 @@ class Compilation:
 
     def _close_call(self, frame: Frame) -> Node | None:
         lazy, index, extra = frame.lazy, self._index, frame.extra
+        if lazy.chain is not None and lazy.chain.selector is not None:
+            self._jumps.met(lazy)
         spec = self._specs.of(lazy.task, lazy.chain, NodeKind.CALL, extra.counted)
         if extra.injected or lazy.task.injections:
             spec = self._resources.spec(spec, lazy.task, frame.args, frame.kwargs, extra.injected)

@@ -305,6 +305,7 @@ class Specs:
             priority,
             task.cache,
             *((True,) if passes else ()),
+            *(("spawn",) if task.spawn else ()),
         )
         made = TaskSpec(
             kind=kind,
@@ -315,6 +316,7 @@ class Specs:
             mode=mode,
             pure=task.pure,
             durable=task.durable,
+            spawn=task.spawn,
             timeout=timeout,
             retry=retry,
             amounts=counted,

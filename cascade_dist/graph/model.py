@@ -17,6 +17,8 @@ __all__ = [
     "Edge",
     "EdgeKind",
     "Graph",
+    "JumpEntry",
+    "JumpTable",
     "MapRange",
     "Mode",
     "Node",
@@ -105,6 +107,8 @@ class TaskSpec:
     amounts: tuple[tuple[str, int], ...] = ()
     """(name, micros), sorted by name; a sync call holds cpu unless it says otherwise."""
     priority: int = 0
+    spawn: bool = False
+    """A lazy value that it returns is run, and that value takes its place."""
     passthrough: bool = False
     """When it is skipped, its consumers by DATA get the value of its first input instead."""
     resources: tuple[ResourceSpec, ...] = ()
@@ -180,6 +184,27 @@ class Node:
         """The node's edges as records."""
         triples = zip(self.sources, self.kinds, self.edge_args, strict=True)
         return [Edge(source, self.index, kind, arg) for source, kind, arg in triples]
+
+
+@dataclass(frozen=True, slots=True)
+class JumpTable:
+    """Where the jumps of a node lead: per key the node to go on with, or -1 where the loop ends."""
+
+    node: int
+    keys: tuple[Any, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JumpEntry:
+    """A node that is jumped to: its parameters, the first one first, and per input those in which it stands.
+
+    A last name of "**" says that it takes any other name too.
+    """
+
+    node: int
+    names: tuple[str, ...]
+    inputs: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,13 @@ from cascade_dist.language.policies import (
     checked_timeout,
     is_text,
 )
-from cascade_dist.language.resources import Inject, Injection, injections
+from cascade_dist.language.resources import Inject, Injection, Resource, injections
 
 __all__ = ["Task", "check_lengths", "items_of", "task"]
 
 R = TypeVar("R")
 
-OPTIONS: Final = ("name", "pure", "mode", "resources", "timeout", "retry", "durable", "cache")
+OPTIONS: Final = ("name", "pure", "mode", "resources", "timeout", "retry", "durable", "cache", "spawn")
 """The options of `task`."""
 
 ITEMS_MAX: Final = 10_000_000
@@ -48,6 +48,7 @@ class Task(Generic[R]):
         timeout: bound of one attempt in seconds, or None.
         retry: when a failed attempt is tried again, or None.
         durable: whether the value survives its worker.
+        spawn: whether a lazy value that it returns is run in its place.
         cache: "cluster" when values are kept for the whole cluster, or None.
     """
 
@@ -66,6 +67,7 @@ class Task(Generic[R]):
         retry: RetryPolicy | int | None = None,
         durable: bool = False,
         cache: str | None = None,
+        spawn: bool = False,
     ) -> None:
         self.func = func
         self.name = _name_of(func) if name is None else name
@@ -83,6 +85,7 @@ class Task(Generic[R]):
         self.timeout = checked_timeout(timeout)
         self.retry = None if retry is None else checked_retry(retry)
         self.durable = _flag("durable", durable)
+        self.spawn = _flag("spawn", spawn)
         self.cache = _checked_cluster_cache(cache, self.pure, self.name)
         if self.cache is not None:
             Task.cluster_caches = True
@@ -192,6 +195,7 @@ class Task(Generic[R]):
             "retry": self.retry,
             "durable": self.durable,
             "cache": self.cache,
+            "spawn": self.spawn,
         }
 
 
@@ -249,6 +253,8 @@ def _check_callable(func: object, name: str) -> None:
         raise TypeError(
             f"{name!r} is a task already; for other options make one of its function: cs.task(t.func, …)"
         )
+    if isinstance(func, Resource):
+        raise TypeError(f"{func!r} is a resource, not a task: give it to a task, by cs.inject({func.name!r})")
     if isinstance(func, LazyResult):
         raise TypeError(f"{func!r} is a call, not a function: cs.task takes the function")
     if isinstance(func, staticmethod | classmethod):
@@ -361,6 +367,7 @@ def task(
     retry: RetryPolicy | int | None = ...,
     durable: bool = ...,
     cache: str | None = ...,
+    spawn: bool = ...,
 ) -> _Decorator: ...
 def task(func: Any = None, /, **options: Any) -> Any:
     """Makes a task of a function, bare or with options, or of any other callable.
@@ -371,7 +378,8 @@ def task(func: Any = None, /, **options: Any) -> Any:
             ``mode`` ("blocking", or "compute" for numeric code), ``resources`` (amounts that one attempt
             holds, such as ``{"cpu": 2}``), ``timeout`` (seconds per attempt), ``retry`` (a `RetryPolicy` or
             the number of attempts in all), ``durable`` (the value survives its worker), ``cache``
-            ("cluster", with ``pure``: equal calls of later runs take the value of the first).
+            ("cluster", with ``pure``: equal calls of later runs take the value of the first), ``spawn`` (a
+            lazy value that it returns is run, and that value takes its place).
 
     Raises:
         TypeError: it is not callable, or there is no such option.

@@ -6,7 +6,8 @@ is too large for a part is a blob, to be stored before the part that names it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import reprlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import is_
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +18,16 @@ from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed
 from cascade_dist.errors import SerializationError
-from cascade_dist.graph.model import EdgeKind, Node, NodeKind, ResourceSpec, RetryPolicy, TaskSpec
+from cascade_dist.graph.model import (
+    EdgeKind,
+    JumpEntry,
+    JumpTable,
+    Node,
+    NodeKind,
+    ResourceSpec,
+    RetryPolicy,
+    TaskSpec,
+)
 from cascade_dist.graph.value_keys import ValueKey, ValueKeys
 from cascade_dist.language.task import Task
 from cascade_dist.v1 import client_pb2, graph_pb2, value_pb2
@@ -50,6 +60,8 @@ class Compiled(Protocol):
     edge_count: int
     template_id: bytes
     params_digest: bytes
+    jump_tables: Sequence[JumpTable]
+    jump_entries: Sequence[JumpEntry]
 
     def nodes(self) -> Iterable[Node]:
         """The nodes, once; the facts are there after the last."""
@@ -178,6 +190,7 @@ class _Encoder:
             if columns.size >= self._part_bytes:
                 yield from map(Part, self._close())
                 columns = self._columns
+        self._add_jumps(compilation)
         *before, last = self._close()
         yield from map(Part, before)
         last.end.target = compilation.target_index
@@ -204,6 +217,22 @@ class _Encoder:
         for part in key.parts:
             message.parts.add(name=part.name, digest=part.digest, input_plus_one=part.input + 1)
             self._columns.size += _PART_BYTES + len(part.name)
+
+    def _add_jumps(self, compilation: Compiled) -> None:
+        tables = compilation.jump_tables
+        for table in tables:
+            try:
+                keys = ByValuePickler().run(table.keys).pickled()
+            except Exception as error:
+                raise SerializationError(
+                    f"the keys of a selector, {reprlib.repr(table.keys)}, cannot be pickled ({error}): "
+                    "use plain values as keys"
+                ) from error
+            targets = [target + 1 for target in table.targets]
+            self._chunk.jumps.add(node=table.node, keys=keys, targets_plus_one=targets)
+        for entry in compilation.jump_entries if tables else ():
+            uses = [graph_pb2.InputUse(names=numbers) for numbers in entry.inputs]
+            self._chunk.entries.add(node=entry.node, inputs=uses, names=entry.names)
 
     def _add_spec(self, spec: TaskSpec) -> int:
         message = self._chunk.specs.add()
@@ -318,6 +347,7 @@ def _spec_message(spec: TaskSpec) -> graph_pb2.TaskSpec:
         amounts=to_amounts(spec.amounts),
         priority=spec.priority,
         passthrough=spec.passthrough,
+        spawn=spec.spawn,
     )
     message.cluster_cache = spec.cluster_cache
     if spec.cache is not None:

@@ -207,8 +207,8 @@ def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
         TypeError, match=r"no option 'retries'.* name, pure, mode, resources, timeout, retry, durable"
     ):
         cs.task(retries=3)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="no option 'spawn'"):
-        cs.task(plain, spawn=True)
+    with pytest.raises(TypeError, match="no option 'fork'"):
+        cs.task(plain, fork=True)
 
 
 @pytest.mark.parametrize(

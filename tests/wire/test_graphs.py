@@ -372,6 +372,7 @@ def test_a_long_graph_takes_the_memory_of_a_part() -> None:
         """Nodes that are made when they are asked for."""
 
         target_index, node_count, edge_count, template_id, params_digest = 0, 0, 0, b"t" * 16, b""
+        jump_tables, jump_entries = (), ()
 
         def nodes(self) -> Iterator[Node]:
             (first,) = Compilation(start(1)).nodes()

@@ -284,6 +284,10 @@ def _resource(message: graph_pb2.ResourceDefinition) -> tuple[str, int, bytes, t
 
 def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs: list[Any] | None) -> bytes:
     """The frame that makes an executor run an assignment."""
+    if assignment.whole:  # no user code: the value is its first input
+        key = frames.body_key(
+            frames.body_of(key)._replace(function=b"", cache_policy=b"", resources=(), spawn=False)
+        )
     return frames.dumps(
         (
             frames.TASK,
@@ -311,6 +315,13 @@ def _more(assignment: worker_pb2.Assignment) -> dict[str, Any] | None:
             more["route_keys"] = list(assignment.route_keys)
         if assignment.observe_only:
             more["observe_only"] = True
+    if assignment.whole:
+        more["whole"] = True
+    if assignment.jump_keys:
+        more["jump_keys"] = assignment.jump_keys
+        more["jump_exits"] = tuple(assignment.jump_exits)
+    if assignment.overrides:
+        more["overrides"] = assignment.overrides
     return more or None
 
 

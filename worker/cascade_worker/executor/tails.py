@@ -6,29 +6,45 @@ What is needed for that is loaded at the first of them: most tasks return plain 
 from __future__ import annotations
 
 import os
+import reprlib
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from cascade_dist.codec.arguments import FIRST
 from cascade_dist.codec.functions import EncodedFunction, FunctionCache
+from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.params import load_params
 from cascade_dist.codec.references import unwrap_task
 from cascade_dist.codec.values import Packed
-from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError
+from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError, SerializationError
 from cascade_dist.graph.build import Compilation
 from cascade_dist.graph.code_hash import CodeHasher
+from cascade_dist.language.jump import Jump
 from cascade_dist.v1 import client_pb2, worker_pb2
 from cascade_dist.wire.graphs import Part, Upload, encode_graph
 from cascade_worker.executor.frames import BodyInfo
 
-__all__ = ["ARGUMENTS_BYTES_MAX", "ARGUMENTS_BYTES_WARN", "GRAPH_BYTES_MAX", "Compiled", "Compiler"]
+__all__ = [
+    "ARGUMENTS_BYTES_MAX",
+    "ARGUMENTS_BYTES_WARN",
+    "GRAPH_BYTES_MAX",
+    "JUMP_BYTES_MAX",
+    "Compiled",
+    "Compiler",
+    "jump_index",
+    "jump_tail",
+    "refusal",
+]
 
 GRAPH_BYTES_MAX = 1 << 20
 """A target that a task returns is one message."""
 ARGUMENTS_BYTES_WARN = 1 << 20
 ARGUMENTS_BYTES_MAX = 64 << 20
 """Of all arguments of such a target: past the first there is a warning, past the second an error."""
+JUMP_BYTES_MAX = 512 << 10
+"""Of the data of a jump, which travels with the assignment."""
 _FUNCTIONS_MAX = 512
 _PARAMS_MAX = 16
 _WARNED_MAX = 1_000
@@ -199,6 +215,60 @@ class Compiler:
             if len(self._params) > _PARAMS_MAX:
                 self._params.popitem(last=False)
         return found
+
+
+def jump_index(name: str, jump: Jump, numbers: Mapping[Any, int], told: str) -> int:
+    """Which of a selector's keys a jump takes.
+
+    Args:
+        name: of the task.
+        jump: what it returned.
+        numbers: the index by key.
+        told: the keys, for people.
+
+    Raises:
+        GraphError: none; names the key and those that there are.
+    """
+    try:
+        index = numbers.get(jump.key)
+    except TypeError:
+        index = None
+    if index is None:
+        raise GraphError(
+            f"task {name!r} jumped to key {reprlib.repr(jump.key)}, which its selector does not have; it has "
+            f"{told}"
+        )
+    return index
+
+
+def jump_tail(name: str, jump: Jump, index: int) -> bytes:
+    """A jump as a serialized worker_pb2.Tail.
+
+    Raises:
+        GraphError: the data cannot be laid over arguments; says why.
+        SerializationError: the data cannot be pickled.
+    """
+    data, overrides = jump.data, b""
+    if isinstance(data, dict) and not all(isinstance(key, str) and key for key in data):
+        raise GraphError(
+            f"the data that task {name!r} jumped with is a dict whose keys are no names of parameters: to "
+            "give it whole, name its parameter, as in Jump(key, {'parameter': data})"
+        )
+    named = {} if data is None else data if isinstance(data, dict) else {FIRST: data}
+    if named:
+        try:
+            overrides = ByValuePickler().run(named).pickled()
+        except Exception as error:
+            raise SerializationError(
+                f"task {name!r}: the data of its jump cannot be pickled ({error})"
+            ) from error
+    if len(overrides) > JUMP_BYTES_MAX:
+        raise GraphTooLargeError(
+            f"task {name!r} jumped with {_size(len(overrides))} of data, and the most is "
+            f"{_size(JUMP_BYTES_MAX)}: return a call instead, whose arguments may be larger"
+        )
+    tail = worker_pb2.Tail(jump_plus_one=index + 1, overrides=overrides, names=named)
+    return tail.SerializeToString()
 
 
 def refusal(name: str, value: Any) -> GraphError:

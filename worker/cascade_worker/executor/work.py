@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cascade_dist.codec.arguments import load_arguments
+from cascade_dist.codec.arguments import load_arguments, overridden
 from cascade_dist.codec.exceptions import ErrorRecord, encode_exception
 from cascade_dist.codec.functions import load_function
 from cascade_dist.codec.preview import preview
@@ -23,7 +23,7 @@ from cascade_dist.codec.values import Packed, dump_inline_or_packed, load, load_
 from cascade_dist.errors import CascadeError, ResultSerializationError, TaskLoadError
 from cascade_dist.language.jump import Jump
 from cascade_dist.language.lazy import LazyResult
-from cascade_dist.language.resources import Filler, filling
+from cascade_dist.language.resources import Filler, Inject, filling
 from cascade_worker.executor import frames
 from cascade_worker.executor.caching import Policies
 from cascade_worker.executor.files import map_file, reserve
@@ -191,15 +191,18 @@ class Workbench:
 
     def _arguments(self, task: Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
         payload = task.args
-        if not payload and not (task.more and task.body and not task.body.info.function):
+        if not payload and not task.more:
             return (), {}
         try:
             if type(payload) is not bytes:
                 payload = map_file(payload[0])
             inputs = [_resolve(value) for value in task.inputs] if task.inputs else []
-            if not payload:
+            if task.body and not task.body.info.function:
                 return tuple(inputs[:1]), {}
-            return load_arguments(payload, inputs, task.map_index)
+            made = load_arguments(payload, inputs, task.map_index)
+            if task.more and "overrides" in task.more and task.body:
+                made = overridden(task.body.func, made, task.more["overrides"])
+            return made
         except Exception as error:
             name = task.body.info.name if task.body else "?"
             raise Unloadable(_load_error(name, "its arguments", error)) from error
@@ -263,6 +266,13 @@ class Workbench:
             )
         if isinstance(value, (LazyResult, Jump)):
             return self._go_on(task, body, value, duration_ns)
+        if type(value) is Inject:
+            raise Unloadable(
+                ResultSerializationError(
+                    f"task {body.info.name!r} returned {value!r}, which stands for a value in arguments "
+                    "alone: give it to a task, or return what is wanted of the resource"
+                )
+            )
         packed: bytes | Packed | None = None
         what = f"the result of {body.info.name!r}"
         inline_max = task.inline_bytes_max or body.info.inline_bytes_max
@@ -312,7 +322,9 @@ class Workbench:
         from cascade_worker.executor import tails  # only few tasks need it
 
         info = body.info
-        if isinstance(value, Jump) or not (task.flags & frames.TAILS or info.spawn):
+        if isinstance(value, Jump):
+            return self._jump(task, body, value, duration_ns)
+        if not (task.flags & frames.TAILS or info.spawn):
             raise Unloadable(tails.refusal(info.name, value))
         if self._compiler is None:
             self._compiler = tails.Compiler(self._config.functions_dir)
@@ -325,6 +337,29 @@ class Workbench:
             what = f"an argument of the target that task {info.name!r} returned"
             uploads.append((cid, packed.size, self._write(f"{task.attempt:016x}-{number}", packed, what)))
         return (TAIL, task.attempt, duration_ns, made.tail, uploads, repr(value)[:_PREVIEW_CHARS])
+
+    def _jump(self, task: Task, body: Body, jump: Jump, duration_ns: int) -> Frame:
+        """The frame for a jump: where it leads, or, where the loop ends, its data as the value.
+
+        Raises:
+            Unloadable: the task may not jump, or its selector does not know the key.
+        """
+        from cascade_worker.executor import tails
+
+        more = task.more or {}
+        if "jump_keys" not in more or not task.flags & frames.TAILS:
+            raise Unloadable(tails.refusal(body.info.name, jump))
+        try:
+            keys = self._keys.of(more["jump_keys"])
+            index = tails.jump_index(body.info.name, jump, keys.numbers, keys.told)
+            if index not in more["jump_exits"]:
+                tail = tails.jump_tail(body.info.name, jump, index)
+                return (TAIL, task.attempt, duration_ns, tail, [], repr(jump)[:_PREVIEW_CHARS])
+        except Exception as error:
+            raise Unloadable(error) from error
+        if isinstance(jump.data, Jump):
+            raise Unloadable(tails.refusal(body.info.name, jump.data))
+        return self.done(task, jump.data, duration_ns)
 
     def _write(self, name: str, packed: Packed, what: str) -> str:
         """Writes a large value into the first object directory that has room; returns its path."""
