@@ -22,13 +22,13 @@ from .harness import GraphMaker, Sim
 REQUEST = 7
 
 
-def limit(scope: str, kind: str, now: float = 0.0, **said: object) -> e.ConstraintSet:
-    constraint = Constraint(str(said.pop("id", "")), scope, kind, **said)  # type: ignore[arg-type]
-    return e.ConstraintSet(checked(constraint, now), REQUEST)
+def limit(scope: str, kind: str, *, id: str = "", **said: object) -> e.ConstraintSet:
+    constraint = Constraint(id, scope, kind, **said)  # type: ignore[arg-type]
+    return e.ConstraintSet(checked(constraint, 0.0), REQUEST)
 
 
-def pause(scope: str = "global", **said: object) -> e.ConstraintSet:
-    return limit(scope, PAUSE, **said)
+def pause(scope: str = "global", id: str = "", expires_at: float | None = None) -> e.ConstraintSet:
+    return limit(scope, PAUSE, id=id, expires_at=expires_at)
 
 
 def at_most(scope: str, count: int) -> e.ConstraintSet:

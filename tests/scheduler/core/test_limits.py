@@ -221,7 +221,6 @@ def test_limits_are_found_by_what_is_given() -> None:
 
 def test_limits_know_when_the_next_one_ends() -> None:
     limits = Limits()
-    assert limits.expires_at is None
     limits.set(Constraint("a", "global", PAUSE, expires_at=T + 5), T)
     limits.set(Constraint("b", "task:f", PAUSE, expires_at=T + 3), T)
     limits.set(Constraint("c", "task:g", PAUSE), T)
@@ -231,3 +230,5 @@ def test_limits_know_when_the_next_one_ends() -> None:
     assert [limit.constraint.id for limit in over] == ["b"]
     limits.remove(over)
     assert limits.expires_at == T + 5
+    limits.remove(list(limits))
+    assert limits.expires_at is None
