@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cascade_dist._version import __version__
+from cascade_dist.context import AttemptInfo, current_attempt
 from cascade_dist.errors import (
     AmountError,
     ArgumentSerializationError,
@@ -75,6 +76,7 @@ __all__ = [
     "to_json",
     "AmountError",
     "ArgumentSerializationError",
+    "AttemptInfo",
     "AuthenticationError",
     "CacheBackend",
     "CacheHit",
@@ -127,6 +129,7 @@ __all__ = [
     "connect",
     "connectors",
     "create_cli",
+    "current_attempt",
     "dry_run",
     "events",
     "inject",
