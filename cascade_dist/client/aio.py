@@ -27,6 +27,7 @@ from cascade_dist.client.records import (
 )
 from cascade_dist.client.session import Session
 from cascade_dist.client.submitting import check_run_id
+from cascade_dist.language.resources import Resource
 
 __all__ = ["AsyncCluster", "AsyncRun", "connect", "run"]
 
@@ -156,6 +157,10 @@ class AsyncCluster:
     async def attach(self, run_id: str, **options: Any) -> AsyncRun[Any]:
         """As `Cluster.attach`."""
         return AsyncRun(await _in_thread(self.cluster.attach, run_id, **options), self.cluster._session)
+
+    def register(self, resource: Resource) -> Resource:
+        """As `Cluster.register`."""
+        return self.cluster.register(resource)
 
     async def status(self) -> ClusterStatus:
         """As `Cluster.status`."""

@@ -33,6 +33,7 @@ from cascade_dist.client.session import Endpoint, Session
 from cascade_dist.client.submitting import SubmitOptions, check_run_id, checked_pools, new_run_id, submit
 from cascade_dist.client.telling import Telling
 from cascade_dist.client.tracker import Tracker
+from cascade_dist.language.resources import Resource, register
 from cascade_dist.v1 import client_pb2 as pb
 
 if TYPE_CHECKING:
@@ -243,6 +244,14 @@ class Cluster:
         if run.done() and not tracker.accepted:
             run.result()  # raises what was refused
         return run
+
+    def register(self, resource: Resource) -> Resource:
+        """Makes a resource known by its name to all graphs of this process, as ``@cs.resource`` does itself.
+
+        Raises:
+            TypeError: it is no resource.
+        """
+        return register(resource)
 
     # --- asking -----------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from types import FunctionType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, overload
 
 from cascade_dist.errors import ResourceNotFoundError
 from cascade_dist.language.policies import is_text
@@ -312,7 +312,10 @@ class Filler:
             values: of resources, by name.
         """
         for name, position, marker in self.wanted:
-            if name not in kwargs and not 0 <= position < len(args):
+            if 0 <= position < len(args):
+                if args[position] is marker:  # somebody has laid the defaults out
+                    args = (*args[:position], values[marker.name], *args[position + 1 :])
+            elif name not in kwargs or kwargs[name] is marker:
                 kwargs[name] = values[marker.name]
         for name, default in self._in_order[len(args) :]:
             args = (*args, kwargs.pop(name, default))
@@ -441,6 +444,10 @@ def _constant(name: str, value: Any) -> Callable[[], Iterator[Any]]:
     return constant
 
 
+@overload
+def resource(func: Callable[..., Any], /, *, name: str | None = ..., scope: str = ...) -> Resource: ...
+@overload
+def resource(*, name: str | None = ..., scope: str = ...) -> Callable[[Callable[..., Any]], Resource]: ...
 def resource(
     func: Callable[..., Any] | None = None, /, *, name: str | None = None, scope: str = "run"
 ) -> Any:

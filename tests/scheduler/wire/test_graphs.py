@@ -16,7 +16,7 @@ from cascade_dist.codec.cid import cid_of
 from cascade_dist.graph.build import Compilation
 from cascade_dist.v1 import graph_pb2, value_pb2
 from cascade_dist.wire.graphs import Part, encode_graph
-from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind, Retry, Spec, validate
+from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind, ResourceRef, Retry, Spec, validate
 from cascade_scheduler.core.plans import solve
 from cascade_scheduler.core.values import BlobValue
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge, spec_from, spec_to
@@ -237,6 +237,45 @@ def test_plans_are_told_apart_by_shape_and_not_by_literals() -> None:
     assert len({plain, *others}) == 7
 
 
+def with_resources(chunk: graph_pb2.GraphChunk, *named: tuple[str, int, list[str]]) -> graph_pb2.GraphChunk:
+    """A chunk whose first spec has resources injected."""
+    for name, scope, requires in named:
+        chunk.resources.add(name=name, scope=scope, requires=requires)  # type: ignore[arg-type]
+    chunk.specs[0].resources.extend(range(len(named)))
+    return chunk
+
+
+def test_resources_are_found_by_their_index() -> None:
+    chunk = with_resources(spoil(lambda c: None), ("config", 2, []), ("db", 1, ["config"]))
+    spec = make(chunk).specs[0]
+    assert spec.resources == (
+        ResourceRef("config", 2, b"c" * 36),
+        ResourceRef("db", 1, b"c" * 36, ("config",)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "change", "told"),
+    [
+        ([("db", 4, [])], None, "resource 'db' has the unknown scope 4"),
+        ([("db", 0, [])], None, "resource 'db' has the unknown scope 0"),
+        ([("db", 1, ["config"])], None, "resources of 'f0' do not come each after what it needs"),
+        ([("db", 1, []), ("db", 1, [])], None, "resources of 'f0' do not come each after"),
+        ([("db", 1, [])], lambda c: c.specs[0].resources.append(7), "'f0' names resource 7"),
+        ([("db", 1, [])], lambda c: setattr(c.resources[0], "function_index", 3), "'db' names function 3"),
+    ],
+)
+def test_resources_that_make_no_sense_are_named(
+    named: list[tuple[str, int, list[str]]], change: Callable[[graph_pb2.GraphChunk], Any] | None, told: str
+) -> None:
+    chunk = with_resources(spoil(lambda c: None), *named)
+    if change is not None:
+        change(chunk)
+    with pytest.raises(BadMessage) as raised:
+        make(chunk)
+    assert told in str(raised.value)
+
+
 SPECS = st.builds(
     Spec,
     st.sampled_from(NodeKind),
@@ -263,6 +302,7 @@ SPECS = st.builds(
         lambda amounts: tuple(sorted(amounts.items()))
     ),
     st.integers(-(2**31), 2**31 - 1),
+    resources=st.just(()),  # beside the message, in tables
 )
 
 

@@ -18,8 +18,9 @@ from cascade_scheduler.core.events import (
     AttemptLost,
     AttemptReturned,
     Held,
+    ResourceReported,
 )
-from cascade_scheduler.core.graph import NodeKind, Spec
+from cascade_scheduler.core.graph import NodeKind, ResourceRef, Spec
 from cascade_scheduler.core.values import (
     BlobValue,
     CompoundValue,
@@ -33,7 +34,7 @@ from cascade_scheduler.core.values import (
 from cascade_scheduler.core.views import Progress, Tree, TreeCompound, TreeList
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.functions import FunctionBody
-from cascade_scheduler.wire.reports import hello_from, reports_from
+from cascade_scheduler.wire.reports import hello_from, reports_from, resources_from
 from cascade_scheduler.wire.updates import event_to, fill_finish, fill_results, output_to, tree_to
 from cascade_scheduler.wire.values import (
     BadMessage,
@@ -230,6 +231,32 @@ def test_logs_can_be_asked_for_later() -> None:
     assert [(run.run, run.run_id, run.logs) for run in work.runs] == [(1, "r", True)]
 
 
+def test_resources_go_with_the_body() -> None:
+    refs = (ResourceRef("config", 2, cid_of(b"config")), ResourceRef("db", 1, cid_of(b"db"), ("config",)))
+    bodies = [FunctionBody(ref.function, ref.name.encode(), ref.name, b"") for ref in refs]
+    coder = encoder(*bodies)
+    spec = SPEC._replace(resources=refs)
+    (work,) = works_of(coder, [assign(1, spec=spec), assign(2, spec=spec), assign(3)])
+    assert [f.cid for f in work.functions] == [FUNCTION.cid, *(ref.function for ref in refs)]
+    first, second = work.bodies
+    found = [(r.name, r.scope, r.function, tuple(r.requires)) for r in first.resources]
+    assert found == [tuple(ref) for ref in refs]
+    assert not second.resources
+    (work,) = works_of(coder, [assign(4, spec=spec, function=b"", observe_only=True)])
+    assert not work.bodies[0].resources, "no user code runs"
+
+
+def test_runs_are_closed_by_number_even_in_a_new_session() -> None:
+    coder = encoder()
+    (work,) = works_of(coder, close=["r"])
+    assert [(run.run, run.run_id) for run in work.runs] == [(1, "r")]
+    assert list(work.close_runs) == [1]
+    assert (coder.run_id(1), coder.run_id(2)) == ("r", "")
+    (work,) = works_of(coder, close=["r"], ended=["r"])
+    assert not work.runs
+    assert coder.run_id(1) == ""
+
+
 def test_a_function_that_is_gone_is_a_bug_with_a_name() -> None:
     with pytest.raises(LookupError, match="function of task 'f'"):
         list(works_of(encoder(), [assign(1, function=b"gone")]))
@@ -271,6 +298,17 @@ def test_other_outcomes() -> None:
     assert reported(lost=lost) == AttemptLost(5, "killed by signal 9", True)
     assert reported(returned=worker_pb2.Returned()) == AttemptReturned(5)
     assert reported(cancelled=worker_pb2.Cancelled(killed=True)) == AttemptCancelled(5, True)
+
+
+def test_resources() -> None:
+    message = worker_pb2.ResourceReport(
+        run=1, name="db", released=True, reason="killed", attempt=5, duration_ns=2_000_000_000
+    )
+    found = resources_from([message, worker_pb2.ResourceReport(run=2)], {1: "r"}.get)  # type: ignore[arg-type]
+    assert found[0] == ResourceReported("r", "db", True, "killed", 5, 2.0)
+    assert found[1] == ResourceReported(None, "")  # type: ignore[arg-type]
+    event = event_to(1, EventRecord("r", "ResourceReleased", 1.0, reason="killed", resource="db"), "")
+    assert (event.resource, event.reason, event.HasField("duration")) == ("db", "killed", True)
 
 
 def test_hello() -> None:

@@ -56,7 +56,7 @@ class AsyncExecutor:
         self._worker_id = worker_id
         self._running: dict[int, asyncio.Task[None]] = {}
         self._cancelled: set[int] = set()
-        self._keeper = Keeper(self._say, LoopOfTheTask())
+        self._keeper = Keeper(self._say, self._speak_for, LoopOfTheTask())
         self._closing: set[asyncio.Task[None]] = set()
         self._buffer = bytearray(PACKET_BYTES_MAX + 1024)
         self.writers: tuple[LineWriter, ...] = ()
@@ -202,6 +202,9 @@ class AsyncExecutor:
         if policy is not None and inputs is not None and attempt not in self._cancelled:
             await policy.save(inputs, value)
         return value
+
+    def _speak_for(self, attempt: int) -> None:
+        _attempt.set(attempt)
 
     def _say(self, answer: Frame) -> None:
         try:

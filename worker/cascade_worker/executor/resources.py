@@ -291,11 +291,15 @@ class Keeper:
 
     Args:
         say: sends a frame to the worker.
+        speak_for: has what is printed from now on count as an attempt's.
         loops: where async generators run.
     """
 
-    def __init__(self, say: Callable[[tuple[Any, ...]], None], loops: Loops) -> None:
+    def __init__(
+        self, say: Callable[[tuple[Any, ...]], None], speak_for: Callable[[int], None], loops: Loops
+    ) -> None:
         self._say = say
+        self._speak_for = speak_for
         self._loops = loops
         self._places: dict[Key, _Place] = {}
         """Shared instances, in the order in which they were set up or, of scope "worker", last used."""
@@ -348,6 +352,7 @@ class Keeper:
             if place.instance is not None and key[0] == RUN_SCOPE and key[1] == run_id
         ]
         await self._close(places, grace)
+        self._speak_for(0)
 
     async def close_all(self, grace: float | None = None) -> None:
         """Tears down everything, last first. Never raises."""
@@ -358,6 +363,7 @@ class Keeper:
         standing = [(place.instance.number, key, place.instance) for key, place in places if place.instance]
         for _, key, instance in sorted(standing, key=lambda entry: entry[0], reverse=True):
             self._places.pop(key, None)
+            self._speak_for(instance.attempt)
             await self._tear_down(instance, None, grace)
 
     async def _share(self, definition: Definition, step: Step, held: dict[str, Instance]) -> Instance:
@@ -387,6 +393,7 @@ class Keeper:
         place.instance = None
         if definition.scope == WORKER_SCOPE:
             await self._make_room(definition.name)
+            self._speak_for(step.attempt)
         instance = self._new(definition, step)
         step.own.append(instance)  # until it stands, the step answers for it
         try:

@@ -54,7 +54,7 @@ class SyncExecutor:
         self._stopped = False
         self.current = 0
         """The attempt that runs, for lines that are printed."""
-        self._keeper = Keeper(speaker.say, LoopOnDemand())
+        self._keeper = Keeper(speaker.say, self._speak_for, LoopOnDemand())
         self._step: Step | None = None
         """What the attempt that runs has of resources."""
         self._forked = False
@@ -186,6 +186,9 @@ class SyncExecutor:
         if not self._stopped:
             self._policies.run(policy.save(inputs, value))
         return value
+
+    def _speak_for(self, attempt: int) -> None:
+        self.current = attempt
 
     def _on_stop(self, signum: int, frame: FrameType | None) -> None:
         armed = self._armed
