@@ -10,6 +10,7 @@ import pytest
 
 from cascade_worker.core import Core, Limits, commands, events, invariants
 from cascade_worker.core.commands import EndingKind
+from cascade_worker.core.state import Phase, Wanted
 
 CPU = 1_000_000
 STEPS = 150
@@ -47,6 +48,8 @@ class World:
         """Assigned, and not yet reported or dropped."""
         self.endings: dict[int, EndingKind] = {}
         self.dropped: set[int] = set()
+        self.asked = self.to_promise = self.promised = 0
+        """The last number that was asked for, in this session, and promised."""
         self.mark = 1
         self.exited = False
         self.connected = False
@@ -89,6 +92,7 @@ class World:
                     self.wanted.discard(attempt)
                     self.endings[attempt] = ending.kind
                 assert not set(started) & set(self.endings)
+                self.check_promise(command.promised)
             case commands.Exit():
                 self.exited = True
             case commands.EndSession(reason):
@@ -113,6 +117,7 @@ class World:
         for attempt in keep:
             self.endings.pop(attempt, None)
         self.sequence, self.mark, self.connected = 1, 1, True
+        self.to_promise = self.promised = 0
         self.bodies = []
         self.turn(events.Connected(1, keep, drop, known, self.dice.choice([None, 0.5])))
 
@@ -148,13 +153,18 @@ class World:
             self.attempts += 1
             self.wanted.add(self.attempts)
             ahead, ready = self.dice.random() < 0.7, self.dice.random() < 0.8
-            assigned.append(events.Assigned(self.attempts, self.dice.choice(self.bodies), ahead, ready))
+            amounts = self.dice.choice([None, None, (("cpu", CPU // 2),), (("cpu", 0),)])
+            body = self.dice.choice(self.bodies)
+            assigned.append(events.Assigned(self.attempts, body, ahead, ready, amounts))
         self.say(bodies=known, assigned=tuple(assigned))
 
     def wish(self, kind: str) -> None:
         """Retract or cancel some."""
         some = [attempt for attempt in self.wanted if self.dice.random() < 0.2]
-        self.say(**{kind: tuple(sorted(some))})
+        self.asked += kind == "retract"
+        self.say(**{kind: tuple(sorted(some))}, promise=self.asked if kind == "retract" else 0)
+        if kind == "retract":
+            self.to_promise = self.asked
 
     def work(self) -> None:
         """Executors come up, take tasks, answer, die."""
@@ -231,6 +241,15 @@ class World:
         else:
             self.work()
 
+    def check_promise(self, number: int) -> None:
+        """What was to be given back before the number was asked for has been, or had started after all."""
+        if number:
+            assert self.promised < number <= self.to_promise
+            self.promised = number
+        if self.promised == self.to_promise != 0 and not self.core.state.draining:
+            retracted = [a for a in self.core.state.attempts.values() if a.wanted == Wanted.RETRACT]
+            assert not [a.id for a in retracted if a.phase in (Phase.WAITING, Phase.SENT)]
+
     def settle(self) -> None:
         """Lets everything come to its end."""
         for _ in range(2000):
@@ -242,6 +261,7 @@ class World:
             self.sequence += 1
             self.turn(events.MarkMoved(self.sequence, self.mark))
             if not self.core.state.attempts:
+                assert self.promised == self.to_promise
                 return
         raise AssertionError(f"never settles: {self.core.held()}")
 

@@ -34,7 +34,7 @@ def _check_amounts(state: State) -> None:
     charged: Counter[str] = Counter()
     for attempt in state.attempts.values():
         if attempt.charged:
-            charged.update(dict(attempt.body.amounts))
+            charged.update(dict(attempt.amounts))
         if attempt.phase in (Phase.RUNNING, Phase.STORING):
             _require(attempt.charged, f"{attempt.id} runs without holding its amounts")
         if attempt.phase == Phase.FINISHED:
@@ -66,7 +66,7 @@ def _check_lines(state: State) -> None:
             (attempt.id in seen) == expected, f"{attempt.id} ({attempt.phase.name}) is in no line, or in one"
         )
     if state.queue:
-        _require(not state.fits(state.queue[0].body.amounts), "the queue's first fits and was not charged")
+        _require(not state.fits(state.queue[0].amounts), "the queue's first fits and was not charged")
     if state.ready and not state.start_blocked:
         full = state.sync_count >= state.limits.executors_max
         _require(not state.idle and full, "an attempt could start and does not")
