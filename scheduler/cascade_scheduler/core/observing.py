@@ -91,6 +91,7 @@ def _assign(books: Books, run: Run, node: int, observation: Observation, worker:
             -1,
             route_keys=tuple(graph.node_args[router] for router in observation.routers),
             observe_only=True,
+            frame_id="" if run.parent is None else run.frame_id,
         )
     )
 

@@ -67,9 +67,9 @@ def on_message(books: Books, event: MessageArrived) -> None:
     if event.retained:
         _retain(books, event)
     for run_id, node in list(books.listening.get(event.topic, ())):
-        run = books.runs[run_id]
-        if run.state != "running":
-            continue
+        run = books.runs.get(run_id)
+        if run is None or run.state != "running" or node not in run.waits:
+            continue  # it ended with one of those before
         _end_wait(books, run, node)
         _receive(books, run, node, event.payload)
         nodes.settle(books, run, node)

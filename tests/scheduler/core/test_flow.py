@@ -625,7 +625,7 @@ def test_an_amount_that_is_none_fails_the_consumer(sim: Sim, facts: dict[str, ob
     make = GraphMaker()
     make.call("task", lazy={"cpu": make.call("size")})
     sim.submit(make.graph())
-    sim.done("size", **facts)
+    sim.done("size", **facts)  # type: ignore[arg-type]
     assert sim.ended.failed_task == "task"
     assert sim.ended.error is not None
     assert sim.ended.error.type == "ValueError"
