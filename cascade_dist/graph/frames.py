@@ -327,6 +327,13 @@ class Opener:
         if missing:  # which is said when the whole graph has been walked
             columns = {name: [] if isinstance(column, list) else column for name, column in columns.items()}
         check_lengths(lazy.task.name, columns)
+        if all(isinstance(column, Unmapped) or column == [] for column in columns.values()):
+            # No child needs what all children get: without a consumer it would run, or not, by chance.
+            columns = {
+                name: column if isinstance(column, list) else Unmapped(None)
+                for name, column in columns.items()
+            }
+            frame.found.clear()
         frame.columns = columns
 
     def _open_gather(self, lazy: Gather, frame: Frame) -> None:

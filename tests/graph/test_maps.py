@@ -65,6 +65,10 @@ def test_s55_an_empty_map_is_an_empty_list() -> None:
     assert graph.nodes[0].sources == ()
 
 
+def test_s55_what_all_children_of_an_empty_map_get_is_needed_by_nobody() -> None:
+    assert names(build(f.map(x=[], y=cs.unmapped([a()])).run_if(b()))) == ["b", "f.gate", "f.map"]
+
+
 def test_s55_items_may_be_or_hold_lazies() -> None:
     first, second = a(), b()
     graph = build(f.map(x=[first, [second, first]], y=cs.unmapped({"k": second})))
