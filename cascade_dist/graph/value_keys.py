@@ -119,13 +119,13 @@ class ValueKeys:
 
     def _add_call(self, node: Node) -> list[ValueKey]:
         spec = node.spec
-        parts = self._call_parts(node)
-        if parts is None:
+        parts = None if getattr(spec, "spawn", False) else self._call_parts(node)
+        if parts is None:  # a node that spawns has the value of what it returns
             return []
         key = ValueKey(node.index, tuple(parts), all(part.digest for part in parts))
         plain = all(kind == EdgeKind.DATA for kind in node.kinds)
         if key.known:
-            if plain and not getattr(spec, "spawn", False):
+            if plain:
                 self._clean[node.index] = _made(parts)
         else:
             self._later[node.index] = (key, _sources(node, parts))

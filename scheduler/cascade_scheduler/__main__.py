@@ -43,7 +43,7 @@ from cascade_scheduler.core.state import Settings
 from cascade_scheduler.hub import Bounds, Times
 from cascade_scheduler.logs import set_up_logging
 from cascade_scheduler.store.base import RunStore, StoreError
-from cascade_scheduler.store.choose import choose_store
+from cascade_scheduler.store.choose import choose_cache, choose_store
 
 __all__ = ["main"]
 
@@ -229,9 +229,14 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
     store = choose_store(
         config["state"], epoch=1 + secrets.randbelow(EPOCH_MAX), seal_key_file=arguments.seal_key_file
     )
+    cache = choose_cache(
+        config["state"],
+        bytes_max=options.bounds.cluster_cache_bytes_max,
+        seal_key_file=arguments.seal_key_file,
+    )
     place = choose_blobs(config["blob_dir"], state=config["state"], bytes_max=arguments.blob_bytes_max)
     with place:
-        scheduler = Scheduler(options, store, place.store)
+        scheduler = Scheduler(options, store, place.store, cache)
         address = await scheduler.start()
         with contextlib.ExitStack() as stack:
             try:

@@ -33,6 +33,7 @@ from cascade_scheduler.services.client import ClientService
 from cascade_scheduler.services.worker import WorkerService
 from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import RunStore, StoreFenced
+from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.writer import StoreWriter
 from cascade_scheduler.story import write_story
 from cascade_scheduler.turn import Turn
@@ -79,9 +80,12 @@ class SchedulerOptions:
 class Scheduler:
     """One life of a scheduler, inside a running event loop."""
 
-    def __init__(self, options: SchedulerOptions, store: RunStore, blobs: BlobStore) -> None:
+    def __init__(
+        self, options: SchedulerOptions, store: RunStore, blobs: BlobStore, cache: CacheStore | None = None
+    ) -> None:
         self.options = options
         self._store = store
+        self._cache = cache or MemoryCacheStore(options.bounds.cluster_cache_bytes_max)
         self._blobs = blobs
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
@@ -117,6 +121,7 @@ class Scheduler:
             epoch=epoch,
             bounds=options.bounds,
             times=options.times,
+            cache=self._cache,
         )
         if options.solver != "native":
             hub.solver = SolverProcess(options.solver, options.solver_timeout)
@@ -239,6 +244,7 @@ class Scheduler:
         await hub.close()
         if hub.solver is not None:
             await hub.solver.close()
+        await self._cache.close()
         await self._store.close()
         await self._blobs.close()
 

@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, worker_pb2
 from cascade_scheduler.blobs.base import BlobStore
+from cascade_scheduler.caching import ClusterCache
 from cascade_scheduler.core import views
 from cascade_scheduler.core.commands import (
     Assign,
     ConstraintsAnswered,
     EventRecord,
     FrameGone,
+    LookUpCached,
     PlanWanted,
     RunEnded,
     RunRefused,
+    StoreCached,
     TargetValue,
     WelcomeWorker,
     WorkerGone,
 )
-from cascade_scheduler.core.events import Event, RunForgotten, WorkerDisconnected
+from cascade_scheduler.core.events import CacheAnswered, Event, RunForgotten, WorkerDisconnected
 from cascade_scheduler.core.plans import PlanCache
 from cascade_scheduler.core.state import Core
 from cascade_scheduler.core.values import BlobValue, DeferredValue
@@ -36,6 +39,7 @@ from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.worker_session import WorkerSession
 from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import Record, RunDropped, RunEvents, RunRenewed
+from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.writer import StoreWriter, Then
 from cascade_scheduler.tails import Tails
 from cascade_scheduler.turn import Order, Turn
@@ -62,6 +66,8 @@ class Bounds(NamedTuple):
     """Of all graphs that are being sent, or whose runs have not ended, in sum."""
     shared_cache_bytes_max: int = 256 << 20
     """Of the cache in memory that workers share."""
+    cluster_cache_bytes_max: int = 256 << 20
+    """Of the cluster's cache of pure tasks, when it is kept in memory."""
 
 
 class Times(NamedTuple):
@@ -90,6 +96,7 @@ class Hub:
         epoch: int,
         bounds: Bounds,
         times: Times,
+        cache: CacheStore | None = None,
     ) -> None:
         self.core = core
         self.writer = writer
@@ -103,6 +110,9 @@ class Hub:
         self.tails = Tails(self)
         self.shared_cache: EntryCache[str] = EntryCache(bounds.shared_cache_bytes_max)
         """What `InMemoryCacheBackend`s on workers keep."""
+        self.cluster_cache = ClusterCache(
+            cache or MemoryCacheStore(bounds.cluster_cache_bytes_max), blobs, self.spawn, self._cache_answered
+        )
         self.bell = writer.bell
         self.turn: Turn
         self.runs = RunBook(self._run_told, self._run_forgotten, self._keep)
@@ -349,6 +359,13 @@ class Hub:
                 self.turn.post(RunForgotten(record.run_id))
                 return True
         return False
+
+    def cached(self, commands: Sequence[LookUpCached | StoreCached]) -> None:
+        """Questions to the cluster's cache, and values for it."""
+        self.cluster_cache.carry_out(commands)
+
+    def _cache_answered(self, event: CacheAnswered) -> None:
+        self.turn.post(event)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Calls back in a while."""

@@ -33,6 +33,7 @@ from cascade_scheduler.core.commands import (
     DropConstraint,
     EventRecord,
     FrameGone,
+    LookUpCached,
     PlanWanted,
     ReleaseObject,
     RetractAttempt,
@@ -44,6 +45,7 @@ from cascade_scheduler.core.commands import (
     SaveOutcome,
     SaveResult,
     SaveSkip,
+    StoreCached,
     TargetValue,
     WelcomeWorker,
     WorkerGone,
@@ -107,6 +109,9 @@ class Listener(Protocol):
 
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Something for runs' clients; called when it is stored."""
+
+    def cached(self, commands: Sequence[LookUpCached | StoreCached]) -> None:
+        """Questions to the cluster's cache, and values for it."""
 
     def run_refused(self, command: RunRefused) -> Sequence[Record]:
         """The run was not taken; returns what undoes its records."""
@@ -229,6 +234,7 @@ class Turn:
         events: list[EventRecord] = []
         orders: list[Order] = []
         told: list[TargetValue | RunEnded] = []
+        cached: list[LookUpCached | StoreCached] = []
         # The commonest first: each command is looked at by type, and handed on in a list with its like.
         for command in commands:
             kind = type(command)
@@ -249,6 +255,8 @@ class Turn:
                 listener.welcome(command)
             elif isinstance(command, WorkerGone):
                 listener.worker_gone(command)
+            elif isinstance(command, LookUpCached | StoreCached):
+                cached.append(command)
             elif isinstance(command, PlanWanted):
                 listener.plan_wanted(command)
             elif isinstance(command, FrameGone):
@@ -264,6 +272,8 @@ class Turn:
         records.extend(more)
         if published is not None:
             then.append(published)
+        if cached:
+            listener.cached(cached)
         if told:
             # Behind what was posted, so that a run is accepted first.
             then.append(partial(listener.tell, told))

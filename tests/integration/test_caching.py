@@ -252,3 +252,183 @@ def test_many_async_attempts_share_the_cache(cluster: cs.Cluster, journal: Journ
         target = slowly.map(path=cs.unmapped(journal.path), x=range(200)).with_cache(cache)
         assert cluster.run(target) == [2 * x for x in range(200)]
     assert len(journal.lines()) == 200
+
+
+# --- the cluster's cache ---------------------------------------------------------------------------------
+
+
+def made(name: str, **options: Any) -> Any:
+    """A cached task whose code is like no other test's, so that nobody else's values are found."""
+    salt = uuid.uuid4().hex
+
+    @cs.task(name=name, pure=True, cache="cluster", **options)
+    def task(path: str, x: Any) -> Any:
+        note(path, f"{name}")
+        return [x, salt][0]
+
+    return task
+
+
+def test_a_second_run_dispatches_nothing(cluster: cs.Cluster, journal: Journal) -> None:
+    f = made("f")
+    assert cluster.run(f(journal.path, 7)) == 7
+    run = cluster.submit(f(journal.path, x=7))
+    assert run.result(60) == 7
+    assert events_of(run, "f") == ["TaskSkipped CacheHit"]
+    assert cluster.run(f(journal.path, 8)) == 8
+    assert journal.lines() == ["f", "f"]
+
+
+def test_another_client_hits(cluster_address: str, journal: Journal) -> None:
+    f = made("f")
+    for _ in range(2):
+        with cs.connect(cluster_address) as cluster:
+            assert cluster.run(f(journal.path, [1, {"a"}])) == [1, {"a"}]
+    assert journal.lines() == ["f"]
+
+
+_CLUSTER_CACHE_IN_ANOTHER_PROCESS = """
+import sys
+import cascade_dist as cs
+
+SALT = sys.argv[3]
+
+def helper(x):
+    return x, SALT
+
+@cs.task(pure=True, cache="cluster")
+def train(path, x):
+    with open(path, "a") as file:
+        file.write("train\\n")
+    return helper(x)[0]
+
+with cs.connect(sys.argv[1]) as cluster:
+    print(cluster.run(train(sys.argv[2], {"b", "a"})) == {"a", "b"})
+"""
+
+
+def test_another_process_hits(cluster_address: str, journal: Journal) -> None:
+    salt = uuid.uuid4().hex
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", _CLUSTER_CACHE_IN_ANOTHER_PROCESS, cluster_address, journal.path, salt],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+        )
+        assert done.stdout.split() == ["True"]
+    assert journal.lines() == ["train"]
+
+
+def test_a_hit_prunes_what_only_it_needed(cluster: cs.Cluster, journal: Journal) -> None:
+    load, f = made("load"), made("f")
+
+    @cs.task(pure=True)
+    def clean(path: str, x: Any) -> Any:
+        note(path, "clean")
+        return x
+
+    def target() -> Any:
+        return f(journal.path, clean(journal.path, load(journal.path, 3)))
+
+    assert cluster.run(target()) == 3
+    run = cluster.submit(target())
+    assert run.result(60) == 3
+    assert journal.lines() == ["load", "clean", "f"]
+    assert events_of(run, "clean") == events_of(run, "load") == ["TaskSkipped Pruned"]
+
+
+def test_what_impure_inputs_turn_out_to_be_counts(
+    cluster: cs.Cluster, journal: Journal, tmp_path: Path
+) -> None:
+    f = made("f")
+    source = tmp_path / "source"
+
+    @cs.task
+    def read(path: str, where: str) -> str:
+        note(path, "read")
+        return Path(where).read_text()
+
+    def run() -> Any:
+        return cluster.run(f(journal.path, {"text": read(journal.path, str(source))}))
+
+    source.write_text("one")
+    assert [run(), run()] == [{"text": "one"}] * 2
+    source.write_text("two")
+    assert run() == {"text": "two"}
+    source.write_text("one")
+    assert run() == {"text": "one"}
+    assert journal.lines() == ["read", "f", "read", "read", "f", "read"]
+
+
+def test_large_values_are_kept_as_blobs(cluster: cs.Cluster, journal: Journal) -> None:
+    f = made("f")
+    for _ in range(2):
+        value = cluster.run(f(journal.path, list(range(100_000))))
+        assert value == list(range(100_000))
+    sizes = add_one(length(f(journal.path, list(range(100_000)))))
+    assert cluster.run(sizes) == 100_001
+    assert journal.lines() == ["f"]
+
+
+@cs.task
+def length(x: Any) -> int:
+    return len(x)
+
+
+def test_conditions_decide_first(cluster: cs.Cluster, journal: Journal) -> None:
+    f = made("f")
+    assert cluster.run(f(journal.path, 1)) == 1
+    assert cluster.run(f(journal.path, 1).run_if(add_one(0))) == 1
+    with pytest.raises(cs.DependencyMissingError):
+        cluster.run(f(journal.path, 1).run_if(add_one(-1)))
+    assert journal.lines() == ["f"]
+
+
+def test_s39_a_cached_selector_prunes_as_if_it_had_run(cluster: cs.Cluster, journal: Journal) -> None:
+    selector = made("selector")
+
+    @cs.task
+    def branch(path: str, name: str) -> str:
+        note(path, name)
+        return name
+
+    def target() -> Any:
+        routes = {"a": branch(journal.path, "a"), "b": branch(journal.path, "b")}
+        return length(cs.Router(selector(journal.path, "b"), routes))
+
+    assert cluster.run(target()) == 1
+    run = cluster.submit(target())
+    assert run.result(60) == 1
+    assert journal.lines() == ["selector", "b", "b"]
+    assert events_of(run, "selector") == ["TaskSkipped CacheHit"]
+
+
+def test_children_of_a_map_are_looked_up_one_by_one(cluster: cs.Cluster, journal: Journal) -> None:
+    f = made("f")
+    assert cluster.run(f.map(path=cs.unmapped(journal.path), x=[1, 2])) == [1, 2]
+    assert cluster.run(f.map(path=cs.unmapped(journal.path), x=[2, 3, 1])) == [2, 3, 1]
+    assert cluster.run(f(journal.path, 3)) == 3
+    assert journal.lines() == ["f", "f", "f"]
+
+
+def test_a_changed_helper_misses(cluster: cs.Cluster, journal: Journal) -> None:
+    def make(factor: int) -> Any:
+        def helper(x: int) -> int:
+            return x * factor
+
+        @cs.task(name="scaled", pure=True, cache="cluster")
+        def scaled(path: str, x: int) -> int:
+            note(path, f"{factor}")
+            return helper(x)
+
+        return scaled
+
+    salt = uuid.uuid4().int % 1_000_000_007
+    assert [cluster.run(make(salt)(journal.path, 1)), cluster.run(make(salt + 1)(journal.path, 1))] == [
+        salt,
+        salt + 1,
+    ]
+    assert cluster.run(make(salt)(journal.path, 1)) == salt
+    assert journal.lines() == [str(salt), str(salt + 1)]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from cascade_scheduler.core import closing, frames, lineage, nodes, observing, runs
+from cascade_scheduler.core import closing, cluster_cache, frames, lineage, nodes, observing, runs
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
+from cascade_scheduler.core.cluster_cache import CACHE_HIT
 from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
 from cascade_scheduler.core.events import (
     AttemptCancelled,
@@ -29,9 +30,6 @@ from cascade_scheduler.core.worker import Attempt, Worker
 
 RETRY_DELAY_MAX = 366 * 86_400.0
 """Backoff grows without bound; a wait does not."""
-
-CACHE_HIT = "CacheHit"
-"""The reason of the skip event of a node whose value a cache had."""
 
 __all__ = ["assign", "off_the_books", "on_report", "on_started", "try_again", "wake_delayed", "worker_lost"]
 
@@ -76,7 +74,7 @@ def assign(
             of_node(run, node),
             ahead,
             run.observe(node),
-            spec.durable or run.is_told(node),
+            spec.durable or spec.cluster_cache or run.is_told(node),
             graph.node_ids[16 * origin : 16 * origin + 16].hex(),
             index if index >= 0 else graph.map_index(node) if graph.maps else -1,
             None if cls.amounts == spec.amounts else cls.amounts,
@@ -185,6 +183,8 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     if books.settings.saves and run.parent is None:
         key = run.key(node)
         out.append(SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length))
+    if run.cached is not None:
+        cluster_cache.store(books, run, node, value)
     run.done += 1
     if node not in run.finished_once and not (run.root.quiet and node not in run.plan.tails):
         if report.cached:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from cascade_scheduler.core.cached import KeyMemory
 from cascade_scheduler.core.commands import Command, EventRecord, ReleaseObject
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.lines import Lines
@@ -131,6 +132,7 @@ class Books:
         self.dice = dice
         """Random numbers from 0 to 1, for the jitter of retries; they come from outside."""
         self.out: list[Command] = []
+        self.key_memory = KeyMemory()
         self.balance_at = 0.0
         """When to look again whether an idle worker should get what waits on another; 0.0: never."""
         self._counter = 0

@@ -13,6 +13,8 @@ from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Value
 
 __all__ = [
+    "StoreCached",
+    "LookUpCached",
     "AskPromise",
     "Assign",
     "CancelAttempt",
@@ -69,6 +71,23 @@ class Assign(NamedTuple):
     """The nested frame that the node is in; empty: none."""
     whole: bool = False
     """No user code: the value is that of the first input, put together."""
+
+
+class LookUpCached(NamedTuple):
+    """Look a value key up in the cluster's cache; `CacheAnswered` has to follow, within about a second."""
+
+    frame_id: str
+    node: int
+    number: int
+    key: bytes
+
+
+class StoreCached(NamedTuple):
+    """Keep a value in the cluster's cache; a failure has no effect."""
+
+    task: str
+    key: bytes
+    value: bytes | BlobValue
 
 
 class RetractAttempt(NamedTuple):
@@ -260,6 +279,8 @@ class SaveOutcome(NamedTuple):
 
 
 Command: TypeAlias = Union[
+    StoreCached,
+    LookUpCached,
     Assign,
     RetractAttempt,
     CancelAttempt,

@@ -8,7 +8,7 @@ from cascade_scheduler.core import nodes
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.flow import PRUNED
 from cascade_scheduler.core.graph import EdgeKind
-from cascade_scheduler.core.run import Run, Skip
+from cascade_scheduler.core.run import SKIPPED, Run, Skip
 
 __all__ = ["fall_away", "open_up"]
 
@@ -25,7 +25,7 @@ def open_up(run: Run, route: int) -> None:
     opened: list[int] = []
     while todo:
         node = todo.pop()
-        if not shut[node]:
+        if not shut[node] or run.status[node] == SKIPPED:
             continue
         shut[node] = 0
         if not run.pending[node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias, Union
 
 from cascade_scheduler.core.graph import Graph
@@ -10,6 +11,7 @@ from cascade_scheduler.core.plans import Plan
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 
 __all__ = [
+    "CacheAnswered",
     "AttemptCancelled",
     "AttemptDone",
     "AttemptFailed",
@@ -46,6 +48,18 @@ class RunSubmitted(NamedTuple):
     on_failure: str = "cancel"
     logs: bool = False
     pools: tuple[tuple[str, int], ...] = ()
+    hits: Mapping[int, bytes | BlobValue] | None = None
+    """Values that the cluster's cache had; None: it was not asked."""
+
+
+class CacheAnswered(NamedTuple):
+    """The answer to a question of the cluster's cache; `trouble`: why there is none, in words."""
+
+    frame_id: str
+    node: int
+    number: int
+    value: bytes | BlobValue | None = None
+    trouble: str = ""
 
 
 class RunCancelRequested(NamedTuple):
@@ -249,6 +263,7 @@ class Tick(NamedTuple):
 
 
 Event: TypeAlias = Union[
+    CacheAnswered,
     RunSubmitted,
     PlanMade,
     RunCancelRequested,

@@ -27,6 +27,7 @@ __all__ = [
     "choose",
     "decide",
     "delay",
+    "is_about_data",
     "length",
     "truth",
 ]
@@ -104,6 +105,11 @@ def decide(run: Run, node: int) -> Verdict:
     return _decide_amounts(run, node) if run.graph.amount_names else None
 
 
+def is_about_data(verdict: Verdict) -> bool:
+    """Whether a node is skipped for lack of a data input alone."""
+    return isinstance(verdict, Skip) and verdict.reason in (SKIPPED_DATA, SKIPPED_ROUTE)
+
+
 def _decide_amounts(run: Run, node: int) -> Verdict:
     graph = run.graph
     for e in range(graph.edge_start[node], graph.edge_start[node + 1]):
@@ -162,7 +168,7 @@ def _unknown(run: Run, source: int, bit: int, routers: tuple[int, ...] = ()) -> 
         return None
     if run.observed.get(node, 0) & bit and not routers:
         return None
-    if run.runs_code(node) and node not in run.values:
+    if run.runs_code(node) and node not in run.values and not run.is_hit(node):
         return None  # it was to be observed where it was made
     return Unobserved(node, bit, routers)
 

@@ -15,11 +15,13 @@ __all__ = [
     "FunctionRef",
     "Graph",
     "GraphInvalid",
+    "KeyPart",
     "NodeKind",
     "ResourceRef",
     "Retry",
     "Spec",
     "Timer",
+    "ValueKey",
     "check_node",
     "needs_check",
     "validate",
@@ -114,6 +116,21 @@ class FunctionRef(NamedTuple):
     name: str
 
 
+class KeyPart(NamedTuple):
+    """One part of a value key. `input`: the ordinal of the input that has the digest at run time, or -1."""
+
+    name: str
+    digest: bytes
+    input: int
+
+
+class ValueKey(NamedTuple):
+    """What the value of a pure node depends on. `known`: a hit makes its data inputs superfluous."""
+
+    parts: tuple[KeyPart, ...]
+    known: bool
+
+
 class GraphInvalid(Exception):
     """The columns do not make a graph."""
 
@@ -125,6 +142,7 @@ class Graph:
         "amount_names",
         "blob_args",
         "blob_inputs",
+        "digested",
         "edge_kind",
         "edge_source",
         "edge_start",
@@ -138,6 +156,7 @@ class Graph:
         "specs",
         "target",
         "timers",
+        "value_keys",
     )
 
     def __init__(
@@ -158,6 +177,7 @@ class Graph:
         map_columns: Mapping[int, int] | None = None,
         amount_names: Mapping[int, str] | None = None,
         timers: Mapping[int, Timer] | None = None,
+        value_keys: Mapping[int, ValueKey] | None = None,
     ) -> None:
         self.specs = specs
         self.functions = functions
@@ -178,6 +198,19 @@ class Graph:
         self.amount_names = amount_names or {}
         """Per edge of kind AMOUNT: the amount's name; empty for the delay of a wait."""
         self.timers = timers or {}
+        self.value_keys = value_keys or {}
+        """Of nodes whose values are kept for the cluster, and of pure nodes that these need."""
+        self.digested = self._digested() if value_keys else frozenset()
+        """Nodes whose values' digests are parts of keys."""
+
+    def _digested(self) -> frozenset[int]:
+        found: set[int] = set()
+        for node, key in self.value_keys.items():
+            wanted = [part.input for part in key.parts if not part.digest]
+            if wanted:
+                inputs = self.inputs(node)
+                found.update(inputs[ordinal] for ordinal in wanted)
+        return frozenset(found.difference(self.value_keys))
 
     def __len__(self) -> int:
         return len(self.node_spec)

@@ -104,7 +104,9 @@ def _check_run(books: Books, run: Run, step: int) -> None:
         waits = (run, node) in books.to_observe if not observation.attempt else attempt_of is not None
         _must(waits, "an observation waits for a worker or is under way", run.run_id, node)
     if run.state == "running" and run.error is None:
+        asked = run.cached is not None and run.cached.asked
         moves = run.active or run.ready or run.waiting_retry or run.observing or run.waits or run.nested
+        moves = moves or asked
         stuck = not moves
         _must(not stuck, "a running run has something that moves", run.run_id)
     if run.error is not None and run.on_failure == "cancel":
@@ -172,7 +174,8 @@ def _waits_for(run: Run, node: int) -> list[int]:
 
 def _waits_otherwise(run: Run, node: int) -> bool:
     parked = any(node in waiting for waiting in run.parked.values())
-    return parked or run.shut(node) or node in run.waits
+    asked = run.cached is not None and node in run.cached.asked
+    return parked or asked or run.shut(node) or node in run.waits
 
 
 def _check_picks(run: Run, step: int) -> None:

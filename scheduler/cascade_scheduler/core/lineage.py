@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cascade_scheduler.core import nodes, observing
+from cascade_scheduler.core import cluster_cache, nodes, observing
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import EdgeKind, NodeKind
 from cascade_scheduler.core.run import DELAYED, DONE, READY, SKIPPED, WAITING, Run
@@ -63,12 +63,17 @@ def remake(books: Books, run: Run, node: int) -> None:
             run.done -= 1
             run.finished_once.add(node)
             remade.append(node)
-            for source in _value_sources(run, node):
-                _need_again(run, source, todo)
+            if not run.is_hit(node):
+                for source in _value_sources(run, node):
+                    _need_again(run, source, todo)
         run.pending[node] = _unsettled(run, node)
     for node in remade:
         if run.status[node] == WAITING and not run.pending[node] and not _map_waits(run, node):
-            nodes.make_ready(books, run, node)
+            if run.is_hit(node):
+                cluster_cache.hit(books, run, node)
+                nodes.settle(books, run, node)
+            else:
+                nodes.make_ready(books, run, node)
 
 
 def _makes_its_value(run: Run, node: int) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from cascade_scheduler.core import flow, observing, routers, runs, waits
+from cascade_scheduler.core import cluster_cache, flow, observing, routers, runs, waits
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.candidates import OBSERVE_SPLIT
 from cascade_scheduler.core.commands import EventRecord, SaveSkip
 from cascade_scheduler.core.flow import PRUNED, Unobserved
 from cascade_scheduler.core.graph import EdgeKind, NodeKind, Spec
 from cascade_scheduler.core.run import DONE, FAILED, READY, SKIPPED, WAITING, Expansion, Run, Skip
-from cascade_scheduler.core.values import ErrorInfo
+from cascade_scheduler.core.values import BlobValue, ErrorInfo
 
 __all__ = [
     "drop_value",
@@ -34,8 +34,11 @@ GATHERED = "gather"
 """The name of a list, tuple or dict of lazy values; all other lists are maps."""
 
 
-def start(books: Books, run: Run) -> None:
-    """Sets a run going: its roots are ready."""
+def start(books: Books, run: Run, hits: Mapping[int, bytes | BlobValue] | None = None) -> None:
+    """Sets a run going: its roots are ready. `hits`: what the cluster's cache had, when it was asked."""
+    if run.cached is not None:
+        _start_cached(books, run, hits)
+        return
     for cls, keys in run.plan.roots.items():
         for key in keys:
             run.status[key & 0xFFFFFFFF] = READY
@@ -44,6 +47,18 @@ def start(books: Books, run: Run) -> None:
     for node in run.plan.structural_roots:
         if run.state == "running" and _answer(books, run, node):
             settle(books, run, node)
+
+
+def _start_cached(books: Books, run: Run, hits: Mapping[int, bytes | BlobValue] | None) -> None:
+    """The same where the cluster's cache may have values: root by root, with what is done already last."""
+    done = [] if hits is None else cluster_cache.begin(books, run, hits)
+    for keys in run.plan.roots.values():
+        for key in keys:
+            node = key & 0xFFFFFFFF
+            if _answer(books, run, node):
+                done.append(node)
+    done.extend(node for node in run.plan.structural_roots if _answer(books, run, node))
+    _spread(books, run, done)
 
 
 def make_ready(books: Books, run: Run, node: int) -> None:
@@ -137,8 +152,11 @@ def _is_map(spec: Spec) -> bool:
 
 def _answer(books: Books, run: Run, node: int) -> bool:
     """All edges of a node are answered; True when that settles it at once."""
-    kind = run.graph.specs[run.graph.node_spec[node]].kind
+    spec = run.graph.specs[run.graph.node_spec[node]]
+    kind = spec.kind
     picks = run.picks
+    if run.cached is not None and run.status[node] != WAITING:
+        return False  # a hit, or what only a hit needed
     if picks is not None:
         if picks.shut[node] or run.status[node] != WAITING:
             return False
@@ -150,6 +168,8 @@ def _answer(books: Books, run: Run, node: int) -> bool:
             return True
     if not (run.plan.flowless and not run.skips) and not (picks is not None and node in picks.decided):
         verdict = flow.decide(run, node)
+        if run.cached is not None and run.is_hit(node) and flow.is_about_data(verdict):
+            verdict = None  # what it would have needed was pruned
         if isinstance(verdict, Unobserved):
             park(books, run, node, verdict)
             return False
@@ -161,6 +181,8 @@ def _answer(books: Books, run: Run, node: int) -> bool:
             return False
         let_go_indirect(books, run, node)
     if kind == NodeKind.CALL:
+        if spec.cluster_cache and run.cached is not None and node in run.graph.value_keys:
+            return _ask_cache(books, run, node)
         make_ready(books, run, node)
         return False
     if kind == NodeKind.MAP:
@@ -169,6 +191,16 @@ def _answer(books: Books, run: Run, node: int) -> bool:
         return waits.begin(books, run, node)
     structural_done(books, run, node)
     return True
+
+
+def _ask_cache(books: Books, run: Run, node: int) -> bool:
+    """A node whose value the cluster's cache may have goes when it has not; True when it has."""
+    answer = cluster_cache.consult(books, run, node)
+    if answer is cluster_cache.Answer.HIT:
+        cluster_cache.hit(books, run, node)
+    elif answer is cluster_cache.Answer.MISS:
+        make_ready(books, run, node)
+    return answer is cluster_cache.Answer.HIT
 
 
 def park(books: Books, run: Run, node: int, verdict: Unobserved) -> None:

@@ -31,6 +31,8 @@ def request(books: Books, run: Run, node: int, bits: int, routers: tuple[int, ..
     The value is kept until then; afterwards what is parked for the node is decided. What is asked for while
     an attempt is under way is asked for again by those that wait for it.
     """
+    if run.cached is not None and run.is_hit(node):
+        run.values.setdefault(node, run.cached.hits[node])
     known = run.observing.get(node)
     if known is None:
         run.observing[node] = Observation(bits, routers)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from cascade_scheduler.core.cached import Cached
+from cascade_scheduler.core.candidates import OBSERVE_DIGEST
 from cascade_scheduler.core.graph import Graph, NodeKind, Spec
 from cascade_scheduler.core.picks import Picks
 from cascade_scheduler.core.plans import AmountClass, Plan
@@ -102,6 +104,7 @@ class Run:
         "active",
         "amounts_seen",
         "built",
+        "cached",
         "children",
         "delays",
         "digests",
@@ -234,6 +237,7 @@ class Run:
         self.received: dict[int, bytes] = {}
         """Values of recvs."""
         self.picks = Picks(plan) if plan.picks else None
+        self.cached = Cached() if graph.value_keys else None
         self.skips: dict[int, Skip] = {}
         self.tries: dict[int, int] = {}
         """Executions that failed, for nodes that failed at least once."""
@@ -303,6 +307,15 @@ class Run:
         """The node waits until a router has chosen it."""
         return self.picks is not None and node < self.graph.size and bool(self.picks.shut[node])
 
+    def is_hit(self, node: int) -> bool:
+        """The cluster's cache had its value, which is kept; its inputs may never have run."""
+        return self.cached is not None and node in self.cached.hits
+
+    def is_pruned(self, node: int) -> bool:
+        """Nobody needs the node any more, so it was skipped."""
+        skip = self.skips.get(node)
+        return skip is not None and skip.reason == "Pruned"
+
     def consumers(self, node: int) -> Iterator[int]:
         """Nodes that wait for this one, one entry an edge."""
         if node >= self.graph.size:
@@ -349,7 +362,10 @@ class Run:
 
     def observe(self, node: int) -> int:
         """Bits of what has to be observed of the value; nothing of a map's child."""
-        return self.plan.observe[node] if node < self.graph.size else 0
+        if node >= self.graph.size:
+            return 0
+        bits = self.plan.observe[node]
+        return bits | OBSERVE_DIGEST if node in self.graph.digested else bits
 
     def key(self, node: int) -> str:
         """The node's structural id in hex; a child's has its index in brackets."""

@@ -46,7 +46,7 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
     )
     books.runs[run.run_id] = run
     books.tell(run, "RunStarted")
-    nodes.start(books, run)
+    nodes.start(books, run, event.hits)
     settle_if_stuck(books, run)
 
 
@@ -59,9 +59,15 @@ def settle_if_stuck(books: Books, run: Run) -> None:
     if (
         run.state == "cancelling"
         or run.status[run.graph.target] in (DONE, SKIPPED)
-        or (run.error is not None and not (run.ready or run.waiting_retry or run.observing or run.waits))
+        or (run.error is not None and not _goes_on(run))
     ):
         end(books, run)
+
+
+def _goes_on(run: Run) -> bool:
+    """Something still moves in a run of which a node has failed."""
+    asked = run.cached is not None and run.cached.asked
+    return bool(run.ready or run.waiting_retry or run.observing or run.waits or asked)
 
 
 def on_cancel_requested(books: Books, event: RunCancelRequested) -> None:

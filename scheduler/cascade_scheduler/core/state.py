@@ -8,6 +8,7 @@ from typing import Any
 from cascade_scheduler.core import (
     attempts,
     closing,
+    cluster_cache,
     constraints,
     frames,
     observing,
@@ -19,6 +20,7 @@ from cascade_scheduler.core import (
 from cascade_scheduler.core.books import Books, Settings
 from cascade_scheduler.core.commands import Command
 from cascade_scheduler.core.events import (
+    CacheAnswered,
     ConstraintsCleared,
     ConstraintSet,
     ConstraintsLoaded,
@@ -53,6 +55,7 @@ _HANDLERS: dict[type[Any], Callable[[Any, Any], None]] = {
     ConstraintsLoaded: constraints.on_loaded,
     MessageArrived: waits.on_message,
     PlanMade: frames.on_plan_made,
+    CacheAnswered: cluster_cache.on_answered,
     Tick: _on_tick,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from cascade_scheduler.core.commands import RunRefused
 from cascade_scheduler.core.events import RunCancelRequested, RunSubmitted
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.plans import Plan
+from cascade_scheduler.core.values import BlobValue
 from cascade_scheduler.functions import FunctionBody, WrongBytes
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.planning import make_plan, plan_key, plan_now
@@ -354,6 +355,26 @@ class Submits:
         self._submit(whole, record, plan)
 
     def _submit(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:
+        if whole.graph.value_keys:
+            self._hub.spawn(self._find_cached(whole, record, plan))
+        else:
+            self._begin_run(whole, record, plan)
+
+    async def _find_cached(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:
+        """Looks the keys that are known up in the cluster's cache, before the run begins."""
+        hits = await self._hub.cluster_cache.find(whole.graph)
+        cids = tuple(value.cid for value in hits.values() if isinstance(value, BlobValue))
+        self._hub.pin(cids)
+        record.pinned = (*record.pinned, *cids)
+        self._begin_run(whole, record, plan, hits)
+
+    def _begin_run(
+        self,
+        whole: _Whole,
+        record: RunRecord,
+        plan: Plan,
+        hits: Mapping[int, bytes | BlobValue] | None = None,
+    ) -> None:
         hub, incoming = self._hub, whole.incoming
         options = incoming.options
         event = RunSubmitted(
@@ -364,6 +385,7 @@ class Submits:
             record.facts.on_failure,
             options.logs,
             record.pools,
+            hits,
         )
         records = (self._created(whole, record),) if hub.keeps_graphs else ()
         hub.turn.post(event, then=partial(accept, record), records=records)

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 from cascade_dist.errors import ConfigError
 from cascade_scheduler.store.base import RunStore
+from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.memory import ForgetfulStore
 
-__all__ = ["choose_store"]
+__all__ = ["choose_cache", "choose_store"]
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
@@ -37,3 +38,22 @@ def choose_store(url: str, *, epoch: int, seal_key_file: str | None = None) -> R
     raise ConfigError(
         f"--state {url!r} has the scheme {scheme!r}; it is memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH"
     )
+
+
+def choose_cache(url: str, *, bytes_max: int, seal_key_file: str | None = None) -> CacheStore:
+    """Where the cluster's cache is kept, beside the store of a URL.
+
+    Args:
+        url: as for `choose_store`.
+        bytes_max: bound of a cache in memory.
+        seal_key_file: as for `choose_store`.
+
+    Raises:
+        ConfigError: a seal key that cannot be used.
+    """
+    if urlsplit(url).scheme not in REDIS_SCHEMES:
+        return MemoryCacheStore(bytes_max)
+    from cascade_dist.storage.seal import Sealer, read_seal_key
+    from cascade_scheduler.store.redis_cache import RedisCacheStore
+
+    return RedisCacheStore(url, Sealer(read_seal_key(Path(seal_key_file) if seal_key_file else None)))

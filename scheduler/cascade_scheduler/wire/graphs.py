@@ -7,17 +7,20 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 
+from cascade_dist.graph.keys import KEY_BYTES
 from cascade_dist.v1 import graph_pb2
 from cascade_scheduler.core.graph import (
     EdgeKind,
     FunctionRef,
     Graph,
     GraphInvalid,
+    KeyPart,
     NodeKind,
     ResourceRef,
     Retry,
     Spec,
     Timer,
+    ValueKey,
     check_node,
     needs_check,
 )
@@ -82,6 +85,7 @@ class GraphAssembly:
         """(node, first edge, after its last edge) of nodes whose edges are there and have to be looked at."""
         self._amount_names: list[str] = []
         self._timers: dict[int, Timer] = {}
+        self._value_keys: dict[int, ValueKey] = {}
         self._nodes_checked = 0
         self._edges_checked = 0
 
@@ -237,6 +241,8 @@ class GraphAssembly:
             if delay is not None and delay < 0.0:
                 raise BadMessage(f"node {timer.node} waits for {delay} s; a delay must not be negative")
             self._timers[timer.node] = Timer(delay, timer.topic)
+        for key in chunk.value_keys:
+            self._value_keys[key.node] = _value_key(key)
         for part in chunk.maps:
             end = sum(self._maps[-1]) if self._maps else 0
             if part.first < end:
@@ -280,6 +286,8 @@ class GraphAssembly:
             kinds = self._edge_kind[edge_start[node] : edge_start[node + 1]]
             if EdgeKind.ITEMS not in kinds and node not in self._map_columns:
                 raise BadMessage(f"map node {node} ({self._spec(node).name!r}) maps over nothing")
+        for node, key in self._value_keys.items():
+            self._check_value_key(node, key, edge_start)
         return Graph(
             specs=self._specs,
             functions=self.functions,
@@ -296,7 +304,19 @@ class GraphAssembly:
             map_columns=self._map_columns,
             amount_names=dict(zip(lazy, self._amount_names, strict=True)),
             timers=self._timers,
+            value_keys=self._value_keys,
         )
+
+    def _check_value_key(self, node: int, key: ValueKey, edge_start: array[int]) -> None:
+        if not 0 <= node < self.nodes:
+            raise BadMessage(f"there is a value key of node {node}, but there are {self.nodes} nodes")
+        spec = self._spec(node)
+        if not (spec.pure or spec.kind in (NodeKind.COLLECT, NodeKind.GATHER)):
+            raise BadMessage(f"there is a value key of node {node} ({spec.name!r}), which is not pure")
+        kinds = self._edge_kind[edge_start[node] : edge_start[node + 1]]
+        most = kinds.count(EdgeKind.DATA) + kinds.count(EdgeKind.ITEMS)
+        if any(part.input >= most for part in key.parts):
+            raise BadMessage(f"the value key of node {node} ({spec.name!r}) names an input that it has not")
 
     def plan_key(self, end: graph_pb2.GraphEnd) -> bytes:
         """Names the plan of this graph.
@@ -319,6 +339,18 @@ def _positions(kinds: bytearray, kind: int) -> Iterator[int]:
     while at >= 0:
         yield at
         at = kinds.find(kind, at + 1)
+
+
+def _value_key(message: graph_pb2.ValueKey) -> ValueKey:
+    parts = tuple(KeyPart(part.name, part.digest, part.input_plus_one - 1) for part in message.parts)
+    for part in parts:
+        if len(part.digest) != (KEY_BYTES if part.input < 0 else 0):
+            raise BadMessage(
+                f"part {part.name!r} of the value key of node {message.node} has no sound digest"
+            )
+    if message.known and any(part.input >= 0 for part in parts):
+        raise BadMessage(f"the value key of node {message.node} is called known, but needs an input")
+    return ValueKey(parts, message.known)
 
 
 def _pairs(column: str, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

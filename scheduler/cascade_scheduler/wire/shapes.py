@@ -86,7 +86,7 @@ class ShapeCache:
     def take_apart(submit: client_pb2.Submit) -> Literals | None:
         """Takes the literals out of a submit; None, and nothing taken, when it is none of the small ones."""
         chunk = submit.chunk
-        if len(chunk.node_args) > NODES_MAX or chunk.blobs or submit.functions:
+        if len(chunk.node_args) > NODES_MAX or chunk.blobs or chunk.value_keys or submit.functions:
             return None
         run_id, node_ids, params = submit.run_id, chunk.node_ids, submit.end.params_digest
         node_args = list(chunk.node_args)

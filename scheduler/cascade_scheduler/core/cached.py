@@ -1,0 +1,76 @@
+"""What a run knows of the cluster's cache, and what the cluster remembers of keys for people."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from cascade_scheduler.core.values import BlobValue
+
+__all__ = ["Cached", "KeyMemory", "Parts"]
+
+Parts = tuple[tuple[str, bytes], ...]
+"""The parts of a key: names and digests."""
+
+
+class Cached:
+    """The books of a run whose graph has value keys."""
+
+    __slots__ = ("asked", "hits", "keys", "misses", "parts")
+
+    def __init__(self) -> None:
+        self.keys: dict[int, bytes] = {}
+        """Value keys that are known."""
+        self.parts: dict[int, Parts] = {}
+        """What they were made of, of nodes that were looked up."""
+        self.hits: dict[int, bytes | BlobValue] = {}
+        """Values that the cache had."""
+        self.misses: dict[int, str] = {}
+        """Nodes that are run, because the cache had nothing for them: why."""
+        self.asked: dict[int, int] = {}
+        """Nodes that wait for an answer of the cache → the number of the question."""
+
+
+class KeyMemory:
+    """The last key of each task, by which a miss is explained; bounded, the oldest goes first."""
+
+    def __init__(self, tasks_max: int = 1_000) -> None:
+        self._last: OrderedDict[str, Parts] = OrderedDict()
+        self._tasks_max = tasks_max
+
+    def difference(self, task: str, parts: Parts) -> str:
+        """What is new in a key, in words."""
+        last = self._last.get(task)
+        if last is None:
+            return f"no value of {task!r} was looked for before"
+        before, now = _by_name(last), _by_name(parts)
+        changed = [name for name in now if name in before and before[name] != now[name]]
+        new = [name for name in now if name not in before]
+        gone = [name for name in before if name not in now]
+        told = [f"{_called(name)} has changed" for name in changed]
+        told += [f"{_called(name)} is new" for name in new]
+        told += [f"{_called(name)} is left out" for name in gone]
+        if not told:
+            return f"the key is that of the last call of {task!r}, so its value has not been kept, or is gone"
+        return f"since the last call of {task!r}, {', and '.join(told)}"
+
+    def note(self, task: str, parts: Parts) -> None:
+        """Remembers a key."""
+        self._last[task] = parts
+        self._last.move_to_end(task)
+        if len(self._last) > self._tasks_max:
+            self._last.popitem(last=False)
+
+
+def _by_name(parts: Parts) -> dict[str, tuple[bytes, ...]]:
+    found: dict[str, tuple[bytes, ...]] = {}
+    for name, digest in parts:
+        found[name] = (*found.get(name, ()), digest)
+    return found
+
+
+def _called(name: str) -> str:
+    if name == "code":
+        return "its code, or a helper, default or closure value that it reaches,"
+    if name.startswith("resource "):
+        return f"the code of {name}"
+    return f"argument {name!r}"
