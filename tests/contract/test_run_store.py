@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -12,7 +13,15 @@ import redis.asyncio
 
 from cascade_dist.codec.cid import cid_of
 from cascade_dist.storage.seal import Sealer
-from cascade_scheduler.core.commands import SaveAttempt, SaveOutcome, SaveResult, SaveSkip
+from cascade_scheduler.core.commands import (
+    DropConstraint,
+    SaveAttempt,
+    SaveConstraint,
+    SaveOutcome,
+    SaveResult,
+    SaveSkip,
+)
+from cascade_scheduler.core.limits import CONCURRENCY, PAUSE, RATE_LIMIT, Constraint
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.store.base import (
     Batch,
@@ -212,6 +221,54 @@ async def test_records_keep_their_order_within_a_batch(open_store: Open) -> None
     assert (await load(store))["r"].created.name == "last"
 
 
+LIMITS = [
+    Constraint("a", "global", CONCURRENCY, limit=3),
+    Constraint("pause:task:f ☃", "task:f ☃", PAUSE, expires_at=1234.5678901),
+    Constraint("b", "run:r", RATE_LIMIT, rate=10 / 60, capacity=2.5),
+]
+
+
+async def test_constraints_come_back_as_they_were(open_store: Open) -> None:
+    store = await open_store()
+    assert list(await store.constraints()) == []
+    await land(store, 1, *map(SaveConstraint, LIMITS))
+    found = await (await open_store()).constraints()
+    assert sorted(found) == sorted(LIMITS)
+
+
+async def test_a_constraint_is_replaced_by_its_id_and_dropped_by_it(open_store: Open) -> None:
+    store = await open_store()
+    await land(store, 1, *map(SaveConstraint, LIMITS))
+    changed = Constraint("a", "task:g", PAUSE)
+    await land(store, 2, SaveConstraint(changed), DropConstraint("b"), DropConstraint("never was"))
+    await land(store, 3, DropConstraint("a"), SaveConstraint(changed), DropConstraint(LIMITS[1].id))
+    assert list(await (await open_store()).constraints()) == [changed]
+
+
+async def test_an_older_scheduler_sets_no_constraint(open_store: Open) -> None:
+    old, new = await open_store(), await open_store()
+    await land(new, 1, SaveConstraint(LIMITS[0]))
+    with pytest.raises(StoreFenced):
+        await land(old, 1, SaveConstraint(LIMITS[1]))
+    assert list(await new.constraints()) == [LIMITS[0]]
+
+
+async def test_constraints_land_with_the_runs_of_their_batch(open_store: Open) -> None:
+    store = await open_store()
+    batch = Batch(1, (created(), SaveConstraint(LIMITS[0]), SaveSkip("r", 0, "aa", "Pruned")))
+    await store.commit(batch)
+    await store.commit(batch)
+    again = await open_store()
+    assert list(await again.constraints()) == [LIMITS[0]]
+    assert (await load(again))["r"].skipped == {"aa": "Pruned"}
+
+
+async def test_the_pools_of_a_run_come_back(open_store: Open) -> None:
+    made = created(pools=(("gpu", 1), ("slots", 2**40)))
+    await land(await open_store(), 1, made)
+    assert (await load(await open_store()))["r"].created == made
+
+
 # --- what is Redis's own -------------------------------------------------------------------------
 
 
@@ -301,6 +358,33 @@ async def test_settings_that_can_lose_results_are_named(
         await client.config_set("maxmemory-policy", "noeviction")
     assert "appendonly=no" in caplog.text
     assert "maxmemory-policy=allkeys-lru" in caplog.text
+
+
+async def test_constraints_are_readable_json_without_a_time_to_live(store: RedisStore, client: Any) -> None:
+    await land(store, 1, SaveConstraint(Constraint("pause:global", "global", PAUSE)))
+    told = json.loads(await client.hget("cascade:constraints", "pause:global"))
+    assert (told["scope"], told["type"], told["expires_at"]) == ("global", "pause", None)
+    assert await client.ttl("cascade:constraints") == -1
+
+
+@pytest.mark.parametrize(
+    "text", [b"no json", b"[]", b"{}", b'{"id":"x","scope":"nowhere","type":"pause","limit":0}', b"\xff\xfe"]
+)
+async def test_a_constraint_that_makes_no_sense_is_passed_over(
+    store: RedisStore, client: Any, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    await land(store, 1, SaveConstraint(Constraint("good", "global", PAUSE)))
+    await client.hset("cascade:constraints", "bad", text)
+    assert [found.id for found in await store.constraints()] == ["good"]
+    assert "constraint 'bad'" in caplog.text
+
+
+async def test_another_kind_of_key_in_the_place_of_the_constraints_is_named(
+    store: RedisStore, client: Any
+) -> None:
+    await client.set("cascade:constraints", "no hash")
+    with pytest.raises(StoreError, match="cascade:constraints"):
+        await store.constraints()
 
 
 async def test_no_redis_is_named_without_its_password(unused_tcp_port: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from cascade_dist.codec.cid import cid_of
 from cascade_dist.v1 import client_pb2, value_pb2, worker_pb2
+from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.state import Settings
 from cascade_scheduler.hub import Times
 from cascade_scheduler.store.base import Batch, StoredRun, StoreUnavailable
@@ -236,6 +237,10 @@ class SlowStore:
         """Nothing."""
         for run in list[StoredRun]():
             yield run
+
+    async def constraints(self) -> list[Constraint]:
+        """Nothing."""
+        return []
 
     def apply(self, batch: Batch) -> None:
         """Not immediate."""
