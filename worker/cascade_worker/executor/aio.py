@@ -28,8 +28,9 @@ from cascade_worker.executor.frames import (
     TASK,
     loads,
 )
+from cascade_worker.executor.generators import LoopOfTheTask
 from cascade_worker.executor.output import LineWriter, Speaker
-from cascade_worker.executor.resources import Keeper, LoopOfTheTask, Step
+from cascade_worker.executor.resources import Keeper, Step
 from cascade_worker.executor.sync import read_spilled
 from cascade_worker.executor.work import Body, Frame, Task, Unloadable, Workbench
 

@@ -14,14 +14,15 @@ import asyncio
 import inspect
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from types import GeneratorType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 from cascade_dist.language.resources import Filler, Resource
 from cascade_worker.executor.frames import RESOURCE
+from cascade_worker.executor.generators import Host, Loops, end, never
 
-__all__ = ["Definition", "Keeper", "LoopOfTheTask", "LoopOnDemand", "Step", "complete", "definitions_of"]
+__all__ = ["Definition", "Keeper", "Step", "definitions_of"]
 
 TASK_SCOPE, RUN_SCOPE, WORKER_SCOPE = 1, 2, 3
 _SCOPE_NAMES: Final = {TASK_SCOPE: "task", RUN_SCOPE: "run", WORKER_SCOPE: "worker"}
@@ -72,148 +73,6 @@ def definitions_of(
     return tuple(made)
 
 
-class Loops(Protocol):
-    """Where async generators run."""
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop."""
-
-    async def until(self, future: asyncio.Future[Any]) -> Any:
-        """Waits for something on it; when that is interrupted, what is waited for goes on."""
-
-    def close(self) -> None:
-        """It is needed no more."""
-
-
-class LoopOfTheTask:
-    """The loop of an async executor."""
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop."""
-        return asyncio.get_running_loop()
-
-    async def until(self, future: asyncio.Future[Any]) -> Any:
-        """Waits as coroutines do."""
-        return await asyncio.shield(future)
-
-    def close(self) -> None:
-        """It is somebody else's."""
-
-
-class LoopOnDemand:
-    """A loop for a sync executor, made when the first async generator comes."""
-
-    def __init__(self) -> None:
-        self._runner: asyncio.Runner | None = None
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, which does not run."""
-        if self._runner is None:
-            self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        return self._runner.get_loop()
-
-    async def until(self, future: asyncio.Future[Any]) -> Any:
-        """Runs the loop, here and now."""
-        return self.loop().run_until_complete(future)
-
-    def close(self) -> None:
-        """Ends it."""
-        if self._runner is not None:
-            self._runner.close()
-
-
-def complete(work: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine that never waits."""
-    try:
-        work.send(None)
-    except StopIteration as stop:
-        return stop.value
-    work.close()
-    raise RuntimeError("something waits in an executor that has no loop")
-
-
-# --- one generator ---------------------------------------------------------------------------------------
-
-
-class _Outcome(NamedTuple):
-    """What setting up gave."""
-
-    value: Any
-    error: BaseException | None
-
-
-class _Host:
-    """An async generator in a task of its own: what it enters before its yield, it leaves in that task."""
-
-    def __init__(self, name: str, generator: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._name = name
-        self._generator = generator
-        self.ready: asyncio.Future[_Outcome] = loop.create_future()
-        self._end: asyncio.Future[BaseException | None] = loop.create_future()
-        self.task = loop.create_task(self._live())
-        self.standing = False
-
-    async def _live(self) -> BaseException | None:
-        generator = self._generator
-        try:
-            value = await anext(generator)
-        except StopAsyncIteration:
-            self._say(_Outcome(None, _never(self._name)))
-            return None
-        except BaseException as error:
-            self._say(_Outcome(None, error))
-            return None
-        self.standing = True
-        self._say(_Outcome(value, None))
-        thrown: BaseException | None
-        try:
-            thrown = await self._end
-        except asyncio.CancelledError as cancelled:  # by a task group that it has entered, say
-            thrown = cancelled
-        self.standing = False
-        try:
-            if thrown is None:
-                await anext(generator)
-            else:
-                await generator.athrow(thrown)
-        except StopAsyncIteration:
-            return None
-        except BaseException as raised:
-            return None if _is_same(raised, thrown) else raised
-        try:
-            await generator.aclose()
-        except BaseException:
-            return _twice(self._name)
-        return _twice(self._name)
-
-    def _say(self, outcome: _Outcome) -> None:
-        if not self.ready.done():
-            self.ready.set_result(outcome)
-
-    def end(self, error: BaseException | None) -> None:
-        """Lets it tear down."""
-        if not self._end.done():
-            self._end.set_result(error)
-
-
-def _is_same(raised: BaseException, thrown: BaseException | None) -> bool:
-    """What was thrown in came out again; Python wraps the exceptions that end generators."""
-    return thrown is not None and (raised is thrown or raised.__cause__ is thrown)
-
-
-def _never(name: str) -> RuntimeError:
-    return RuntimeError(
-        f"resource {name!r} ended without a yield: it has to yield its value exactly once, with the teardown "
-        "behind the yield"
-    )
-
-
-def _twice(name: str) -> RuntimeError:
-    return RuntimeError(
-        f"resource {name!r} yields a second time: behind its only yield it tears down and ends"
-    )
-
-
 class Instance:
     """A resource that is set up, or was."""
 
@@ -237,7 +96,7 @@ class Instance:
         self.attempt = attempt
         """The attempt for which it is set up."""
         self.generator: GeneratorType[Any, None, None] | None = None
-        self.host: _Host | None = None
+        self.host: Host | None = None
         self.value: Any = None
         self.needs: tuple[Instance, ...] = ()
         self.used = 0
@@ -444,13 +303,13 @@ class Keeper:
             try:
                 instance.value = next(made)
             except StopIteration:
-                raise _never(definition.name) from None
+                raise never(definition.name) from None
         instance.told = True
         self._tell(instance, False, "", time.perf_counter_ns() - began)
 
     async def _set_up_async(self, instance: Instance, generator: Any) -> None:
         loops = self._loops
-        host = instance.host = _Host(instance.definition.name, generator, loops.loop())
+        host = instance.host = Host(instance.definition.name, generator, loops.loop())
         try:
             outcome = await loops.until(host.ready)
         except BaseException:  # it is not wanted any more
@@ -474,7 +333,7 @@ class Keeper:
             if instance.host is not None:
                 problem = await self._tear_down_async(instance.host, name, error, grace)
             else:
-                problem = _end(name, instance.generator, error)
+                problem = end(name, instance.generator, error)
         except BaseException as raised:  # a stop signal between two steps of ours
             problem = raised
         reason = "" if problem is None else _text(problem)
@@ -485,7 +344,7 @@ class Keeper:
             self._tell(instance, True, reason, time.perf_counter_ns() - began)
 
     async def _tear_down_async(
-        self, host: _Host, name: str, error: BaseException | None, grace: float | None
+        self, host: Host, name: str, error: BaseException | None, grace: float | None
     ) -> BaseException | None:
         host.end(error)
         if grace is not None:
@@ -528,24 +387,6 @@ class Keeper:
                 duration_ns,
             )
         )
-
-
-def _end(name: str, generator: Any, error: BaseException | None) -> BaseException | None:
-    """Lets a generator tear down; what went wrong there, if anything."""
-    try:
-        if error is None:
-            next(generator)
-        else:
-            generator.throw(error)
-    except StopIteration:
-        return None
-    except BaseException as raised:
-        return None if _is_same(raised, error) else raised
-    try:
-        generator.close()
-    except BaseException:
-        return _twice(name)
-    return _twice(name)
 
 
 def _text(problem: BaseException) -> str:

@@ -25,8 +25,9 @@ from cascade_worker.executor.frames import (
     TASK,
     loads,
 )
+from cascade_worker.executor.generators import LoopOnDemand, complete
 from cascade_worker.executor.output import LineWriter, Speaker
-from cascade_worker.executor.resources import Keeper, LoopOnDemand, Step, complete
+from cascade_worker.executor.resources import Keeper, Step
 from cascade_worker.executor.work import Body, Frame, Task, Unloadable, Workbench
 
 __all__ = ["SyncExecutor", "read_spilled"]
