@@ -10,7 +10,6 @@ from heapq import heappop, heappush
 
 from cascade_scheduler.core import closing, cluster_cache, frames, lineage, nodes, observing, runs
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
-from cascade_scheduler.core.cluster_cache import CACHE_HIT
 from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
 from cascade_scheduler.core.events import (
     AttemptCancelled,
@@ -188,7 +187,7 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     run.done += 1
     if node not in run.finished_once and not (run.root.quiet and node not in run.plan.tails):
         if report.cached:
-            books.tell(run, "TaskSkipped", node, reason=CACHE_HIT)
+            books.tell(run, "TaskSkipped", node, reason=cluster_cache.CACHE_HIT)
         else:
             _tell_done(books, attempt, report)
     if run.is_told(node) and not run.told_late and (whole or node not in run.finished_once):
