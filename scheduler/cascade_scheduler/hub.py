@@ -183,8 +183,9 @@ class Hub:
         origin, _ = run.origin(command.node)
         inputs = list(command.inputs)
         for at, source in enumerate(run.graph.inputs(origin)):
-            if type(inputs[at]) is bytes and run.values.get(source) is inputs[at]:
-                inputs[at] = DeferredValue(run.frame_id, source)
+            node = run.resolve(source)
+            if type(inputs[at]) is bytes and views.single_value(run, node) is inputs[at]:
+                inputs[at] = DeferredValue(run.frame_id, node)
         return command._replace(inputs=tuple(inputs))
 
     def welcome(self, command: WelcomeWorker) -> None:

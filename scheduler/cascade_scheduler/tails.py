@@ -6,6 +6,7 @@ a second time. What cannot be a graph fails the task that returned it, and nothi
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from cascade_dist.codec.cid import cid_to_text
@@ -13,12 +14,13 @@ from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
 from cascade_scheduler.core.commands import FrameGone, PlanWanted
 from cascade_scheduler.core.events import AttemptFailed, AttemptTail, NextFrame, PlanMade
 from cascade_scheduler.core.graph import Graph
+from cascade_scheduler.core.jumps import Part, UnknownName, dropped_inputs, names_of, part_of
 from cascade_scheduler.core.plans import Plan
 from cascade_scheduler.core.values import ErrorInfo
 from cascade_scheduler.functions import FunctionBody, WrongBytes
 from cascade_scheduler.planning import Amounts, make_plan, plan_key, plan_now
 from cascade_scheduler.solving import Unsolvable
-from cascade_scheduler.store.base import StoredFrame, StoredFunction
+from cascade_scheduler.store.base import StoredFrame, StoredFunction, StoredJump
 from cascade_scheduler.wire.graphs import GraphAssembly
 from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
 from cascade_scheduler.wire.values import BadMessage
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Tails"]
 
 _SECONDS = 1e-9
+PARTS_NODES_MAX = 500_000
+"""Of the parts of graphs that are kept for jumps."""
+JUMP_BYTES = 500
+"""What a jump counts as beside its data."""
 
 
 class Tails:
@@ -40,14 +46,23 @@ class Tails:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._parts: OrderedDict[bytes, Part] = OrderedDict()
+        self._parts_nodes = 0
 
     def read(self, report: worker_pb2.Report) -> AttemptTail | AttemptFailed:
-        """What the core is told of an attempt that returned a target."""
+        """What the core is told of an attempt that returned a target, or a jump."""
         done = report.done
         seconds = report.duration_ns * _SECONDS
         pinned: list[bytes] = []
         try:
-            frame = self._frame(report.attempt, done.tail.graph, pinned)
+            if done.tail.jump_plus_one:
+                frame = self._jump(report.attempt, done.tail, pinned)
+            else:
+                frame = self._frame(report.attempt, done.tail.graph, pinned)
+        except UnknownName as error:
+            return AttemptFailed(
+                report.attempt, ErrorInfo("GraphError", str(error)), "unloadable", False, (), seconds
+            )
         except (BadMessage, WrongBytes) as error:
             self._hub.unpin(pinned)
             told = ErrorInfo("GraphError", f"the target that the task returned is not well formed: {error}")
@@ -108,7 +123,54 @@ class Tails:
             hub.pin((blob.cid,))
             pinned.append(blob.cid)
         key = plan_key(hub, assembly.plan_key(submit.end), self._pools(attempt))
+        if graph.jumps:
+            graph, key = self.first_part(graph, key)
         return graph, plan_now(hub, graph, key), key, assembly.bytes
+
+    # --- jumps -----------------------------------------------------------------------------------
+
+    def first_part(self, graph: Graph, key: bytes) -> tuple[Graph, bytes]:
+        """What the target of a graph with jumps needs, and the name of its plan. `key` names the whole."""
+        graph.shape = key
+        return self._part(graph, graph.target, frozenset(), b"")
+
+    def _part(
+        self, base: Graph, target: int, dropped: frozenset[int], overrides: bytes
+    ) -> tuple[Graph, bytes]:
+        key = base.shape + repr((target, sorted(dropped))).encode()
+        part = self._parts.get(key)
+        if part is None:
+            part = self._parts[key] = part_of(base, target, dropped)
+            self._parts_nodes += len(part.order)
+            while self._parts_nodes > PARTS_NODES_MAX and len(self._parts) > 1:
+                self._parts_nodes -= len(self._parts.popitem(last=False)[1].order)
+        else:
+            self._parts.move_to_end(key)
+        return part.graph(base, overrides), key
+
+    def _jump(self, attempt_id: int, tail: worker_pb2.Tail, pinned: list[bytes]) -> NextFrame:
+        """The frame for a jump of an attempt that is on the books; of any other, the core takes nothing."""
+        hub = self._hub
+        attempt = hub.core.attempts.get(attempt_id)
+        table = None if attempt is None else attempt.run.graph.jumps.get(attempt.node)
+        base = None if attempt is None else attempt.run.graph.base
+        if attempt is None or table is None or base is None:
+            raise BadMessage("it is a jump, and there is nowhere to jump to")
+        index = tail.jump_plus_one - 1
+        target = table.targets[index] if index < len(table.targets) else -1
+        if target < 0:
+            raise BadMessage(f"it is a jump by key number {index}, which leads nowhere")
+        entry = base.entries[target]
+        names = names_of(entry, tail.names, base.name(target))
+        graph, key = self._part(base, target, dropped_inputs(entry, names), tail.overrides)
+        pinned += [function.cid for function in base.functions]
+        pinned += {blob.cid for blob in base.blob_args.values()}
+        pinned += {blob.cid for blobs in base.blob_inputs.values() for blob in blobs}
+        hub.pin(pinned)
+        size = len(tail.overrides) + JUMP_BYTES
+        hub.graph_bytes += size
+        stored = StoredJump(target, tuple(tail.names), tail.overrides) if hub.keeps_graphs else None
+        return NextFrame(graph, plan_now(hub, graph, key), key, tuple(pinned), size, stored)
 
     def _remember(self, literals: Literals, graph: Graph, plan: Plan, template_id: bytes) -> None:
         shape = KnownShape(without_literals(graph), plan, template_id, "", "", False, False, 0.0)

@@ -80,6 +80,8 @@ def assign(
             _route_keys(run, node),
             tail=node in run.plan.tails,
             frame_id="" if run.parent is None else run.frame_id,
+            overrides=graph.overrides if node == graph.target else b"",
+            jump=graph.jumps.get(node) if graph.jumps else None,
         )
     )
     if node in run.whole:

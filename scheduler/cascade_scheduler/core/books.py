@@ -103,8 +103,6 @@ class Books:
         """The line that starves for pools: nobody else takes from them."""
         self.let_go = False
         """Something that was kept for one line has become free for others in this dispatch."""
-        self.let_go = False
-        """Something that was kept for one line has become free for others in this dispatch."""
         self.token_at = 0.0
         """When the next token comes that a node waits for; 0.0: none."""
         self.promises: dict[int, Promise] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias, Union
 
-from cascade_scheduler.core.graph import Graph, Spec
+from cascade_scheduler.core.graph import Graph, JumpTable, Spec
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Value
 
@@ -71,6 +71,10 @@ class Assign(NamedTuple):
     """The nested frame that the node is in; empty: none."""
     whole: bool = False
     """No user code: the value is that of the first input, put together."""
+    overrides: bytes = b""
+    """A pickle that is laid over the arguments."""
+    jump: JumpTable | None = None
+    """Where jumps lead."""
 
 
 class LookUpCached(NamedTuple):

@@ -15,6 +15,8 @@ __all__ = [
     "FunctionRef",
     "Graph",
     "GraphInvalid",
+    "JumpEntry",
+    "JumpTable",
     "KeyPart",
     "NodeKind",
     "ResourceRef",
@@ -116,6 +118,21 @@ class FunctionRef(NamedTuple):
     name: str
 
 
+class JumpTable(NamedTuple):
+    """Where the jumps of a node lead: per key the node of the whole graph, or -1 where the loop ends."""
+
+    keys: bytes
+    """The pickled tuple of keys."""
+    targets: tuple[int, ...]
+
+
+class JumpEntry(NamedTuple):
+    """A node that is jumped to: names of its parameters, and per input the indices of those it stands in."""
+
+    names: tuple[str, ...]
+    inputs: tuple[tuple[int, ...], ...]
+
+
 class KeyPart(NamedTuple):
     """One part of a value key. `input`: the ordinal of the input that has the digest at run time, or -1."""
 
@@ -140,18 +157,23 @@ class Graph:
 
     __slots__ = (
         "amount_names",
+        "base",
         "blob_args",
         "blob_inputs",
         "digested",
         "edge_kind",
         "edge_source",
         "edge_start",
+        "entries",
         "functions",
+        "jumps",
         "map_columns",
         "maps",
         "node_args",
         "node_ids",
         "node_spec",
+        "overrides",
+        "shape",
         "size",
         "specs",
         "target",
@@ -198,10 +220,40 @@ class Graph:
         self.amount_names = amount_names or {}
         """Per edge of kind AMOUNT: the amount's name; empty for the delay of a wait."""
         self.timers = timers or {}
+        self.jumps: Mapping[int, JumpTable] = {}
+        """Nodes whose value may be a jump."""
+        self.entries: Mapping[int, JumpEntry] = {}
+        """Nodes that are jumped to; of a whole graph."""
+        self.base: Graph | None = None
+        """The whole graph that this is a part of, when there are jumps in it."""
+        self.overrides = b""
+        """A pickle that is laid over the target's arguments."""
+        self.shape = b""
+        """Names its plan, where parts are made of it."""
         self.value_keys = value_keys or {}
         """Of nodes whose values are kept for the cluster, and of pure nodes that these need."""
         self.digested = self._digested() if value_keys else frozenset()
         """Nodes whose values' digests are parts of keys."""
+
+    def with_literals(self, node_ids: bytes, node_args: Sequence[bytes]) -> Graph:
+        """The same columns, with other literals."""
+        made = Graph(
+            specs=self.specs,
+            functions=self.functions,
+            node_spec=self.node_spec,
+            node_ids=node_ids,
+            node_args=node_args,
+            edge_start=self.edge_start,
+            edge_source=self.edge_source,
+            edge_kind=self.edge_kind,
+            target=self.target,
+            maps=self.maps,
+            map_columns=self.map_columns,
+            amount_names=self.amount_names,
+            timers=self.timers,
+        )
+        made.jumps = self.jumps
+        return made
 
     def _digested(self) -> frozenset[int]:
         found: set[int] = set()

@@ -27,6 +27,7 @@ __all__ = [
     "open_nodes",
     "progress",
     "run_info",
+    "single_value",
     "target_tree",
     "worker_info",
 ]
@@ -253,4 +254,12 @@ def fetch_value(
     run = books.runs.get(run_id)
     if run is None or not 0 <= node < run.graph.size or run.runs_code(node) or run.status[node] != DONE:
         return None
-    return inputs.parts(run, node)
+    return None if inputs.plain_value(run, node) is not None else inputs.parts(run, node)
+
+
+def single_value(run: Run, node: int) -> Value | None:
+    """The value of a node that is made of no other nodes' values, if it is there."""
+    value = run.values.get(node)
+    if value is not None or not 0 <= node < run.graph.size or run.runs_code(node):
+        return value
+    return inputs.plain_value(run, node) if run.status[node] == DONE else None

@@ -276,6 +276,9 @@ class Submits:
         if hub.draining:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
         key = plan_key(hub, incoming.assembly.plan_key(end), pools)
+        if graph.jumps:
+            graph, key = hub.tails.first_part(graph, key)
+            whole = whole._replace(graph=graph)
         plan = plan_now(hub, graph, key)
         del self._incoming[run_id]
         record = self._record(whole)

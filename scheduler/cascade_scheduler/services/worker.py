@@ -186,7 +186,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     def _one_value(self, named: value_pb2.DeferredValue) -> tuple[bytes, Iterator[Value]] | None:
         """A value that was named because an assignment has too many of them."""
         run = self._hub.core.runs.get(named.run_id)
-        value = None if run is None else run.values.get(named.node)
+        value = None if run is None else views.single_value(run, named.node)
         return None if value is None else (ONE_VALUE, iter((value,)))
 
     async def FetchFunctions(  # noqa: N802

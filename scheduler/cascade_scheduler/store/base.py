@@ -32,6 +32,7 @@ __all__ = [
     "StoredAttempt",
     "StoredFrame",
     "StoredFunction",
+    "StoredJump",
     "StoredResult",
     "StoredRun",
     "without_superseded",
@@ -65,6 +66,14 @@ class StoredFrame(NamedTuple):
     chunk: bytes
     end: bytes
     functions: tuple[StoredFunction, ...]
+
+
+class StoredJump(NamedTuple):
+    """The run has gone to a node of the graph that is stored: names and a pickle of replaced arguments."""
+
+    target: int
+    names: tuple[str, ...]
+    overrides: bytes
 
 
 class RunCreated(NamedTuple):
@@ -178,6 +187,8 @@ class StoredRun:
     events: Mapping[int, bytes] = field(default_factory=dict)
     frame: int = 0
     """How many frames there were before the present one."""
+    jump: StoredJump | None = None
+    """How the present frame was entered, when by a jump."""
 
 
 class RunStore(Protocol):

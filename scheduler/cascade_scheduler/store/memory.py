@@ -21,6 +21,7 @@ from cascade_scheduler.store.base import (
     RunEvents,
     StoredAttempt,
     StoredFrame,
+    StoredJump,
     StoredResult,
     StoredRun,
     StoreFenced,
@@ -170,10 +171,13 @@ class MemoryStore:
 
 def _replace_frame(run: StoredRun, record: SaveFrame) -> None:
     stored = record.stored
-    assert isinstance(stored, StoredFrame)
-    run.created = run.created._replace(
-        chunks=(stored.chunk,), end=stored.end, functions=tuple(sorted(stored.functions))
-    )
     run.frame = record.number
+    if isinstance(stored, StoredJump):
+        run.jump = stored
+    else:
+        assert isinstance(stored, StoredFrame)
+        run.jump = None
+        functions = tuple(sorted(stored.functions))
+        run.created = run.created._replace(chunks=(stored.chunk,), end=stored.end, functions=functions)
     for part in (run.results, run.skipped, run.attempts):
         part.clear()

@@ -8,8 +8,9 @@ Per run, all with a time to live that is renewed while the run goes on:
     cascade:run:{run}:attempts   hash  node index → "attempt try worker" of its last attempt
     cascade:run:{run}:graph      hash  part number → the client's message, sealed; "end" → the last one's end
     cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID)
-    cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"; "frame"
-                                       → how many graphs the run went through before the one that is stored
+    cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"; of a run
+                                       that went on as another graph "frame" (how many there were before) and
+                                       "parts" of the graph; "jump" → JSON of the last jump, sealed
     cascade:run:{run}:events     hash  first event id → packed events
 
 Of all schedulers of a Redis: `cascade:epoch`, `cascade:batch` (epoch and number of the last batch),
@@ -56,6 +57,7 @@ from cascade_scheduler.store.base import (
     StoredAttempt,
     StoredFrame,
     StoredFunction,
+    StoredJump,
     StoredResult,
     StoredRun,
     StoreError,
@@ -75,8 +77,8 @@ EPOCH_KEY = "cascade:epoch"
 BATCH_KEY = "cascade:batch"
 RUNS_KEY = "cascade:runs"
 CONSTRAINTS_KEY = "cascade:constraints"
-FRAME_PARTS = ("results", "skipped", "facts", "attempts", "graph")
-"""What belongs to one frame of a run."""
+FRAME_PARTS = ("results", "skipped", "facts", "attempts")
+"""What belongs to one frame of a run, beside its graph."""
 FUNCTION_SETS_MAX = 10_000
 PARTS = ("results", "skipped", "facts", "attempts", "graph", "functions", "meta", "events")
 
@@ -268,6 +270,8 @@ class RedisStore:
             return None
         run = StoredRun(created, parts["meta"][b"state"].decode(), parts["meta"].get(b"error", b"").decode())
         run.frame = int(parts["meta"].get(b"frame", 0))
+        if b"jump" in parts["meta"]:
+            run.jump = self._jump(run_id, parts["meta"][b"jump"])
         for field, record in parts["results"].items():
             key = field.decode()
             try:
@@ -296,6 +300,10 @@ class RedisStore:
         told = json.loads(facts) if facts else {}
         return StoredResult(attempt, value, told.get("truth"), told.get("length"))
 
+    def _jump(self, run_id: str, record: bytes) -> StoredJump:
+        told = json.loads(self._sealer.open(run_id, "jump", record)[1])
+        return StoredJump(told["target"], tuple(told["names"]), bytes.fromhex(told["overrides"]))
+
     def _created(self, run_id: str, parts: Mapping[str, Mapping[bytes, bytes]]) -> RunCreated:
         _, raw = self._sealer.open(run_id, "meta", parts["meta"][b"run"])
         told = json.loads(raw)
@@ -320,7 +328,7 @@ class RedisStore:
             told["nodes"],
             bytes.fromhex(told["params"]),
             bytes.fromhex(told["template"]),
-            tuple(graph[str(number)] for number in range(1 if b"frame" in parts["meta"] else told["parts"])),
+            tuple(graph[str(number)] for number in range(int(parts["meta"].get(b"parts", told["parts"])))),
             graph["end"],
             tuple(sorted(functions)),
             tuple((name, micros) for name, micros in told.get("pools", ())),
@@ -471,19 +479,28 @@ class _Script:
     def _add_frame(self, record: SaveFrame) -> None:
         """What was saved of the last frame goes; the functions stay when they are the same."""
         run_id, stored = record.run_id, record.stored
-        assert isinstance(stored, StoredFrame)
         for part in FRAME_PARTS:
-            key = key_of(run_id, part)
-            self._do("DEL", key)
-            self._touched.pop(key, None)
+            self._delete(key_of(run_id, part))
+        self._set(run_id, "meta", "frame", record.number)
+        if isinstance(stored, StoredJump):
+            told = {"target": stored.target, "names": stored.names, "overrides": stored.overrides.hex()}
+            self._set(run_id, "meta", "jump", self._sealer.seal(run_id, "jump", 0, json.dumps(told).encode()))
+            return
+        assert isinstance(stored, StoredFrame)
+        self._do("HDEL", key_of(run_id, "meta"), "jump")
+        self._delete(key_of(run_id, "graph"))
         for name, message in (("0", stored.chunk), ("end", stored.end)):
             self._set(run_id, "graph", name, self._sealer.seal(run_id, f"graph:{name}", 0, message))
-        self._set(run_id, "meta", "frame", record.number)
+        self._set(run_id, "meta", "parts", 1)
         functions = frozenset(function.cid for function in stored.functions)
         if self.functions.get(run_id, self._stored.get(run_id)) != functions:
-            self._do("DEL", key_of(run_id, "functions"))
+            self._delete(key_of(run_id, "functions"))
             self._add_functions(run_id, stored.functions)
             self.functions[run_id] = functions
+
+    def _delete(self, key: str) -> None:
+        self._do("DEL", key)
+        self._touched.pop(key, None)
 
     def _renew(self, run_id: str) -> None:
         for part in PARTS:

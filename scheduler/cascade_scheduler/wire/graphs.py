@@ -14,6 +14,8 @@ from cascade_scheduler.core.graph import (
     FunctionRef,
     Graph,
     GraphInvalid,
+    JumpEntry,
+    JumpTable,
     KeyPart,
     NodeKind,
     ResourceRef,
@@ -75,6 +77,8 @@ class GraphAssembly:
         self._blob_inputs: dict[int, tuple[BlobValue, ...]] = {}
         self._maps: list[tuple[int, int]] = []
         self._map_columns: dict[int, int] = {}
+        self._jumps: list[graph_pb2.JumpTable] = []
+        self._entries: list[graph_pb2.JumpEntry] = []
         self._map_specs: set[int] = set()
         self._map_nodes: list[int] = []
         self._checked_specs: set[int] = set()
@@ -124,6 +128,8 @@ class GraphAssembly:
         self._add_nodes(chunk, first, count)
         self._add_edges(chunk)
         self._add_tables(chunk)
+        self._jumps.extend(chunk.jumps)
+        self._entries.extend(chunk.entries)
         self._check_nodes()
 
     def _add_resource(self, message: graph_pb2.ResourceDefinition) -> None:
@@ -288,7 +294,7 @@ class GraphAssembly:
                 raise BadMessage(f"map node {node} ({self._spec(node).name!r}) maps over nothing")
         for node, key in self._value_keys.items():
             self._check_value_key(node, key, edge_start)
-        return Graph(
+        graph = Graph(
             specs=self._specs,
             functions=self.functions,
             node_spec=self._node_spec,
@@ -306,6 +312,28 @@ class GraphAssembly:
             timers=self._timers,
             value_keys=self._value_keys,
         )
+        if self._jumps:
+            graph.jumps, graph.entries = self._jump_tables()
+        return graph
+
+    def _jump_tables(self) -> tuple[dict[int, JumpTable], dict[int, JumpEntry]]:
+        jumps: dict[int, JumpTable] = {}
+        entries: dict[int, JumpEntry] = {}
+        for entry in self._entries:
+            if entry.node >= self.nodes or self._spec(entry.node).kind != NodeKind.CALL:
+                raise BadMessage(f"entries names node {entry.node}, which is no call")
+            uses = tuple(tuple(use.names) for use in entry.inputs)
+            if any(name >= len(entry.names) for use in uses for name in use):
+                raise BadMessage(f"the inputs of node {entry.node} stand in parameters without names")
+            entries[entry.node] = JumpEntry(tuple(entry.names), uses)
+        for table in self._jumps:
+            targets = tuple(number - 1 for number in table.targets_plus_one)
+            if table.node >= self.nodes or self._spec(table.node).kind != NodeKind.CALL:
+                raise BadMessage(f"jumps names node {table.node}, which is no call")
+            if not table.keys or not entries.keys() >= {target for target in targets if target >= 0}:
+                raise BadMessage(f"the jumps of node {table.node} have no keys, or lead to what is no entry")
+            jumps[table.node] = JumpTable(table.keys, targets)
+        return jumps, entries
 
     def _check_value_key(self, node: int, key: ValueKey, edge_start: array[int]) -> None:
         if not 0 <= node < self.nodes:

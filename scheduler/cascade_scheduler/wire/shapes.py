@@ -47,30 +47,12 @@ class KnownShape(NamedTuple):
 
     def graph_of(self, literals: Literals) -> Graph:
         """The graph with these literals."""
-        return _with(self.graph, literals.node_ids, literals.node_args)
+        return self.graph.with_literals(literals.node_ids, literals.node_args)
 
 
 def without_literals(graph: Graph) -> Graph:
     """A graph's columns alone."""
-    return _with(graph, b"", [])
-
-
-def _with(graph: Graph, node_ids: bytes, node_args: list[bytes]) -> Graph:
-    return Graph(
-        specs=graph.specs,
-        functions=graph.functions,
-        node_spec=graph.node_spec,
-        node_ids=node_ids,
-        node_args=node_args,
-        edge_start=graph.edge_start,
-        edge_source=graph.edge_source,
-        edge_kind=graph.edge_kind,
-        target=graph.target,
-        maps=graph.maps,
-        map_columns=graph.map_columns,
-        amount_names=graph.amount_names,
-        timers=graph.timers,
-    )
+    return graph.with_literals(b"", [])
 
 
 class ShapeCache:
@@ -86,7 +68,9 @@ class ShapeCache:
     def take_apart(submit: client_pb2.Submit) -> Literals | None:
         """Takes the literals out of a submit; None, and nothing taken, when it is none of the small ones."""
         chunk = submit.chunk
-        if len(chunk.node_args) > NODES_MAX or chunk.blobs or chunk.value_keys or submit.functions:
+        if chunk.blobs or chunk.jumps or chunk.value_keys or submit.functions:
+            return None
+        if len(chunk.node_args) > NODES_MAX:
             return None
         run_id, node_ids, params = submit.run_id, chunk.node_ids, submit.end.params_digest
         node_args = list(chunk.node_args)

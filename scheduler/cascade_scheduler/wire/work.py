@@ -155,6 +155,11 @@ class WorkEncoder:
                 fields["tail"] = True
             if command.whole:
                 fields["whole"] = True
+            if command.overrides:
+                fields["overrides"] = command.overrides
+            if command.jump is not None:
+                fields["jump_keys"] = command.jump.keys
+                fields["jump_exits"] = [n for n, target in enumerate(command.jump.targets) if target < 0]
             assignment = add(**fields)
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
@@ -177,6 +182,13 @@ class WorkEncoder:
             work.release.extend(release)
         if promise:
             work.promise = promise
+        self._close_and_end(work, close, ended)
+        if not size and not work.ByteSize():
+            messages.pop()
+        return messages
+
+    def _close_and_end(self, work: worker_pb2.Work, close: Iterable[str], ended: Iterable[str]) -> None:
+        runs = self._runs
         for run_id in close:
             work.close_runs.append((runs.get(run_id) or self._name_run(work, run_id)).number)
         for run_id in ended:
@@ -184,9 +196,6 @@ class WorkEncoder:
             if over is not None:
                 del self._numbers[over.number]
                 work.ended_runs.append(over.number)
-        if not size and not work.ByteSize():
-            messages.pop()
-        return messages
 
     def logs_changed(self, run_id: str) -> worker_pb2.ConnectResponse | None:
         """Tells the worker, if it knows the run, whether the lines that its tasks print are wanted now."""
