@@ -738,3 +738,18 @@ def test_nodes_whose_edges_do_not_go_with_their_kind_are_refused() -> None:
     assert "is a wait without a delay" in bad(NodeKind.WAIT)
     assert "is a recv without a topic" in bad(NodeKind.RECV)
     assert "other edges than conditions" in bad(NodeKind.WAIT, data)
+
+
+def test_values_are_found_behind_routers_for_whoever_fetches_them(sim: Sim) -> None:
+    make = GraphMaker()
+    selector, literal = make.call("selector"), make.literal(b"plain")
+    router = make.router(selector, literal)
+    make.call("consumer", make.gather(router))
+    sim.submit(make.graph())
+    sim.done("selector", routes=(0,))
+    run = sim.core.runs["r"]
+    assert views.single_value(run, run.resolve(router)) == b"plain"
+    assert views.single_value(run, 3) is None, "a list is made of others' values"
+    assert views.fetch_value(sim.core, "r", literal) is None, "it is no list"
+    template, values = views.fetch_value(sim.core, "r", 3) or (b"", iter(()))
+    assert (template, list(values)) == (b"template", [b"plain"])

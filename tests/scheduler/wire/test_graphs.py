@@ -16,7 +16,7 @@ from cascade_dist.codec.cid import cid_of
 from cascade_dist.graph.build import Compilation
 from cascade_dist.v1 import graph_pb2, value_pb2
 from cascade_dist.wire.graphs import Part, encode_graph
-from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind, ResourceRef, Retry, Spec, validate
+from cascade_scheduler.core.graph import EdgeKind, Graph, NodeKind, ResourceRef, Retry, Spec, Timer, validate
 from cascade_scheduler.core.plans import solve
 from cascade_scheduler.core.values import BlobValue
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge, spec_from, spec_to
@@ -206,6 +206,78 @@ def test_an_end_that_does_not_fit_is_named(end: dict[str, int], told: str) -> No
         made.finish(end_of(chunk, **end))
     with pytest.raises(BadMessage, match="no nodes"):
         assembly().finish(graph_pb2.GraphEnd())
+
+
+ROUTER, LITERAL, WAIT = graph_pb2.NODE_KIND_ROUTER, graph_pb2.NODE_KIND_LITERAL, graph_pb2.NODE_KIND_WAIT
+DATA, CONDITION = int(EdgeKind.DATA), int(EdgeKind.CONDITION)
+SELECTOR, ROUTE, AMOUNT = int(EdgeKind.SELECTOR), int(EdgeKind.ROUTE), int(EdgeKind.AMOUNT)
+
+
+def routed() -> graph_pb2.GraphChunk:
+    """A literal, a call, a router between them, a wait, and a call with a lazy amount."""
+    edges = [[], [], [(0, SELECTOR), (1, ROUTE), (0, ROUTE)], [(1, AMOUNT)]]
+    chunk = chunk_of([*edges, [(2, DATA), (3, DATA), (1, AMOUNT), (0, AMOUNT)]], kinds=5)
+    for number, kind in ((0, LITERAL), (2, ROUTER), (3, WAIT)):
+        chunk.specs[number].kind = kind
+    chunk.specs[4].passthrough = True
+    chunk.amount_names.extend(["", "cpu", "gpu"])
+    chunk.timers.add(node=3).delay.seconds = 2
+    return chunk
+
+
+def whole(chunk: graph_pb2.GraphChunk) -> Graph:
+    """The graph of one chunk."""
+    made = assembly()
+    made.add(chunk)
+    return made.finish(end_of(chunk))
+
+
+def test_routers_amounts_and_timers_are_taken() -> None:
+    chunk = routed()
+    made = assembly()
+    for part in split(chunk, [2, 4], 1):
+        if len(part.node_args) and part.node_args[0] == b"2":
+            part.timers.extend(chunk.timers)
+        part.amount_names.extend(chunk.amount_names if not part.node_args else ())
+        made.add(part)
+    graph = made.finish(end_of(chunk))
+    validate(graph)
+    assert graph.routes(2) == [1, 0]
+    assert graph.amount_names == {3: "", 6: "cpu", 7: "gpu"}
+    assert graph.timers == {3: Timer(2.0, "")}
+    assert graph.spec(4).passthrough
+    plan = solve(graph)
+    assert plan.routed
+    assert (plan.indegree, plan.wanted) == ([0, 0, 1, 1, 4], {0: (2,)})
+    chunk.specs[4].passthrough = False
+    other = assembly()
+    other.add(chunk)
+    assert other.plan_key(end_of(chunk)) != made.plan_key(end_of(chunk))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c.edge_kind.__setitem__(0, DATA), "node 2 ('f2') is a router and has other edges"),
+        (lambda c: c.edge_kind.__setitem__(2, SELECTOR), "node 2 ('f2') is a router and has other edges"),
+        (lambda c: c.node_args.__setitem__(2, b""), "node 2 ('f2') is a router without keys"),
+        (lambda c: c.node_args.__setitem__(0, b""), "node 0 ('f0') is a literal; it has a value"),
+        (lambda c: c.edge_kind.__setitem__(4, ROUTE), "node 4 ('f4') is no router"),
+        (lambda c: setattr(c.specs[1], "passthrough", True), "node 1 ('f1') lets its first input pass"),
+        (lambda c: c.amount_names.pop(), "there are 3 amount edges and 2 names for them"),
+        (lambda c: c.timers.add(node=1), "timers names node 1, which is no wait and no recv"),
+        (lambda c: setattr(c.timers[0].delay, "seconds", -1), "node 3 waits for -1.0 s"),
+        (lambda c: c.edge_kind.__setitem__(3, CONDITION) or c.ClearField("timers"), "a wait without a delay"),
+    ],
+)
+def test_what_is_wrong_with_routers_amounts_and_timers_is_named(
+    change: Callable[[graph_pb2.GraphChunk], Any], told: str
+) -> None:
+    chunk = routed()
+    change(chunk)
+    with pytest.raises(BadMessage) as raised:
+        whole(chunk)
+    assert told in str(raised.value)
 
 
 def test_bounds_are_named() -> None:
