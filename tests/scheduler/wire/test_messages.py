@@ -157,6 +157,26 @@ def test_nothing_to_do_is_no_message() -> None:
     assert list(works_of(encoder(), ended=["never named"])) == []
 
 
+def test_a_promise_comes_with_what_is_to_be_given_back() -> None:
+    (work,) = works_of(encoder(), [assign(1)], retract=[2], promise=7)
+    assert (list(work.retract), work.promise) == ([2], 7)
+    (work,) = works_of(encoder(), promise=8)
+    assert work.promise == 8
+
+
+@pytest.mark.parametrize(
+    ("amounts", "told"),
+    [
+        (None, []),
+        ((), [("cpu", 0)]),
+        ((("cpu", 5), ("gpu", 2**40)), [("cpu", 5), ("gpu", 2**40)]),
+    ],
+)
+def test_amounts_that_the_spec_does_not_say(amounts: Any, told: list[tuple[str, int]]) -> None:
+    (work,) = works_of(encoder(), [assign(1, amounts=amounts)])
+    assert [(amount.name, amount.micros) for amount in work.assignments[0].amounts] == told
+
+
 def test_an_assignment_says_everything() -> None:
     order = assign(
         2**63 + 5, try_=3, args=b"", args_blob=BLOB, inputs=(b"\x80x", OBJECT), ahead=True, observe=3,
