@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from cascade_dist.codec.cid import cid_of
+from cascade_dist.language.resources import SCOPES, Resource
 from cascade_dist.v1 import (
     client_pb2,
     client_pb2_grpc,
@@ -89,6 +90,10 @@ class Scheduler(worker_pb2_grpc.WorkerServiceServicer, client_pb2_grpc.BlobServi
         self.cancel_grace = 0.5
         self._attempts = itertools.count(1)
         self._specs: dict[int, tuple[graph_pb2.TaskSpec, bytes, bytes, str]] = {}
+        self._resources: dict[int, tuple[Resource, ...]] = {}
+        self._resource_bodies: dict[Resource, bytes] = {}
+        self.resources: list[worker_pb2.ResourceReport] = []
+        self.closed_runs: list[int] = []
         self._changed = asyncio.Event()
         self._server: grpc.aio.Server | None = None
 
@@ -146,9 +151,10 @@ class Scheduler(worker_pb2_grpc.WorkerServiceServicer, client_pb2_grpc.BlobServi
         amounts: Sequence[tuple[str, int]] | None = None,
         mode: graph_pb2.Mode = graph_pb2.MODE_BLOCKING,
         run_id: str = "run-1",
+        resources: Sequence[Resource] = (),
         **fields: Any,
     ) -> worker_pb2.Assignment:
-        """An assignment that calls a function."""
+        """An assignment that calls a function; resources come each after what it needs."""
         body = cloudpickle.dumps(func) if body is None else body
         spec = graph_pb2.TaskSpec(
             kind=graph_pb2.NODE_KIND_CALL,
@@ -163,6 +169,8 @@ class Scheduler(worker_pb2_grpc.WorkerServiceServicer, client_pb2_grpc.BlobServi
             spec.retry.CopyFrom(retry)
         attempt = next(self._attempts)
         self._specs[attempt] = (spec, cid_of(body), body, run_id)
+        if resources:
+            self._resources[attempt] = tuple(resources)
         if payload is None:
             payload = pickle.dumps((args, {}), 5) if args else b""
         assignment = worker_pb2.Assignment(
@@ -190,12 +198,27 @@ class Scheduler(worker_pb2_grpc.WorkerServiceServicer, client_pb2_grpc.BlobServi
             if cid not in session._functions:
                 session._functions.add(cid)
                 work.functions.add(cid=cid, body=body, name=spec.name)
-            key = (spec.SerializeToString(), cid, run_id)
+            resources = self._resources.get(assignment.attempt, ())
+            key = (spec.SerializeToString(), cid, run_id, resources)
             if key not in session._bodies:
                 session._bodies[key] = len(session._bodies) + 1
-                work.bodies.add(body=session._bodies[key], spec=spec, function=cid, run=session._runs[run_id])
+                made = work.bodies.add(
+                    body=session._bodies[key], spec=spec, function=cid, run=session._runs[run_id]
+                )
+                for resource in resources:
+                    self._add_resource(work, made, resource)
             assignment.body = session._bodies[key]
         return work
+
+    def _add_resource(self, work: worker_pb2.Work, body: worker_pb2.TaskBody, resource: Resource) -> None:
+        data = self._resource_bodies.setdefault(resource, cloudpickle.dumps(resource.func))
+        work.functions.add(cid=cid_of(data), body=data, name=resource.name)
+        body.resources.add(
+            name=resource.name,
+            scope=1 + SCOPES.index(resource.scope),  # type: ignore[arg-type]
+            function=cid_of(data),
+            requires=[marker.name for marker in resource.requires],
+        )
 
     def default_welcome(self, hello: worker_pb2.Hello) -> worker_pb2.Welcome:
         """Keeps everything that was not reported."""
@@ -241,6 +264,8 @@ class Scheduler(worker_pb2_grpc.WorkerServiceServicer, client_pb2_grpc.BlobServi
 
     def _take(self, message: worker_pb2.ConnectRequest) -> None:
         self.started.extend(message.reports.started)
+        self.resources.extend(message.reports.resources)
+        self.closed_runs.extend(message.reports.closed_runs)
         for line in message.reports.logs:
             self.logs.append((line.attempt, line.stream, line.text))
             self.order.append(("log", line.attempt))

@@ -179,6 +179,7 @@ class Worker:
         try:
             await asyncio.wait((link, exited), return_when=asyncio.FIRST_COMPLETED)
             if link.done():
+                await self._put_resources_away()
                 link.result()
         finally:
             for task in (link, exited, *self._jobs.values()):
@@ -191,6 +192,17 @@ class Worker:
                 self._timer.cancel()
             self.pool.close()
             self.store.close()
+
+    async def _put_resources_away(self) -> None:
+        """Lets executors tear down what they hold, when there is no scheduler to work for any more."""
+        state = self.core.state
+        deadline = time.monotonic() + state.cancel_grace
+        if any(executor.holds for executor in state.executors.values()):
+            self.feed(events.DrainRequested(0.0))
+        while any(executor.holds for executor in state.executors.values()):
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.02)
 
     def _on_signal(self, signum: int) -> None:
         assert self._exited is not None
