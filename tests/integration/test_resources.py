@@ -69,6 +69,28 @@ def value(x: Any) -> Any:
 # --- scenarios ---------------------------------------------------------------------------------------
 
 
+def test_s41_a_loop_of_jumps_with_an_injected_resource(cluster: cs.Cluster, journal: Journal) -> None:
+    tmp = noted("tmp", journal.path, "task")
+    pool = noted("pool", journal.path, "run")
+
+    @cs.task
+    def count(n: int, label: str, tmp: str = cs.inject(tmp), pool: str = cs.inject(pool)) -> Any:
+        note(journal.path, f"{n}{label}{tmp}{pool}")
+        return cs.Jump("again", n - 1) if n else cs.Jump("done", "Done")
+
+    step = count(cs.Param("n", type=int), "x")
+    run = cluster.submit(cs.bind(step, cs.select_jump({"again": step, "done": None})), params={"n": 3})
+    assert run.result(60) == "Done"
+    lines = journal.lines()
+    assert [line for line in lines if line[0].isdigit()] == [f"{n}x/tmp/pool" for n in (3, 2, 1, 0)]
+    assert [line for line in lines if "tmp" in line and not line[0].isdigit()] == ["+tmp", "-tmp"] * 4
+    steps = [f"{n}x/tmp/pool" for n in (3, 2, 1, 0)]
+    assert [line for line in lines if "pool" not in line or line in steps] == [
+        word for step_ in steps for word in ("+tmp", step_, "-tmp")
+    ]
+    assert lines.count("+pool") == lines.count("-pool") <= 2
+
+
 def test_s45_a_task_scoped_resource_ends_before_the_next_step(cluster: cs.Cluster, journal: Journal) -> None:
     tmp = noted("tmp", journal.path, "task")
 
