@@ -351,3 +351,6 @@ class WithParams:
     def __init__(self, target: Any, params: Mapping[str, Any]) -> None:
         self.target = target
         self.params = params
+
+    def __repr__(self) -> str:
+        return f"{self.target!r} with its params"

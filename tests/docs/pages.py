@@ -75,8 +75,8 @@ def _checked(text: str) -> str:
         first = statement.lineno - 1
         column = statement.col_offset
         expected = repr(arrow["shown"].strip())
-        lines[statement.end_lineno - 1] = last[: arrow.start()].rstrip() + f", {expected})"
-        lines[first] = f"{lines[first][:column]}_expect({lines[first][column:]}"
+        lines[statement.end_lineno - 1] = last[: arrow.start()].rstrip() + f"), {expected})"
+        lines[first] = f"{lines[first][:column]}_expect(({lines[first][column:]}"
     return "\n".join(lines) + "\n"
 
 

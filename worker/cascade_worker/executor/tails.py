@@ -22,6 +22,7 @@ from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError, Se
 from cascade_dist.graph.build import Compilation
 from cascade_dist.graph.code_hash import CodeHasher
 from cascade_dist.language.jump import Jump
+from cascade_dist.language.lazy import WithParams
 from cascade_dist.v1 import client_pb2, worker_pb2
 from cascade_dist.wire.graphs import Part, Upload, encode_graph
 from cascade_worker.executor.frames import BodyInfo
@@ -114,7 +115,7 @@ class Compiler:
         Args:
             info: of the task.
             func: its function.
-            target: a lazy result, map or router.
+            target: a lazy result, map or router, or one with params of its own.
 
         Raises:
             GraphError: it is no target, or cannot be compiled; names the task.
@@ -127,7 +128,10 @@ class Compiler:
             raise
 
     def _compile(self, info: BodyInfo, func: Body, target: Any) -> Compiled:
-        compilation = Compilation(target, self._params_of(info), warn_unknown=False)
+        params = self._params_of(info)
+        if isinstance(target, WithParams):
+            target, params = target.target, dict(target.params)
+        compilation = Compilation(target, params, warn_unknown=False)
         own = self._own_function(info, func)
         functions = _Functions(self._known, func, own)
         uploads: list[tuple[bytes, Packed]] = []

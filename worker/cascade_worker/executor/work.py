@@ -22,7 +22,7 @@ from cascade_dist.codec.preview import preview
 from cascade_dist.codec.values import Packed, dump_inline_or_packed, load, load_item
 from cascade_dist.errors import CascadeError, ResultSerializationError, TaskLoadError
 from cascade_dist.language.jump import Jump
-from cascade_dist.language.lazy import LazyResult
+from cascade_dist.language.lazy import LazyResult, WithParams
 from cascade_dist.language.resources import Filler, Inject, filling
 from cascade_worker.executor import frames
 from cascade_worker.executor.caching import Policies
@@ -264,7 +264,7 @@ class Workbench:
                 False,
                 None,
             )
-        if isinstance(value, (LazyResult, Jump)):
+        if isinstance(value, (LazyResult, Jump, WithParams)):
             return self._go_on(task, body, value, duration_ns)
         if type(value) is Inject:
             raise Unloadable(
@@ -313,7 +313,9 @@ class Workbench:
             inline_max=inline_max,
         )
 
-    def _go_on(self, task: Task, body: Body, value: LazyResult[Any] | Jump, duration_ns: int) -> Frame:
+    def _go_on(
+        self, task: Task, body: Body, value: LazyResult[Any] | Jump | WithParams, duration_ns: int
+    ) -> Frame:
         """The frame for a target with which the run, or the node, is to go on.
 
         Raises:
