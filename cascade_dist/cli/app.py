@@ -203,6 +203,23 @@ def show(
 
 
 @app.command()
+def explain(
+    run: RunId,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its index, task's name, or id's beginning.")],
+    address: Address = None,
+    token_file: TokenFile = None,
+    output: OutputFormat = None,
+) -> None:
+    """Say why a node waits, ran where it did, was skipped, or hit or missed a cache."""
+    with connect(address, token_file) as cluster:
+        found = cluster.explain(run, node)
+    if output_format(output) is Output.JSON:
+        emit_json([explanation.to_dict() for explanation in found])
+    else:
+        print("\n\n".join(map(str, found)), flush=True)
+
+
+@app.command()
 def cancel(
     run: RunId, address: Address = None, token_file: TokenFile = None, output: OutputFormat = None
 ) -> None:

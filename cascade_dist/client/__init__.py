@@ -10,6 +10,7 @@ from cascade_dist.client.cluster import Cluster
 from cascade_dist.client.handles import Run
 from cascade_dist.client.records import (
     ClusterStatus,
+    NodeExplanation,
     NodeInfo,
     Progress,
     RunDetails,
@@ -23,6 +24,7 @@ __all__ = [
     "AsyncRun",
     "Cluster",
     "ClusterStatus",
+    "NodeExplanation",
     "NodeInfo",
     "Progress",
     "Run",

@@ -19,6 +19,7 @@ from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
 from cascade_dist.client.records import (
     ClusterStatus,
+    NodeExplanation,
     Progress,
     RunDetails,
     RunInfo,
@@ -177,6 +178,10 @@ class AsyncCluster:
     async def describe(self, run_id: str, *, nodes: int = 0, finished: bool = False) -> RunDetails:
         """As `Cluster.describe`."""
         return await _in_thread(self.cluster.describe, run_id, nodes=nodes, finished=finished)
+
+    async def explain(self, run_id: str, node: int | str) -> list[NodeExplanation]:
+        """As `Cluster.explain`."""
+        return await _in_thread(self.cluster.explain, run_id, node)
 
     def events(self, run_id: str, after: int = 0, *, follow: bool = True) -> AsyncIterator[Event]:
         """As `Cluster.events`."""

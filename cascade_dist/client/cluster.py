@@ -18,10 +18,12 @@ from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
 from cascade_dist.client.records import (
     ClusterStatus,
+    NodeExplanation,
     RunDetails,
     RunInfo,
     RunStatus,
     WorkerInfo,
+    decode_explanation,
     decode_run_details,
     decode_run_info,
     decode_status,
@@ -282,6 +284,20 @@ class Cluster:
         """
         request = pb.GetRunRequest(run_id=check_run_id(run_id), nodes_max=nodes, all_nodes=finished)
         return decode_run_details(self._session.ask("GetRun", request))
+
+    def explain(self, run_id: str, node: int | str) -> list[NodeExplanation]:
+        """Why a node of a run waits, ran where it did, was skipped, or hit or missed a cache.
+
+        Args:
+            run_id: the run.
+            node: its index, its task's name, or the beginning of its structural id; what is meant may be
+                several nodes, of which the first 100 are explained.
+
+        Raises:
+            RunNotFoundError: the scheduler knows no such run, or it has no such node.
+        """
+        request = pb.ExplainNodeRequest(run_id=check_run_id(run_id), node=str(node))
+        return list(map(decode_explanation, self._session.ask("ExplainNode", request).nodes))
 
     def events(self, run_id: str, after: int = 0, *, follow: bool = True) -> Iterator[Event]:
         """What happens to a run that the scheduler knows; as `Run.events`.

@@ -8,7 +8,15 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cascade_dist.client.events import Event
-from cascade_dist.client.records import NodeInfo, Progress, RunStatus, decode_run_details, html_table
+from cascade_dist.client.records import (
+    NodeExplanation,
+    NodeInfo,
+    Progress,
+    RunStatus,
+    decode_explanation,
+    decode_run_details,
+    html_table,
+)
 from cascade_dist.errors import ClusterClosedError, GraphError
 from cascade_dist.v1 import client_pb2 as pb
 
@@ -163,6 +171,19 @@ class Run(Future[T]):
         """
         request = pb.GetRunRequest(run_id=self._id, nodes_max=limit, all_nodes=True)
         return list(decode_run_details(self._session.ask("GetRun", request)).nodes)
+
+    def explain(self, node: int | str) -> list[NodeExplanation]:
+        """Why a node waits, ran where it did, was skipped, or hit or missed a cache; asks the scheduler.
+
+        Args:
+            node: its index, its task's name, or the beginning of its structural id.
+
+        Raises:
+            RunNotFoundError: the scheduler has forgotten the run, or it has no such node.
+            ConnectionFailedError: it does not answer.
+        """
+        request = pb.ExplainNodeRequest(run_id=self._id, node=str(node))
+        return list(map(decode_explanation, self._session.ask("ExplainNode", request).nodes))
 
     def _check_may_wait(self) -> None:
         # A handle that is being closed ends its runs, so waiting for one is over soon.

@@ -161,6 +161,32 @@ class NodeInfo(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class NodeExplanation(_Record):
+    """Why a node is where it is.
+
+    Attributes:
+        node: the node in short.
+        node_id: hex of its structural id; a map's child has its index in brackets.
+        reasons: sentences, the most important one first.
+    """
+
+    node: NodeInfo
+    node_id: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = f"{self.node.task} (node {self.node.node}, {self.node.state})"
+        return "\n".join([head, *(f"  {reason}" for reason in self.reasons)])
+
+
+def decode_explanation(message: pb.NodeExplanation) -> NodeExplanation:
+    """The record of a wire message."""
+    n = message.node
+    info = NodeInfo(n.node, n.task, n.state, n.worker, n.reason)
+    return NodeExplanation(info, message.node_id, tuple(message.reasons))
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetails(_Record):
     """A run, and some of its nodes that are not finished."""
 

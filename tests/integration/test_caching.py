@@ -432,3 +432,48 @@ def test_a_changed_helper_misses(cluster: cs.Cluster, journal: Journal) -> None:
     ]
     assert cluster.run(make(salt)(journal.path, 1)) == salt
     assert journal.lines() == [str(salt), str(salt + 1)]
+
+
+# --- why -------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_what_was_found_and_what_has_changed(cluster: cs.Cluster, journal: Journal) -> None:
+    f = made("explained")
+
+    def reasons(run: Any, node: Any) -> str:
+        [found] = run.explain(node)
+        return " ".join(found.reasons)
+
+    first = cluster.submit(f(journal.path, 1))
+    assert first.result(60) == 1
+    assert reasons(first, "explained").startswith("It ran on worker ")
+    hit = cluster.submit(f(journal.path, 1))
+    assert hit.result(60) == 1
+    assert reasons(hit, 0) == "It did not run: the cluster's cache has its value."
+    miss = cluster.submit(f(journal.path, 2))
+    assert miss.result(60) == 2
+    assert "since the last call of 'explained', argument 'x' has changed." in reasons(miss, "explained")
+    [by_id] = cluster.explain(miss.id, miss.explain(0)[0].node_id[:12])
+    assert (by_id.node.node, by_id.node.state) == (0, "done")
+    with pytest.raises(cs.RunNotFoundError, match="no node 'unknown'"):
+        miss.explain("unknown")
+
+
+def test_the_command_explains(cluster_address: str, journal: Journal) -> None:
+    with cs.connect(cluster_address) as cluster:
+        run = cluster.submit(add_one(slowly(journal.path, 1).run_if(add_one(-1))))
+        with pytest.raises(cs.DependencyMissingError):
+            run.result(60)
+    command = [sys.executable, "-m", "cascade_dist.cli", "-a", cluster_address]
+    done = subprocess.run(
+        [*command, "explain", run.id, "slowly"], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
+    assert "It was skipped, because its condition 'add_one' was false." in done.stdout
+    missing = subprocess.run(
+        [*command, "explain", run.id, "nothing"], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
+    assert missing.returncode == 1
+    assert "no node 'nothing'" in missing.stderr
+
+
+ENVIRONMENT = {"PYTHONPATH": ":".join(sys.path)}

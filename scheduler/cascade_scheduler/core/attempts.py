@@ -20,6 +20,7 @@ from cascade_scheduler.core.events import (
     AttemptTail,
     Report,
 )
+from cascade_scheduler.core.flow import CACHE_HIT
 from cascade_scheduler.core.graph import Retry
 from cascade_scheduler.core.inputs import of_node, value_of
 from cascade_scheduler.core.plans import AmountClass

@@ -17,15 +17,12 @@ from cascade_scheduler.core.cached import Cached, Parts
 from cascade_scheduler.core.candidates import OBSERVE_DIGEST
 from cascade_scheduler.core.commands import LookUpCached, SaveResult, StoreCached, TargetValue
 from cascade_scheduler.core.events import CacheAnswered
-from cascade_scheduler.core.flow import PRUNED, Unobserved
+from cascade_scheduler.core.flow import CACHE_HIT, PRUNED, Unobserved
 from cascade_scheduler.core.graph import EdgeKind, Graph
 from cascade_scheduler.core.run import DONE, WAITING, Run, Skip
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 
-__all__ = ["CACHE_HIT", "Answer", "begin", "consult", "hit", "known_keys", "on_answered", "store"]
-
-CACHE_HIT = "CacheHit"
-"""The reason of the skip event of a node whose value a cache had."""
+__all__ = ["Answer", "begin", "consult", "hit", "known_keys", "on_answered", "store"]
 
 
 class Answer(Enum):

@@ -15,6 +15,7 @@ from cascade_scheduler.core.run import DONE, SKIPPED, Run, Skip
 from cascade_scheduler.core.values import ErrorInfo
 
 __all__ = [
+    "CACHE_HIT",
     "CONDITION_FALSE",
     "CONDITION_MISSING",
     "PRUNED",
@@ -32,6 +33,7 @@ __all__ = [
     "truth",
 ]
 
+CACHE_HIT = "CacheHit"
 CONDITION_FALSE = "ConditionFalse"
 CONDITION_MISSING = "ConditionMissing"
 PRUNED = "Pruned"

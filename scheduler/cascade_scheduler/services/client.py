@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,18 @@ import grpc.aio
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
 from cascade_scheduler.core import views
+from cascade_scheduler.core.commands import EventRecord
 from cascade_scheduler.core.events import MessageArrived
+from cascade_scheduler.core.explain import explain, find_nodes
 from cascade_scheduler.core.limits import ConstraintInvalid
+from cascade_scheduler.core.run import Run
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.services import following
 from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.constraints import clear_constraints, list_constraints, set_constraint
 from cascade_scheduler.services.submits import Submits
-from cascade_scheduler.wire.updates import event_to, node_to, run_to, worker_to
+from cascade_scheduler.wire.updates import event_to, explanation_to, node_to, run_to, worker_to
 from cascade_scheduler.wire.values import amounts_to, duration_of
 
 __all__ = ["ClientService"]
@@ -192,6 +195,24 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             info = info._replace(state="running", ended=None, error="")
         return run_to(info, now)
 
+    async def ExplainNode(  # noqa: N802
+        self, request: client_pb2.ExplainNodeRequest, context: Context
+    ) -> client_pb2.ExplainNodeResponse:
+        """Why nodes are where they are."""
+        record = await self._run(request.run_id, context)
+        run = self._hub.core.runs.get(record.run_id)
+        found = [] if run is None else find_nodes(run, request.node)
+        if run is None or not found:
+            why = "its plan is being made" if run is None else "give its index, its task's name, or its id"
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"run {record.run_id!r} has no node {request.node[:80]!r} that could be explained: {why}",
+            )
+            raise LookupError(request.node)  # abort has raised already
+        histories = _histories(record, run, found)
+        told = [explain(self._hub.core, run, node, histories[run.key(node)]) for node in found]
+        return client_pb2.ExplainNodeResponse(nodes=map(explanation_to, told))
+
     async def ListRuns(  # noqa: N802
         self, request: client_pb2.ListRunsRequest, context: Context
     ) -> client_pb2.ListRunsResponse:
@@ -301,6 +322,18 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
     ) -> client_pb2.ListConstraintsResponse:
         """The limits that hold."""
         return list_constraints(self._hub)
+
+
+def _histories(record: RunRecord, run: Run, nodes: Iterable[int]) -> dict[str, list[EventRecord]]:
+    """The events of some nodes, by their ids."""
+    found: dict[str, list[EventRecord]] = {run.key(node): [] for node in nodes}
+    events, _ = record.events.since(0, record.events.last)
+    for _, event in events:
+        if isinstance(event, EventRecord) and event.node >= 0:
+            mine = found.get(event.node_id or run.first_key(event.node))
+            if mine is not None:
+                mine.append(event)
+    return found
 
 
 def _note(noted: asyncio.Future[None]) -> None:

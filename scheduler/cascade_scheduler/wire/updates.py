@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cascade_dist.v1 import client_pb2, value_pb2
 from cascade_scheduler.core.commands import RunEnded
+from cascade_scheduler.core.explain import Explanation
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.views import NodeInfo, Progress, RunInfo, Tree, TreeCompound, TreeList, WorkerInfo
 from cascade_scheduler.eventlog import Logged, LogLine
@@ -25,6 +26,7 @@ __all__ = [
     "fill_finish",
     "fill_progress",
     "fill_results",
+    "explanation_to",
     "node_to",
     "output_to",
     "run_to",
@@ -34,6 +36,7 @@ __all__ = [
 
 RESULT_BYTES = 16
 """What a result takes beside its value."""
+REASON_CHARS_MAX = 4_000
 TREE_DEPTH_MAX = 64
 """Deeper trees would be refused by whoever parses the message."""
 
@@ -207,6 +210,15 @@ def node_to(info: NodeInfo) -> client_pb2.NodeInfo:
     """A node in short."""
     return client_pb2.NodeInfo(
         node=info.node, task=info.task, state=info.state, worker=info.worker, reason=info.reason
+    )
+
+
+def explanation_to(told: Explanation) -> client_pb2.NodeExplanation:
+    """Why a node is where it is."""
+    return client_pb2.NodeExplanation(
+        node=node_to(told.info),
+        node_id=told.node_id,
+        reasons=[reason[:REASON_CHARS_MAX] for reason in told.reasons],
     )
 
 
