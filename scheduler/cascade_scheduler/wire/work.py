@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from cascade_dist.v1 import graph_pb2, worker_pb2
 from cascade_scheduler.core.commands import Assign
@@ -40,6 +41,40 @@ def _spec_message(spec: Spec) -> graph_pb2.TaskSpec:
             _SPEC_MESSAGES.clear()
         found = _SPEC_MESSAGES[id(spec)] = (spec, spec_to(spec))
     return found[1]
+
+
+def _fields(command: Assign, body: int) -> dict[str, Any]:
+    """What an assignment says, but for what has to be added to it piece by piece."""
+    # What has its default is not named: each name costs something.
+    fields: dict[str, Any] = {
+        "attempt": command.attempt,
+        "body": body,
+        "node_id": command.node_id,
+        "try": command.try_,
+        "publish": command.publish,
+    }
+    if command.args:
+        fields["args"] = command.args
+    if command.ahead:
+        fields["ahead"] = True
+    if command.observe:
+        fields["observe"] = command.observe
+    if command.map_index >= 0:
+        fields["map_index_plus_one"] = command.map_index + 1
+    if command.route_keys:
+        fields["route_keys"] = command.route_keys
+    if command.observe_only:
+        fields["observe_only"] = True
+    if command.tail:
+        fields["tail"] = True
+    if command.whole:
+        fields["whole"] = True
+    if command.overrides:
+        fields["overrides"] = command.overrides
+    if command.jump is not None:
+        fields["jump_keys"] = command.jump.keys
+        fields["jump_exits"] = [n for n, target in enumerate(command.jump.targets) if target < 0]
+    return fields
 
 
 class _Run:
@@ -131,36 +166,7 @@ class WorkEncoder:
                 run = self._name_run(work, command.run_id)
             if known is None or known[2] != command.function:
                 known = self._name_body(work, run, command)
-            # What has its default is not named: each name costs something.
-            fields = {
-                "attempt": command.attempt,
-                "body": known[0],
-                "node_id": command.node_id,
-                "try": command.try_,
-                "publish": command.publish,
-            }
-            if command.args:
-                fields["args"] = command.args
-            if command.ahead:
-                fields["ahead"] = True
-            if command.observe:
-                fields["observe"] = command.observe
-            if command.map_index >= 0:
-                fields["map_index_plus_one"] = command.map_index + 1
-            if command.route_keys:
-                fields["route_keys"] = command.route_keys
-            if command.observe_only:
-                fields["observe_only"] = True
-            if command.tail:
-                fields["tail"] = True
-            if command.whole:
-                fields["whole"] = True
-            if command.overrides:
-                fields["overrides"] = command.overrides
-            if command.jump is not None:
-                fields["jump_keys"] = command.jump.keys
-                fields["jump_exits"] = [n for n, target in enumerate(command.jump.targets) if target < 0]
-            assignment = add(**fields)
+            assignment = add(**_fields(command, known[0]))
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
             if command.amounts is not None:
