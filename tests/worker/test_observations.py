@@ -191,3 +191,10 @@ async def test_a_value_is_observed_without_user_code(scheduler: Scheduler, worke
     )
     assert [pickle.loads(item) for item in small.done.items] == [1, 2]
     assert (large.done.length, large.done.value.WhichOneof("form")) == (100, "blob")
+
+
+@pytest.mark.parametrize("value", ["text", b"bytes", bytearray(), {1, 2}, frozenset(), 5])
+def test_what_the_client_would_not_map_over_is_no_list_here_either(value: Any) -> None:
+    seen = see(OBSERVE_SPLIT, value)
+    assert seen.length is None
+    assert error_of(seen)[0] == "TypeError"

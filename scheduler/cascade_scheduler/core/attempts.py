@@ -24,7 +24,7 @@ from cascade_scheduler.core.flow import CACHE_HIT
 from cascade_scheduler.core.graph import Retry
 from cascade_scheduler.core.inputs import of_node, value_of
 from cascade_scheduler.core.plans import AmountClass
-from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, Run
+from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, WAITING, Run
 from cascade_scheduler.core.values import ErrorInfo
 from cascade_scheduler.core.worker import Attempt, Worker
 
@@ -166,7 +166,15 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
         _returned(books, attempt)
     elif isinstance(report, AttemptCancelled):
         _cancelled(books, attempt)
-    runs.settle_if_stuck(books, attempt.run)
+    _over(books, attempt)
+
+
+def _over(books: Books, attempt: Attempt) -> None:
+    """What the attempt's end meant has been done. A node that was stopped has no outcome: it runs no more."""
+    run = attempt.run
+    if run.state == "cancelling" and run.status[attempt.node] == ACTIVE:
+        run.status[attempt.node] = WAITING
+    runs.settle_if_stuck(books, run)
 
 
 def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
@@ -373,7 +381,7 @@ def worker_lost(books: Books, attempt: Attempt, reason: str) -> None:
         observing.on_report(books, attempt, AttemptLost(attempt.id, reason))
         return
     _lost(books, attempt, AttemptLost(attempt.id, reason))
-    runs.settle_if_stuck(books, attempt.run)
+    _over(books, attempt)
 
 
 def wake_delayed(books: Books) -> None:

@@ -8,6 +8,7 @@ from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
 from cascade_scheduler.core import views
 from cascade_scheduler.core.graph import NodeKind, Retry
+from cascade_scheduler.core.run import ACTIVE
 from cascade_scheduler.core.values import CompoundValue, DeferredValue, ListValue
 
 from .harness import GraphMaker, Sim
@@ -241,6 +242,19 @@ def test_cancel_stops_ready_delayed_and_running(sim: Sim) -> None:
     sim.report(*[e.AttemptCancelled(a) for a in running])
     assert sim.ended.state == "cancelled"
     assert not sim.assigned
+
+
+def test_what_was_stopped_runs_no_more(sim: Sim) -> None:
+    sim.worker("w2")
+    make = GraphMaker()
+    make.gather(make.call("a"), make.call("b"))
+    sim.submit(make.graph())
+    sim.turn(e.RunCancelRequested("r"))
+    sim.report(e.AttemptCancelled(sim.one("a").attempt))
+    assert sim.core.runs["r"].status[0] != ACTIVE
+    sim.lose_worker(sim.one("b").worker)
+    assert ACTIVE not in sim.core.runs["r"].status
+    assert sim.ended.state == "cancelled"
 
 
 def test_a_gather_is_a_container_of_references(sim: Sim) -> None:

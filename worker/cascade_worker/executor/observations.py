@@ -132,7 +132,15 @@ def observe(
 
 
 def _split(value: Any, inline_max: int, what: str) -> tuple[int, list[bytes] | None, Packed | None]:
-    """Length, and the items when they are small, else the packed list."""
+    """Length, and the items when they are small, else the packed list.
+
+    Raises:
+        TypeError: it is no list to map over; the same things are refused where the client maps over them.
+    """
+    if isinstance(value, str | bytes | bytearray):
+        raise TypeError(f"a {type(value).__name__} is not a list to map over")
+    if isinstance(value, set | frozenset):
+        raise TypeError(f"a {type(value).__name__} has no order to map in")
     length = len(value)
     split = dump_items(value, inline_max, what=what)
     return (length, None, split) if isinstance(split, Packed) else (length, split, None)
