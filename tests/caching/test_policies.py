@@ -254,3 +254,9 @@ def test_the_cluster_cache_is_for_pure_tasks() -> None:
     with pytest.raises(ValueError, match="'cluster' or None"):
         cs.task(lambda: 1, cache="disk", pure=True)
     assert cs.task(lambda: 1, cache="cluster", pure=True).cache == "cluster"
+
+
+def test_executors_load_it_without_grpc() -> None:
+    code = "import sys, cascade_dist.caching\nprint({'grpc', 'google.protobuf', 'redis'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -477,3 +478,40 @@ def test_the_command_explains(cluster_address: str, journal: Journal) -> None:
 
 
 ENVIRONMENT = {"PYTHONPATH": ":".join(sys.path)}
+
+
+def test_a_returned_target_is_looked_up_too(cluster: cs.Cluster, journal: Journal) -> None:
+    f = made("f")
+
+    @cs.task
+    def goes_on(path: str) -> Any:
+        return add_one(f(path, 41))
+
+    assert [cluster.run(goes_on(journal.path)) for _ in range(2)] == [42, 42]
+    assert journal.lines() == ["f"]
+
+
+def test_a_policy_is_asked_when_the_clusters_cache_has_nothing(cluster: cs.Cluster, journal: Journal) -> None:
+    f = made("f")
+    assert cluster.run(f(journal.path, 1).with_cache(Fixed("from the policy"))) == "from the policy"
+    assert cluster.run(f(journal.path, 1)) == 1, "what a policy has is not kept for the cluster"
+    assert cluster.run(f(journal.path, 1).with_cache(Fixed("from the policy"))) == 1
+    assert journal.lines() == ["f"]
+
+
+def test_the_time_that_a_policy_takes_is_not_the_tasks(cluster: cs.Cluster, journal: Journal) -> None:
+    class Slow:
+        async def check(self, task_id: str, inputs: Mapping[str, Any]) -> Any:
+            await asyncio.sleep(0.3)
+            return cs.MISS
+
+        async def save(self, task_id: str, inputs: Mapping[str, Any], output: Any) -> None:
+            await asyncio.sleep(0.3)
+
+    for call in (double(journal.path, 1), slowly(journal.path, 1)):
+        run = cluster.submit(call.with_cache(Slow()))
+        assert run.result(60) == 2
+        [duration] = [
+            event.duration for event in run.events() if isinstance(event, cs.events.TaskExecutionFinished)
+        ]
+        assert duration < 0.3

@@ -38,7 +38,7 @@ from cascade_worker.messages import (
     result_of,
     task_frame,
 )
-from cascade_worker.object_service import start_object_server
+from cascade_worker.object_service import reachable, start_object_server
 from cascade_worker.objects import Directories, ObjectStore
 from cascade_worker.session import FatalError, SchedulerLink
 from cascade_worker.shared_cache import SharedCache
@@ -171,7 +171,7 @@ class Worker:
         server, port = await start_object_server(
             self.store, self._config.host, self._config.auth, self._config.server_credentials
         )
-        self._object_address = f"{_reachable(self._config)}:{port}"
+        self._object_address = f"{reachable(self._config.host, self._config.addresses[0])}:{port}"
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._on_signal, signum)
         link = asyncio.create_task(self._link.run())
@@ -594,19 +594,3 @@ def _limits(config: WorkerConfig) -> Limits:
 def _ahead_credits(slots: int) -> int:
     """How many sync tasks to hold ahead: so many that tiny ones do not run out within a round trip."""
     return max(128, 64 * slots)
-
-
-def _reachable(config: WorkerConfig) -> str:
-    """The address under which others reach the object service."""
-    host = config.host
-    if host not in ("0.0.0.0", "::"):
-        return f"[{host}]" if ":" in host else host
-    family = socket.AF_INET6 if host == "::" else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        first = config.addresses[0]
-        try:
-            probe.connect((first.host, first.port))  # sends nothing; the kernel picks the way
-            found = str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostname()
-    return f"[{found}]" if ":" in found else found

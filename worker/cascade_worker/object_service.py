@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,10 +11,10 @@ import grpc
 import grpc.aio
 
 from cascade_dist.v1 import worker_pb2, worker_pb2_grpc
-from cascade_dist.wire import PAYLOAD_BYTES_MAX, TokenAuth, server_options
+from cascade_dist.wire import PAYLOAD_BYTES_MAX, Address, TokenAuth, server_options
 from cascade_worker.objects import ObjectStore
 
-__all__ = ["ObjectServicer", "start_object_server"]
+__all__ = ["ObjectServicer", "reachable", "start_object_server"]
 
 
 class ObjectServicer(worker_pb2_grpc.ObjectServiceServicer):
@@ -67,3 +68,22 @@ async def start_object_server(
         port = server.add_secure_port(address, credentials)
     await server.start()
     return server, port
+
+
+def reachable(host: str, scheduler: Address) -> str:
+    """The address under which others reach the service.
+
+    Args:
+        host: what it listens on.
+        scheduler: whoever is to reach it is on the way there.
+    """
+    if host not in ("0.0.0.0", "::"):
+        return f"[{host}]" if ":" in host else host
+    family = socket.AF_INET6 if host == "::" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((scheduler.host, scheduler.port))  # sends nothing; the kernel picks the way
+            found = str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+    return f"[{found}]" if ":" in found else found

@@ -193,12 +193,12 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     if books.settings.saves and run.parent is None:
         key = run.key(node)
         out.append(SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length))
-    if run.cached is not None:
+    if run.cached is not None and not report.cached:  # what a policy has need not be what the task makes
         cluster_cache.store(books, run, node, value)
     run.done += 1
     if node not in run.finished_once and not (run.root.quiet and node not in run.plan.tails):
         if report.cached:
-            books.tell(run, "TaskSkipped", node, reason=cluster_cache.CACHE_HIT)
+            books.tell(run, "TaskSkipped", node, reason=CACHE_HIT)
         else:
             _tell_done(books, attempt, report)
     if run.is_told(node) and not run.told_late and (whole or node not in run.finished_once):

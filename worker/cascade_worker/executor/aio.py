@@ -171,14 +171,14 @@ class AsyncExecutor:
         started = time.perf_counter_ns()
         args, kwargs = bench.arguments(task, step)
         if body.info.cache_policy or step is not None:
-            value = await self._begin(body, task.attempt, args, kwargs)
+            value = await self._begin(body, task, args, kwargs)
         else:
             value = body.func(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
         if task.attempt in self._cancelled:
             raise TaskCancelled("it was told to stop, and returned")
-        return bench.done(task, value, time.perf_counter_ns() - started)
+        return bench.done(task, value, time.perf_counter_ns() - started - task.aside_ns)
 
     async def _end_step(self, step: Step, raised: BaseException | None) -> None:
         """Tears down what was set up for a step, even when the attempt is cancelled meanwhile."""
@@ -188,20 +188,27 @@ class AsyncExecutor:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(work)
 
-    async def _begin(self, body: Body, attempt: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _begin(self, body: Body, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the caching policy has; else what the function returns, which the policy is told."""
         policy = self._bench.policies.of(body.info, body.func) if body.info.cache_policy else None
-        inputs = policy.inputs(args, kwargs) if policy else None
-        if policy is not None and inputs is not None:
-            hit = await policy.check(inputs)
-            if hit is not None:
-                return hit.value
-        self._say((BEGUN, attempt))
+        if policy is None:
+            self._say((BEGUN, task.attempt))
+            value = body.func(*args, **kwargs)
+            return await value if inspect.isawaitable(value) else value
+        began = time.perf_counter_ns()
+        inputs = policy.inputs(args, kwargs)
+        hit = await policy.check(inputs)
+        task.aside_ns = time.perf_counter_ns() - began
+        if hit is not None:
+            return hit.value
+        self._say((BEGUN, task.attempt))
         value = body.func(*args, **kwargs)
         if inspect.isawaitable(value):
             value = await value
-        if policy is not None and inputs is not None and attempt not in self._cancelled:
+        if task.attempt not in self._cancelled:
+            returned = time.perf_counter_ns()
             await policy.save(inputs, value)
+            task.aside_ns += time.perf_counter_ns() - returned
         return value
 
     def _speak_for(self, attempt: int) -> None:

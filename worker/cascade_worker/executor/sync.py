@@ -147,12 +147,12 @@ class SyncExecutor:
             return self._attempt_with_resources(task, body, step)
         args, kwargs = bench.arguments(task)
         if info.cache_policy:
-            value = self._begin(body, attempt, args, kwargs)
+            value = self._begin(body, task, args, kwargs)
         else:
             value = body.func(*args, **kwargs)
         if self._stopped:  # it swallowed the exception and returned in time
             raise TaskCancelled("it was told to stop, and returned")
-        return bench.done(task, value, time.perf_counter_ns() - started)
+        return bench.done(task, value, time.perf_counter_ns() - started - task.aside_ns)
 
     def _attempt_with_resources(self, task: Task, body: Body, step: Step) -> Frame:
         """The rest of an attempt. What is set up is torn down when its answer is there, or its failure."""
@@ -161,10 +161,10 @@ class SyncExecutor:
             complete(self._keeper.begin_step(step))
             args, kwargs = bench.arguments(task, step)
             started = time.perf_counter_ns()
-            value = self._begin(body, task.attempt, args, kwargs)
+            value = self._begin(body, task, args, kwargs)
             if self._stopped:
                 raise TaskCancelled("it was told to stop, and returned")
-            return bench.done(task, value, time.perf_counter_ns() - started)
+            return bench.done(task, value, time.perf_counter_ns() - started - task.aside_ns)
 
     def _end_step(self, step: Step, raised: BaseException | None) -> None:
         """Tears down what was set up for a step. Not to be called while a stop may interrupt."""
@@ -172,20 +172,24 @@ class SyncExecutor:
         error = raised.error if isinstance(raised, Unloadable) else raised
         complete(self._keeper.end_step(step, error))
 
-    def _begin(self, body: Body, attempt: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _begin(self, body: Body, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the caching policy has; else what the function returns, which the policy is told."""
         policy = self._bench.policies.of(body.info, body.func) if body.info.cache_policy else None
         if policy is None:
-            self._speaker.say((BEGUN, attempt))
+            self._speaker.say((BEGUN, task.attempt))
             return body.func(*args, **kwargs)
+        began = time.perf_counter_ns()
         inputs = policy.inputs(args, kwargs)
         hit = self._policies.run(policy.check(inputs))
+        task.aside_ns = time.perf_counter_ns() - began
         if hit is not None:
             return hit.value
-        self._speaker.say((BEGUN, attempt))
+        self._speaker.say((BEGUN, task.attempt))
         value = body.func(*args, **kwargs)
         if not self._stopped:
+            returned = time.perf_counter_ns()
             self._policies.run(policy.save(inputs, value))
+            task.aside_ns += time.perf_counter_ns() - returned
         return value
 
     def _speak_for(self, attempt: int) -> None:

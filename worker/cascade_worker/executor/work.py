@@ -76,6 +76,7 @@ class Task:
 
     __slots__ = (
         "args",
+        "aside_ns",
         "attempt",
         "body",
         "flags",
@@ -107,6 +108,8 @@ class Task:
             self.more,
         ) = frame
         self.body: Body | None = None
+        self.aside_ns = 0
+        """Time that its caching policy took: no part of its duration."""
 
 
 class Workbench:
