@@ -159,9 +159,14 @@ def _place_class(books: Books, cls: AmountClass) -> None:
         room.placed(worker, ahead)
         placed = True
     if placed:
-        waits = head is not None and all(limit.permits(books.now) for limit in cls.limits)
+        waits = head is not None and not (asks and _is_held(books, cls))
         queues.moved(cls, books.now if waits else 0.0)
-        _starves_no_more(books, cls)
+        if books.reserved or books.kept is not None:
+            _starves_no_more(books, cls)
+
+
+def _is_held(books: Books, cls: AmountClass) -> bool:
+    return not all(limit.permits(books.now) for limit in cls.limits)
 
 
 def _may_go(books: Books, cls: AmountClass) -> bool:
