@@ -327,6 +327,13 @@ SCHEDULER = (
     Setting("closed", parse_bool, False, "an amount that no worker has now fails a submit at once"),
     Setting("infeasible_after", parse_duration, 60.0, "how long a node waits for an amount no worker has"),
     Setting("pool", parse_amounts, None, "cluster-wide amounts"),
+    Setting(
+        "fast_loops",
+        parse_bool,
+        True,
+        "whether workers may go on with loops by themselves",
+        ("CASCADE_FAST_LOOPS",),
+    ),
     Setting("solver", _text, "native", "who orders graphs: native, csp, or an installed one"),
     Setting("solver_timeout", parse_duration, 5.0, "how long a solver may take for one graph"),
 )

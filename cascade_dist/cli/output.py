@@ -83,6 +83,7 @@ def print_status(status: ClusterStatus) -> None:
         ("runs", f"{status.runs_active} active"),
         ("nodes", f"{status.nodes_running} running, {status.nodes_ready} ready"),
         ("plans", f"{status.plans_solved} solved, {status.plans_hit} found"),
+        ("loops", f"{status.loop_steps} steps, {status.leases} leases"),
     ]
     if status.pools:
         rows.insert(5, ("pools", f"free {_amounts(status.pools, status.pools_free)}"))

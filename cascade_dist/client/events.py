@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Event",
     "LogLine",
+    "LoopProgress",
     "ResourceAcquired",
     "ResourceReleased",
     "RunFinished",
@@ -186,6 +187,16 @@ class ResourceReleased(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class LoopProgress(Event):
+    """A run that goes on as what its task returns has come so far; told once a second at most.
+
+    Steps that come fast have no events of their own beside this one.
+    """
+
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine(TaskEvent):
     """A line that a task wrote; ``stream`` is ``stdout`` or ``stderr``."""
 
@@ -230,6 +241,7 @@ _DECODERS: dict[str, Callable[[str, pb.Event], Event]] = {
     "ResourceReleased": lambda run, e: ResourceReleased(
         *_task(run, e), e.resource, e.reason, seconds(e.duration), e.worker
     ),
+    "LoopProgress": lambda run, e: LoopProgress(*_head(run, e), e.iterations),
     "LogLine": lambda run, e: LogLine(*_task(run, e), STREAMS[e.stream], e.text, e.worker),
 }
 

@@ -275,6 +275,8 @@ class ClusterStatus(_Record):
         nodes_running: nodes on workers.
         plans_solved: plans made.
         plans_hit: plans found in the cache.
+        leases: loops that were left to workers.
+        loop_steps: steps of loops.
         pools: what all nodes of the cluster share, by name.
         pools_free: what of it is free.
     """
@@ -293,6 +295,8 @@ class ClusterStatus(_Record):
     nodes_running: int = 0
     plans_solved: int = 0
     plans_hit: int = 0
+    leases: int = 0
+    loop_steps: int = 0
     pools: Mapping[str, float] = field(default_factory=dict)
     pools_free: Mapping[str, float] = field(default_factory=dict)
 
@@ -320,6 +324,8 @@ def decode_status(message: pb.GetStatusResponse) -> ClusterStatus:
         message.nodes_running,
         message.plans_solved,
         message.plans_hit,
+        message.leases,
+        message.loop_steps,
         amounts_of(message.pools),
         amounts_of(message.pools_free),
     )

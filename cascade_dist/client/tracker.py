@@ -212,7 +212,7 @@ class Tracker:
                 self._end(RunStatus.SUCCEEDED, value)
 
     def _end_without_value(self, finish: pb.RunFinish) -> None:
-        if finish.skip_reason == SEQUENCE_SKIPPED:
+        if finish.skip_reason == SEQUENCE_SKIPPED and finish.state == pb.RUN_STATE_SUCCEEDED:
             self._end(RunStatus.SUCCEEDED, None)
             return
         label = self.run.name or self.run.id

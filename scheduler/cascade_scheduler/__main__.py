@@ -50,6 +50,7 @@ __all__ = ["main"]
 CONFIGURED = (
     *("host", "port", "state", "token_file", "tls_cert", "tls_key", "tls_ca", "closed"),
     *("infeasible_after", "blob_dir", "log_level", "log_format", "solver", "solver_timeout"),
+    "fast_loops",
 )
 """Arguments that files and the environment may also give."""
 HEARTBEAT_PERIOD_MIN = 0.01
@@ -135,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         help="silence after which a worker is lost (20s)",
     )
     add("--cancel-grace", type=_DURATION, default=5.0, help="what user code gets to end in (default 5s)")
+    add(
+        "--fast-loops",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="workers go on with loops by themselves, and say how far they are (default)",
+    )
     add("--solver", help="who orders graphs: native (default), csp, or one that a package has installed")
     add("--solver-timeout", help="how long another solver than native may take for one graph (default 5s)")
     add("--drain-timeout", type=_DURATION, default=30.0, help="what runs get to end in at SIGTERM (30s)")
@@ -213,6 +220,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
             graph_nodes_max=arguments.graph_nodes_max,
             runs_kept=arguments.runs_kept,
             pools=tuple((config["pool"] or {}).items()),
+            fast_loops=config["fast_loops"],
         ),
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
         times=times,

@@ -209,6 +209,7 @@ class Hub:
                 known=command.known,
                 release=command.release,
                 warnings=warnings,
+                fast_loops=self.core.settings.fast_loops,
             )
         )
 

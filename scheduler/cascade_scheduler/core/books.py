@@ -57,6 +57,8 @@ class Settings(NamedTuple):
     """After how long a class that finds no room gets a worker kept free for it."""
     pools: tuple[tuple[str, int], ...] = ()
     """Amounts in micros that all nodes of the cluster share, whatever workers have."""
+    fast_loops: bool = True
+    """Workers may go on with loops by themselves."""
     saves: bool = True
     """Somebody keeps what is saved; without it nothing is said about that."""
 

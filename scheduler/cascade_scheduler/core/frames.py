@@ -214,9 +214,9 @@ def _step(books: Books, run: Run, steps: int) -> None:
     if books.now - loop.period_began >= PERIOD_SECONDS:
         if loop.period_began:
             tell_steps(books, root)
+        root.quiet = loop.period_steps > STEPS_TOLD_MAX  # a hot loop has told enough
         loop.period_began = books.now
         loop.period_steps = 0
-        root.quiet = False
     loop.period_steps += steps
     if loop.period_steps > STEPS_TOLD_MAX:
         root.quiet = True
@@ -320,12 +320,12 @@ def _take(books: Books, parent: Run, child: Run) -> None:
         parent.done += 1
         _discard(books, child)
         return
-    if child.state != "succeeded":
-        error = child.error or ErrorInfo("TaskCancelled", "a nested graph was stopped")
+    if child.state != "succeeded" or child.missing is not None:
+        error = child.error or runs.missing_error(child)
         _discard(books, child)
-        nodes.fail(books, parent, node, error)
-        if parent.error is error and child.failed_task:
-            parent.failed_task = child.failed_task
+        if parent.error is None:
+            parent.missing = child.missing
+        nodes.fail(books, parent, node, error, child.failed_task)
         return
     target = child.resolve(child.graph.target)
     value = child.values.get(target)

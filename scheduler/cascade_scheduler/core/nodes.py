@@ -308,15 +308,15 @@ def _expand(books: Books, run: Run, node: int) -> bool:
     return True
 
 
-def fail(books: Books, run: Run, node: int, error: ErrorInfo) -> None:
-    """A node has failed for good."""
+def fail(books: Books, run: Run, node: int, error: ErrorInfo, task: str = "") -> None:
+    """A node has failed for good; `task` names the one that did, when that is a node of a nested frame."""
     run.status[node] = FAILED
     run.failed += 1
     let_go_indirect(books, run, node)
     _let_go_inputs(books, run, node)
     if run.error is None:
         run.error = error
-        run.failed_task = run.task(node)
+        run.failed_task = task or run.task(node)
     if run.state == "running" and run.on_failure == "cancel":
         runs.stop(books, run)
 

@@ -124,6 +124,7 @@ class Run:
         "loop",
         "losses",
         "map_left",
+        "missing",
         "name",
         "nested",
         "nested_nodes",
@@ -200,6 +201,8 @@ class Run:
         self.vtime = 0.0
         self.error: ErrorInfo | None = None
         self.failed_task = ""
+        self.missing: tuple[str, int, str] | None = None
+        """Why there is no value, when that is so because of a skip: reason, source and its name."""
         self.retried = 0
         self.lanes: dict[AmountClass, object] = {}
         self.lay_out(graph, plan)

@@ -18,6 +18,7 @@ from cascade_scheduler.core.values import ErrorInfo
 __all__ = [
     "abort",
     "end",
+    "missing_error",
     "on_cancel_requested",
     "on_forgotten",
     "on_submitted",
@@ -120,7 +121,6 @@ def end(books: Books, run: Run) -> None:
     target = run.graph.target
     skip = run.skips.get(target)
     error = run.error
-    skip_reason, skipped_node, dependency = "", 0, ""
     if error is not None:
         run.state = "failed"
     elif run.state == "cancelling":
@@ -128,15 +128,12 @@ def end(books: Books, run: Run) -> None:
     elif skip is None:
         run.state = "succeeded"
     else:
-        skip_reason, skipped_node, dependency = skip.reason, skip.source, run.task(skip.source)
+        run.missing = (skip.reason, skip.source, run.task(skip.source))
         if skip.reason == flow.SKIPPED_SEQUENCE:
             run.state = "succeeded"  # a step that was skipped ends its sequence without a value
         else:
             run.state = "failed"
-            message = (
-                f"{run.task(target)!r} has no value because it was skipped ({skip.reason}, by {dependency!r})"
-            )
-            error = run.error = ErrorInfo("DependencyMissingError", message)
+            error = run.error = missing_error(run)
     run.ended = books.now
     if run.parent is not None:
         _shed(books, run)
@@ -151,12 +148,17 @@ def end(books: Books, run: Run) -> None:
     status = {"succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled"}[run.state]
     books.tell(run, "RunFinished", status=status, error=told, duration=duration)
     books.out.append(SaveOutcome(run.run_id, run.state, told))
-    books.out.append(
-        RunEnded(
-            run.run_id, run.state, error, run.failed_task, skip_reason, skipped_node, dependency, duration
-        )
-    )
+    why = run.missing or ("", 0, "")
+    books.out.append(RunEnded(run.run_id, run.state, error, run.failed_task, *why, duration))
     _shed(books, run)
+
+
+def missing_error(run: Run) -> ErrorInfo:
+    """Says why a run, or a nested frame, whose target was skipped has no value."""
+    assert run.missing is not None
+    reason, _, dependency = run.missing
+    told = f"{run.task(run.graph.target)!r} has no value because it was skipped ({reason}, by {dependency!r})"
+    return ErrorInfo("DependencyMissingError", told)
 
 
 def _shed(books: Books, run: Run) -> None:
