@@ -235,3 +235,14 @@ class Sim:
     def ended(self) -> c.RunEnded:
         [end] = self.of(c.RunEnded)
         return end
+
+
+def skips(sim: Sim) -> list[tuple[str, str]]:
+    """What users were told was skipped, and why."""
+    return [(s.task, s.reason) for s in sim.events("TaskSkipped")]
+
+
+def observe(sim: Sim, **facts: object) -> None:
+    """Answers the one attempt that only observes."""
+    [assign] = [a for a in sim.open.values() if a.observe_only]
+    sim.report(e.AttemptDone(assign.attempt, b"", **facts))  # type: ignore[arg-type]

@@ -1,18 +1,16 @@
-"""Routers, stages that let values pass, literals: what goes, what waits, what nobody needs any more."""
+"""Routers: what goes, what waits, what nobody needs any more."""
 
 from __future__ import annotations
 
 import pytest
 
 from cascade_scheduler.core import commands as c
-from cascade_scheduler.core import events as e
-from cascade_scheduler.core import flow, views
+from cascade_scheduler.core import views
 from cascade_scheduler.core.graph import EdgeKind, GraphInvalid, NodeKind, Spec
 from cascade_scheduler.core.plans import solve
-from cascade_scheduler.core.run import SKIPPED, WAITING
-from cascade_scheduler.core.values import ErrorInfo, ObjectValue
+from cascade_scheduler.core.values import ErrorInfo
 
-from .harness import GraphMaker, Sim
+from .harness import GraphMaker, Sim, observe, skips
 
 
 @pytest.fixture
@@ -20,19 +18,6 @@ def sim() -> Sim:
     sim = Sim()
     sim.worker("w1", cpu=8)
     return sim
-
-
-def skips(sim: Sim) -> list[tuple[str, str]]:
-    return [(s.task, s.reason) for s in sim.events("TaskSkipped")]
-
-
-def observe(sim: Sim, **facts: object) -> None:
-    """Answers the one attempt that only observes."""
-    [assign] = [a for a in sim.open.values() if a.observe_only]
-    sim.report(e.AttemptDone(assign.attempt, b"", **facts))  # type: ignore[arg-type]
-
-
-# --- routers -------------------------------------------------------------------------------------
 
 
 def test_s33_the_consumer_gets_the_value_of_the_chosen_route(sim: Sim) -> None:
@@ -348,362 +333,19 @@ def test_thousands_of_nested_routers_choose_without_recursion() -> None:
     assert sim.one("consumer").inputs == (b"of base",)
 
 
-# --- stages that let values pass -----------------------------------------------------------------
-
-
-def pipeline(make: GraphMaker, *conditions: int | None) -> list[int]:
-    """Stages, each fed with the last; those with a condition."""
-    last = make.literal(b"initial")
-    stages = []
-    for number, condition in enumerate(conditions):
-        last = make.call(f"stage{number}", last, run_if=condition, passthrough=True)
-        stages.append(last)
-    return stages
-
-
-def test_s31_a_skipped_stage_lets_its_input_pass(sim: Sim) -> None:
+def test_values_are_found_behind_routers_for_whoever_fetches_them(sim: Sim) -> None:
     make = GraphMaker()
-    never = make.call("never")
-    pipeline(make, None, never, None)
-    sim.submit(make.graph())
-    sim.done("never", truth=False)
-    assert sim.one("stage0").inputs == (b"initial",)
-    sim.done("stage0", b"of stage0")
-    assert skips(sim) == [("stage1", "ConditionFalse")]
-    assert sim.one("stage2").inputs == (b"of stage0",)
-    sim.done("stage2")
-    assert sim.ended.state == "succeeded"
-
-
-def test_an_initial_literal_passes_through_any_number_of_skipped_stages() -> None:
-    make = GraphMaker()
-    never, last = make.call("never"), make.literal(b"initial")
-    for _ in range(10_000):
-        last = make.call("stage", last, run_if=never, passthrough=True)
-    make.call("consumer", last)
-    sim = Sim()
-    sim.worker("w1")
-    sim.submit(make.graph())
-    sim.done("never", truth=False)
-    assert len(skips(sim)) == 10_000
-    assert sim.one("consumer").inputs == (b"initial",)
-
-
-def test_s32_who_asked_for_a_skipped_node_gets_no_other_value(sim: Sim) -> None:
-    make = GraphMaker()
-    never, x, y = make.call("never"), make.call("x"), make.call("y")
-    f = make.call("f", x, y, run_if=never)
-    make.call("g", f)
-    sim.submit(make.graph())
-    sim.done("x")
-    sim.done("y")
-    sim.done("never", truth=False)
-    assert skips(sim) == [("f", "ConditionFalse"), ("g", "UpstreamSkipped_Data")]
-
-
-def test_conditions_and_order_see_the_skip_of_a_stage(sim: Sim) -> None:
-    make = GraphMaker()
-    never = make.call("never")
-    [stage] = pipeline(make, never)
-    make.gather(make.call("if", run_if=stage), make.call("after", after=[stage]), make.call("of", stage))
-    sim.submit(make.graph())
-    sim.done("never", truth=False)
-    sim.done("of")
-    reasons = dict(skips(sim))
-    assert reasons.pop("gather") == "UpstreamSkipped_Data"
-    assert reasons == {
-        "stage0": "ConditionFalse",
-        "if": "UpstreamSkipped_Condition",
-        "after": "UpstreamSkipped_Sequence",
-    }
-    assert sim.ended.state == "failed"
-
-
-def test_a_stage_lets_pass_only_its_first_input(sim: Sim) -> None:
-    make = GraphMaker()
-    never = make.call("never")
-    x, y = make.call("x", run_if=never), make.call("y")
-    stage = make.call("stage", x, y, passthrough=True)
-    make.call("consumer", stage)
-    sim.submit(make.graph())
-    sim.done("y")
-    sim.done("never", truth=False)
-    assert skips(sim)[1:] == [("stage", "UpstreamSkipped_Data"), ("consumer", "UpstreamSkipped_Data")]
-
-
-def test_a_skipped_target_lets_nothing_pass(sim: Sim) -> None:
-    make = GraphMaker()
-    pipeline(make, make.call("never"))
-    sim.submit(make.graph())
-    sim.done("never", truth=False)
-    assert (sim.ended.state, sim.ended.skip_reason) == ("failed", "ConditionFalse")
-
-
-def test_a_router_may_choose_a_stage_that_is_skipped(sim: Sim) -> None:
-    make = GraphMaker()
-    never, selector, source = make.call("never"), make.call("selector"), make.call("source")
-    stage = make.call("stage", source, run_if=never, passthrough=True)
-    make.router(selector, stage)
+    selector, literal = make.call("selector"), make.literal(b"plain")
+    router = make.router(selector, literal)
+    make.call("consumer", make.gather(router))
     sim.submit(make.graph())
     sim.done("selector", routes=(0,))
-    assert sim.one("source").publish
-    assert sim.one("source").tail
-    sim.done("never", truth=False)
-    sim.done("source", b"passes")
-    assert sim.ended.state == "succeeded"
-    assert views.target_tree(sim.core.runs["r"]) == source
-
-
-# --- values that nobody observed -----------------------------------------------------------------
-
-
-def test_a_literal_as_a_selector_is_observed_by_an_attempt_of_its_own(sim: Sim) -> None:
-    make = GraphMaker()
-    selector, a, b = make.literal(b"sel"), make.call("a"), make.call("b")
-    make.call("consumer", make.router(selector, a, b))
-    sim.submit(make.graph())
-    [assign] = sim.open.values()
-    assert (assign.observe_only, assign.observe, assign.inputs) == (True, 4, (b"sel",))
-    assert (assign.function, assign.args, assign.spec.amounts) == (b"", b"", ())
-    assert assign.route_keys == (b"keys of 3",)
-    sim.turn(e.WorkerReported("w1", started=(assign.attempt,)))
-    observe(sim, routes=(1,))
-    sim.done("b")
-    sim.done("consumer")
-    assert [record.task for record in sim.events("TaskExecutionStarted")] == ["b", "consumer"]
-    assert sim.ended.state == "succeeded"
-
-
-def test_an_observation_survives_its_worker(sim: Sim) -> None:
-    make = GraphMaker()
-    make.call("action", run_if=make.literal())
-    sim.submit(make.graph())
-    [first] = sim.open.values()
-    sim.lose_worker("w1")
-    assert not sim.open
-    sim.worker("w2")
-    [second] = sim.open.values()
-    assert second.attempt != first.attempt
-    assert second.worker == "w2"
-    observe(sim, truth=False)
-    assert skips(sim) == [("action", "ConditionFalse")]
-
-
-def test_an_observation_that_is_lost_again_and_again_fails_the_consumer(sim: Sim) -> None:
-    make = GraphMaker()
-    make.call("action", run_if=make.literal())
-    sim.submit(make.graph())
-    for _ in range(3):
-        [assign] = sim.open.values()
-        sim.report(e.AttemptLost(assign.attempt, "killed"))
-    assert sim.ended.failed_task == "action"
-    assert sim.ended.error is not None
-    assert sim.ended.error.type == "TaskLostError"
-
-
-def test_an_observation_that_raises_fails_the_consumer(sim: Sim) -> None:
-    make = GraphMaker()
-    make.call("action", run_if=make.literal())
-    sim.submit(make.graph())
-    error = ErrorInfo("ValueError", "ambiguous")
-    observe(sim, observe_error=error)
-    assert (sim.ended.failed_task, sim.ended.error) == ("action", error)
-
-
-def test_an_observation_is_stopped_with_its_run(sim: Sim) -> None:
-    make = GraphMaker()
-    make.call("action", run_if=make.literal())
-    sim.submit(make.graph())
-    [assign] = sim.open.values()
-    assert sim.turn(e.RunCancelRequested("r")) == [c.CancelAttempt("w1", assign.attempt)]
-    assert not sim.of(c.RunEnded)
-    sim.report(e.AttemptCancelled(assign.attempt))
-    assert sim.ended.state == "cancelled"
-
-
-def test_a_literal_as_the_target(sim: Sim) -> None:
-    make = GraphMaker()
-    make.literal(b"42")
-    sim.submit(make.graph())
-    assert sim.ended.state == "succeeded"
-    assert views.target_tree(sim.core.runs["r"]) == views.TreeCompound(b"42", ())
-
-
-def test_a_condition_that_could_not_be_observed_is_missing(sim: Sim) -> None:
-    make = GraphMaker()
-    make.call("action", run_if=make.call("cond"))
-    sim.submit(make.graph())
-    sim.done("cond")
-    assert skips(sim) == [("action", "ConditionMissing")]
-
-
-# --- values that are lost ------------------------------------------------------------------------
-
-
-def large(sim: Sim, name: str) -> ObjectValue:
-    assign = sim.one(name)
-    return ObjectValue(assign.attempt, 1 << 20, assign.worker, f"{assign.worker}:1")
-
-
-def test_a_chosen_value_that_is_lost_is_made_again_and_nothing_decided_anew(sim: Sim) -> None:
-    sim.worker("w2")
-    make = GraphMaker()
-    selector, a, b, slow = make.call("selector"), make.call("a"), make.call("b"), make.call("slow")
-    make.call("consumer", make.router(selector, a, b), slow)
-    sim.submit(make.graph())
-    sim.done("selector", routes=(0,))
-    made = large(sim, "a")
-    sim.done("a", made)
-    sim.lose_worker(made.worker)
-    assert sorted(sim.assigned) == ["a", "slow"]
-    sim.done("slow")
-    assert sim.assigned == ["a"]
-    sim.done("a", b"again")
-    assert sim.one("consumer").inputs == (b"again", b"v")
-    sim.done("consumer")
-    assert sim.executed == ["selector", "a", "slow", "a", "consumer"]
-    assert skips(sim) == [("b", "Pruned")]
-
-
-def test_what_passed_a_skipped_stage_and_is_lost_is_made_again(sim: Sim) -> None:
-    sim.worker("w2")
-    make = GraphMaker()
-    never, source, slow = make.call("never"), make.call("source"), make.call("slow")
-    stage = make.call("stage", source, run_if=never, passthrough=True)
-    make.call("consumer", stage, slow)
-    sim.submit(make.graph())
-    sim.done("never", truth=False)
-    made = large(sim, "source")
-    sim.done("source", made)
-    assert sim.core.runs["r"].status[stage] == SKIPPED
-    sim.lose_worker(made.worker)
-    assert sim.core.runs["r"].status[stage] == WAITING
-    sim.done("slow")
-    sim.done("source", b"again")
-    assert sim.one("consumer").inputs == (b"again", b"v")
-    assert len(skips(sim)) == len(sim.of(c.SaveSkip)) == 1
-
-
-def test_values_that_only_unchosen_routes_needed_are_let_go(sim: Sim) -> None:
-    make = GraphMaker()
-    selector, shared, a = make.call("selector"), make.call("shared"), make.call("a")
-    b = make.call("b", shared)
-    make.call("consumer", make.router(selector, a, b), make.call("other", shared))
-    sim.submit(make.graph())
-    made = large(sim, "shared")
-    sim.done("shared", made)
-    sim.done("other")
-    assert not sim.of(c.ReleaseObject), "a branch may still need it"
-    sim.done("selector", routes=(0,))
-    assert sim.of(c.ReleaseObject) == [c.ReleaseObject("w1", made.attempt)]
-
-
-# --- lazy amounts, waits, recvs ------------------------------------------------------------------
-
-
-def test_a_lazy_amount_is_observed_and_overlays_the_spec(sim: Sim) -> None:
-    make = GraphMaker()
-    size, quick = make.call("size"), make.call("quick")
-    task = make.call("task", quick, lazy={"memory_gb": size}, amounts=(("cpu", 1_000_000), ("memory_gb", 1)))
-    sim.submit(make.graph())
-    assert sim.one("size").observe == 8
     run = sim.core.runs["r"]
-    sim.done("size", amount=0)
-    sim.done("quick")
-    assert flow.amounts(run, task) == (("cpu", 1_000_000), ("memory_gb", 0))
-    assert flow.amounts(run, size) == (("cpu", 1_000_000),)
-
-
-@pytest.mark.parametrize(
-    ("facts", "told"),
-    [
-        ({"amount": -500_000}, "is -0.5; it must not be negative"),
-        ({"observe_error": ErrorInfo("TypeError", "'x' is no number")}, "is no number"),
-    ],
-)
-def test_an_amount_that_is_none_fails_the_consumer(sim: Sim, facts: dict[str, object], told: str) -> None:
-    make = GraphMaker()
-    make.call("task", lazy={"cpu": make.call("size")})
-    sim.submit(make.graph())
-    sim.done("size", **facts)  # type: ignore[arg-type]
-    assert sim.ended.failed_task == "task"
-    assert sim.ended.error is not None
-    assert sim.ended.error.type == "ValueError"
-    assert "the amount 'cpu' of 'task' is the value of 'size'" in sim.ended.error.message
-    assert told in sim.ended.error.message
-
-
-def test_s97_a_wait_passes_by_itself(sim: Sim) -> None:
-    make = GraphMaker()
-    wait, quick = make.wait(10.0), make.call("quick")
-    make.call("consumer", wait, quick)
-    sim.submit(make.graph())
-    assert sim.core.next_wakeup == sim.now + 10.0
-    sim.done("quick")
-    sim.after(9.9)
-    assert not sim.open
-    sim.after(0.2)
-    assert sim.one("consumer").inputs == (b"\x80\x05N.", b"v")
-
-
-def test_a_lazy_wait_begins_when_its_delay_is_known(sim: Sim) -> None:
-    make = GraphMaker()
-    make.wait(lazy=make.call("delay"))
-    sim.submit(make.graph())
-    sim.after(100.0)
-    sim.done("delay", amount=2_500_000)
-    assert sim.core.next_wakeup == sim.now + 2.5
-    sim.after(2.5)
-    assert sim.ended.state == "succeeded"
-    assert views.target_tree(sim.core.runs["r"]) == views.TreeCompound(b"\x80\x05N.", ())
-
-
-def test_s83_a_recv_waits_for_a_message(sim: Sim) -> None:
-    make = GraphMaker()
-    make.call("consumer", make.wait(topic="a/b"))
-    sim.submit(make.graph())
-    assert sim.core.next_wakeup is None
-    sim.turn(e.MessageArrived("a/c", b"no"))
-    assert not sim.open
-    sim.turn(e.MessageArrived("a/b", b"yes"))
-    assert sim.one("consumer").inputs == (b"yes",), "passed on unread"
-    assert sim.of(c.SaveResult)[0].node == 0
-
-
-def test_s83_a_recv_fails_when_no_message_comes_in_time(sim: Sim) -> None:
-    make = GraphMaker()
-    make.wait(1.5, topic="a/b")
-    sim.submit(make.graph())
-    sim.after(1.6)
-    error = ErrorInfo("TimeoutError", "'recv' got no message on topic 'a/b' within 1.5 s")
-    assert sim.ended.error == error
-
-
-def test_a_retained_message_waits_for_those_who_come_later(sim: Sim) -> None:
-    sim.turn(e.MessageArrived("t", b"old", retained=True))
-    sim.turn(e.MessageArrived("t", b"new", retained=True))
-    make = GraphMaker()
-    make.wait(topic="t")
-    sim.submit(make.graph(), "first")
-    [end] = sim.of(c.RunEnded)
-    assert end.state == "succeeded"
-    assert views.target_tree(sim.core.runs["first"]) == views.TreeCompound(b"new", ())
-    sim.turn(e.MessageArrived("t", b"", retained=True))
-    sim.submit(make.graph(), "second")
-    assert sim.core.runs["second"].state == "running"
-    sim.turn(e.RunCancelRequested("second"))
-    assert not sim.core.listening
-    assert not sim.core.retained_bytes
-
-
-def test_retained_messages_are_bounded(sim: Sim) -> None:
-    for number in range(40):
-        sim.turn(e.MessageArrived(f"t{number}", bytes(1 << 20), retained=True))
-    assert sim.core.retained_bytes <= 16 << 20
-    assert list(sim.core.retained)[-1] == "t39"
-
-
-# --- columns that make no graph ------------------------------------------------------------------
+    assert views.single_value(run, run.resolve(router)) == b"plain"
+    assert views.single_value(run, 3) is None, "a list is made of others' values"
+    assert views.fetch_value(sim.core, "r", literal) is None, "it is no list"
+    template, values = views.fetch_value(sim.core, "r", 3) or (b"", iter(()))
+    assert (template, list(values)) == (b"template", [b"plain"])
 
 
 def bad(kind: NodeKind, *edges: tuple[int, EdgeKind], args: bytes = b"x", passthrough: bool = False) -> str:
@@ -738,18 +380,3 @@ def test_nodes_whose_edges_do_not_go_with_their_kind_are_refused() -> None:
     assert "is a wait without a delay" in bad(NodeKind.WAIT)
     assert "is a recv without a topic" in bad(NodeKind.RECV)
     assert "other edges than conditions" in bad(NodeKind.WAIT, data)
-
-
-def test_values_are_found_behind_routers_for_whoever_fetches_them(sim: Sim) -> None:
-    make = GraphMaker()
-    selector, literal = make.call("selector"), make.literal(b"plain")
-    router = make.router(selector, literal)
-    make.call("consumer", make.gather(router))
-    sim.submit(make.graph())
-    sim.done("selector", routes=(0,))
-    run = sim.core.runs["r"]
-    assert views.single_value(run, run.resolve(router)) == b"plain"
-    assert views.single_value(run, 3) is None, "a list is made of others' values"
-    assert views.fetch_value(sim.core, "r", literal) is None, "it is no list"
-    template, values = views.fetch_value(sim.core, "r", 3) or (b"", iter(()))
-    assert (template, list(values)) == (b"template", [b"plain"])
