@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cascade_dist as cs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +53,43 @@ class Journal:
 def journal(tmp_path: Path) -> Journal:
     """An empty journal."""
     return Journal(tmp_path / "journal")
+
+
+def note(path: str, word: Any) -> None:
+    """Adds a line to a journal."""
+    with open(path, "a") as file:
+        file.write(f"{word}\n")
+
+
+def _private_loops(fast: str) -> Iterator[cs.Cluster]:
+    os.environ["CASCADE_FAST_LOOPS"] = fast
+    try:
+        cluster = cs.connect(None, workers=2, slots=1)
+    finally:
+        del os.environ["CASCADE_FAST_LOOPS"]
+    with cluster:
+        yield cluster
+
+
+def _redis_loops(fast: str) -> Iterator[cs.Cluster]:
+    command = [sys.executable, str(ROOT / "scripts" / "cluster.py")]
+    environment = {**os.environ, "CASCADE_FAST_LOOPS": fast}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    try:
+        ready = next(line for line in process.stdout if line.startswith("ready "))
+        words = dict(word.split("=", 1) for word in ready.split()[1:])
+        with cs.connect(words["address"]) as cluster:
+            yield cluster
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session", params=["memory-fast", "memory-slow", "redis-fast", "redis-slow"])
+def loops(request: pytest.FixtureRequest) -> Iterator[cs.Cluster]:
+    """Two workers with one slot each, with the fast way of loops on or off."""
+    state, way = request.param.split("-")
+    make = _private_loops if state == "memory" else _redis_loops
+    yield from make("true" if way == "fast" else "false")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,58 +19,11 @@ import pytest
 
 import cascade_dist as cs
 
-from .conftest import Journal
+from .conftest import Journal, note
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60
-
-
-def _private(fast: str) -> Iterator[cs.Cluster]:
-    os.environ["CASCADE_FAST_LOOPS"] = fast
-    try:
-        cluster = cs.connect(None, workers=2, slots=1)
-    finally:
-        del os.environ["CASCADE_FAST_LOOPS"]
-    with cluster:
-        yield cluster
-
-
-def _on_redis(fast: str) -> Iterator[cs.Cluster]:
-    command = [sys.executable, str(ROOT / "scripts" / "cluster.py")]
-    environment = {**os.environ, "CASCADE_FAST_LOOPS": fast}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert process.stdout is not None
-        ready = next(line for line in process.stdout if line.startswith("ready "))
-        words = dict(word.split("=", 1) for word in ready.split()[1:])
-        with cs.connect(words["address"]) as cluster:
-            yield cluster
-    finally:
-        process.terminate()
-        process.wait(30)
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-@pytest.fixture(scope="module", params=["memory-fast", "memory-slow", "redis-fast", "redis-slow"])
-def cluster(request: pytest.FixtureRequest) -> Iterator[cs.Cluster]:
-    """Two workers with one slot each."""
-    state, fast = request.param.split("-")
-    make = _private if state == "memory" else _on_redis
-    yield from make("true" if fast == "fast" else "false")
-
-
-@pytest.fixture
-def fast(request: pytest.FixtureRequest) -> bool:
-    """Whether loops may go the fast way."""
-    return "fast" in request.node.callspec.id
-
-
-def note(path: str, word: Any) -> None:
-    with open(path, "a") as file:
-        file.write(f"{word}\n")
 
 
 # --- tail calls --------------------------------------------------------------------------------------
@@ -114,16 +65,16 @@ def total(xs: list[int]) -> int:
     return sum(xs)
 
 
-def test_s43_a_task_returns_itself_1500_times(cluster: cs.Cluster) -> None:
-    assert cluster.run(countdown(1500), timeout=TIMEOUT) == "Done"
+def test_s43_a_task_returns_itself_1500_times(loops: cs.Cluster) -> None:
+    assert loops.run(countdown(1500), timeout=TIMEOUT) == "Done"
 
 
-def test_s43_mutual_recursion_of_2000_steps(cluster: cs.Cluster) -> None:
-    assert cluster.run(is_even(2000), timeout=TIMEOUT) is True
+def test_s43_mutual_recursion_of_2000_steps(loops: cs.Cluster) -> None:
+    assert loops.run(is_even(2000), timeout=TIMEOUT) is True
 
 
-def test_a_coroutine_returns_itself(cluster: cs.Cluster) -> None:
-    assert cluster.run(countdown_async(300), timeout=TIMEOUT) == "Done"
+def test_a_coroutine_returns_itself(loops: cs.Cluster) -> None:
+    assert loops.run(countdown_async(300), timeout=TIMEOUT) == "Done"
 
 
 @cs.task
@@ -132,8 +83,8 @@ def collect(n: int, path: str, seen: Any = None) -> Any:
     return n if n == 0 else collect(n - 1, path, add(n, 1))
 
 
-def test_s44_every_iteration_makes_its_fresh_dependency_anew(cluster: cs.Cluster, journal: Journal) -> None:
-    assert cluster.run(collect(20, journal.path), timeout=TIMEOUT) == 0
+def test_s44_every_iteration_makes_its_fresh_dependency_anew(loops: cs.Cluster, journal: Journal) -> None:
+    assert loops.run(collect(20, journal.path), timeout=TIMEOUT) == 0
     assert journal.lines() == [str(n) for n in range(20, -1, -1)]
 
 
@@ -153,8 +104,8 @@ def plainly_changing(n: int, *values: int) -> int:
     return sum(values)
 
 
-def test_the_shape_may_change_from_step_to_step(cluster: cs.Cluster) -> None:
-    assert cluster.run(changing(30), timeout=TIMEOUT) == plainly_changing(30)
+def test_the_shape_may_change_from_step_to_step(loops: cs.Cluster) -> None:
+    assert loops.run(changing(30), timeout=TIMEOUT) == plainly_changing(30)
 
 
 @cs.task
@@ -169,13 +120,13 @@ def squares_of(xs: list[int], depth: int) -> Any:
     return xs
 
 
-def test_a_returned_map_is_the_value(cluster: cs.Cluster) -> None:
-    assert cluster.run(squares(5), timeout=TIMEOUT) == [0, 1, 4, 9, 16]
-    assert cluster.run(squares(0), timeout=TIMEOUT) == []
+def test_a_returned_map_is_the_value(loops: cs.Cluster) -> None:
+    assert loops.run(squares(5), timeout=TIMEOUT) == [0, 1, 4, 9, 16]
+    assert loops.run(squares(0), timeout=TIMEOUT) == []
 
 
-def test_a_map_is_an_argument_of_the_next_step(cluster: cs.Cluster) -> None:
-    assert cluster.run(squares_of([1, 2, 3], 3), timeout=TIMEOUT) == [1, 2**8, 3**8]
+def test_a_map_is_an_argument_of_the_next_step(loops: cs.Cluster) -> None:
+    assert loops.run(squares_of([1, 2, 3], 3), timeout=TIMEOUT) == [1, 2**8, 3**8]
 
 
 @cs.task
@@ -183,14 +134,14 @@ def routed(n: int) -> Any:
     return cs.Router(n % 3, {0: countdown(n), 1: routed(n - 1) if n > 1 else add(n, 0), 2: routed(n - 1)})
 
 
-def test_a_returned_router_goes_on_with_its_route(cluster: cs.Cluster) -> None:
-    assert cluster.run(routed(5), timeout=TIMEOUT) == "Done"
-    assert cluster.run(routed(1), timeout=TIMEOUT) == 1
+def test_a_returned_router_goes_on_with_its_route(loops: cs.Cluster) -> None:
+    assert loops.run(routed(5), timeout=TIMEOUT) == "Done"
+    assert loops.run(routed(1), timeout=TIMEOUT) == 1
 
 
-def test_a_router_as_target_may_choose_a_task_that_goes_on(cluster: cs.Cluster) -> None:
-    target = cs.Router(add(0, 1), {1: countdown(30), 2: add(1, 1)})
-    assert cluster.run(target, timeout=TIMEOUT) == "Done"
+def test_a_router_as_target_may_choose_a_task_that_goes_on(loops: cs.Cluster) -> None:
+    target: Any = cs.Router(add(0, 1), {1: countdown(30), 2: add(1, 1)})
+    assert loops.run(target, timeout=TIMEOUT) == "Done"
 
 
 @cs.task
@@ -203,10 +154,10 @@ def shout(n: int, name: str) -> Any:
     return f"hello {name}" if n == 0 else greet(n - 1)
 
 
-def test_returned_targets_see_the_params_of_the_run(cluster: cs.Cluster) -> None:
+def test_returned_targets_see_the_params_of_the_run(loops: cs.Cluster) -> None:
     target = cs.sequence([echo(cs.Param("name", default="nobody")), greet(3)])
-    assert cluster.run(target, params={"name": "Ada"}, timeout=TIMEOUT) == "hello Ada"
-    assert cluster.run(greet(2), timeout=TIMEOUT) == "hello nobody"
+    assert loops.run(target, params={"name": "Ada"}, timeout=TIMEOUT) == "hello Ada"
+    assert loops.run(greet(2), timeout=TIMEOUT) == "hello nobody"
 
 
 @cs.task
@@ -219,8 +170,8 @@ def echo(x: Any) -> Any:
     return x
 
 
-def test_the_environment_of_a_returned_target_is_the_workers(cluster: cs.Cluster) -> None:
-    assert cluster.run(environment(1), timeout=TIMEOUT)
+def test_the_environment_of_a_returned_target_is_the_workers(loops: cs.Cluster) -> None:
+    assert loops.run(environment(1), timeout=TIMEOUT)
 
 
 @cs.task
@@ -228,25 +179,25 @@ def grown(n: int, data: bytes) -> Any:
     return len(data) if n == 0 else grown(n - 1, data)
 
 
-def test_large_arguments_go_from_step_to_step(cluster: cs.Cluster) -> None:
-    assert cluster.run(grown(5, b"x" * 300_000), timeout=TIMEOUT) == 300_000
+def test_large_arguments_go_from_step_to_step(loops: cs.Cluster) -> None:
+    assert loops.run(grown(5, b"x" * 300_000), timeout=TIMEOUT) == 300_000
 
 
-def test_s46_a_shape_is_solved_once(cluster: cs.Cluster) -> None:
-    before = cluster.status()
+def test_s46_a_shape_is_solved_once(loops: cs.Cluster) -> None:
+    before = loops.status()
     for n in (40, 50, 60):
-        assert cluster.run(is_even(n), timeout=TIMEOUT) is True
-    after = cluster.status()
+        assert loops.run(is_even(n), timeout=TIMEOUT) is True
+    after = loops.status()
     assert after.plans_solved - before.plans_solved <= 2
     assert after.loop_steps - before.loop_steps == 150
 
 
 def test_s46_a_stable_loop_with_lazy_arguments_is_solved_twice_at_most(
-    cluster: cs.Cluster, journal: Journal
+    loops: cs.Cluster, journal: Journal
 ) -> None:
-    before = cluster.status()
-    assert cluster.run(collect(50, journal.path), timeout=TIMEOUT) == 0
-    after = cluster.status()
+    before = loops.status()
+    assert loops.run(collect(50, journal.path), timeout=TIMEOUT) == 0
+    after = loops.status()
     assert after.plans_solved - before.plans_solved <= 2
     assert after.plans_hit - before.plans_hit >= 49
 
@@ -263,8 +214,8 @@ def flaky(n: int, path: str) -> Any:
     return "Done" if n == 0 else flaky(n - 1, path)
 
 
-def test_retries_hold_at_each_step(cluster: cs.Cluster, journal: Journal) -> None:
-    run = cluster.submit(flaky(40, journal.path))
+def test_retries_hold_at_each_step(loops: cs.Cluster, journal: Journal) -> None:
+    run = loops.submit(flaky(40, journal.path))
     assert run.result(TIMEOUT) == "Done"
     counts = {n: journal.lines().count(str(n)) for n in range(41)}
     assert counts == {n: 3 if n % 10 == 5 else 1 for n in range(41)}
@@ -279,9 +230,9 @@ def breaks(n: int) -> Any:
     return breaks(n - 1)
 
 
-def test_a_step_that_raises_fails_the_run(cluster: cs.Cluster) -> None:
+def test_a_step_that_raises_fails_the_run(loops: cs.Cluster) -> None:
     with pytest.raises(ZeroDivisionError, match="at the end"):
-        cluster.run(breaks(120), timeout=TIMEOUT)
+        loops.run(breaks(120), timeout=TIMEOUT)
 
 
 @cs.task(timeout=1.0)
@@ -293,10 +244,10 @@ def sleeps_at(n: int, seconds: float) -> Any:
     return sleeps_at(n - 1, seconds)
 
 
-def test_a_timeout_is_of_each_step(cluster: cs.Cluster) -> None:
-    assert cluster.run(sleeps_at(80, 0.0), timeout=TIMEOUT) == "woke"
+def test_a_timeout_is_of_each_step(loops: cs.Cluster) -> None:
+    assert loops.run(sleeps_at(80, 0.0), timeout=TIMEOUT) == "woke"
     with pytest.raises(cs.TaskTimeoutError, match="longer than its timeout of 1 s"):
-        cluster.run(sleeps_at(5, 30.0), timeout=TIMEOUT)
+        loops.run(sleeps_at(5, 30.0), timeout=TIMEOUT)
 
 
 @cs.task
@@ -306,28 +257,28 @@ def endless(path: str) -> Any:
     return endless(path)
 
 
-def test_a_loop_without_end_is_cancelled(cluster: cs.Cluster, journal: Journal) -> None:
-    run = cluster.submit(endless(journal.path))
+def test_a_loop_without_end_is_cancelled(loops: cs.Cluster, journal: Journal) -> None:
+    run = loops.submit(endless(journal.path))
     while not journal.lines():
         time.sleep(0.02)
     time.sleep(0.3)
     run.cancel()
     with pytest.raises(BaseException):  # noqa: B017 - CancelledError of concurrent.futures
         run.result(TIMEOUT)
-    assert cluster.run(add(1, 2), timeout=TIMEOUT) == 3
-    assert cluster.status().runs_active == 0
+    assert loops.run(add(1, 2), timeout=TIMEOUT) == 3
+    assert loops.status().runs_active == 0
 
 
-def test_a_loop_leaves_room_for_others(cluster: cs.Cluster, tmp_path: Path) -> None:
+def test_a_loop_leaves_room_for_others(loops: cs.Cluster, tmp_path: Path) -> None:
     """Two loops without end take both slots; other work gets its turn all the same."""
-    runs = [cluster.submit(endless(str(tmp_path / f"loop{number}"))) for number in range(2)]
+    runs = [loops.submit(endless(str(tmp_path / f"loop{number}"))) for number in range(2)]
     try:
         for number in range(2):
             while not (tmp_path / f"loop{number}").exists():
                 time.sleep(0.02)
         time.sleep(0.3)
         for number in range(5):
-            assert cluster.run(add(number, 1), timeout=20) == number + 1
+            assert loops.run(add(number, 1), timeout=20) == number + 1
     finally:
         for run in runs:
             run.cancel()
@@ -343,8 +294,8 @@ def who(n: int, path: str) -> Any:
     return n if n == 0 else who(n - 1, path)
 
 
-def test_a_step_knows_who_it_is_and_what_it_prints_is_heard(cluster: cs.Cluster, journal: Journal) -> None:
-    run = cluster.submit(who(30, journal.path))
+def test_a_step_knows_who_it_is_and_what_it_prints_is_heard(loops: cs.Cluster, journal: Journal) -> None:
+    run = loops.submit(who(30, journal.path))
     assert run.result(TIMEOUT) == 0
     rows = [line.split("|") for line in journal.lines()]
     assert {row[0] for row in rows} == {run.id}
@@ -354,8 +305,8 @@ def test_a_step_knows_who_it_is_and_what_it_prints_is_heard(cluster: cs.Cluster,
     assert lines == [f"step {n}" for n in range(30, -1, -1)]
 
 
-def test_hot_loops_have_few_events_and_say_how_far_they_are(cluster: cs.Cluster) -> None:
-    run = cluster.submit(countdown(1500))
+def test_hot_loops_have_few_events_and_say_how_far_they_are(loops: cs.Cluster) -> None:
+    run = loops.submit(countdown(1500))
     assert run.result(TIMEOUT) == "Done"
     events = list(run.events())
     told = [event.iterations for event in events if isinstance(event, cs.events.LoopProgress)]
@@ -387,12 +338,6 @@ def uses(n: int, path: Any = cs.inject("loops_session")) -> Any:
     return "Done" if n == 0 else uses(n - 1)
 
 
-@cs.task
-def uses_and_jumps(n: int, path: Any = cs.inject("loops_session")) -> Any:
-    note(path, f"step{n}")
-    return cs.Jump("exit", "Done") if n == 0 else cs.Jump("continue", n - 1)
-
-
 def each_step_has_its_own(run_id: str, first: int) -> None:
     journal = resource_journal(run_id)
     words = journal.read_text().split()
@@ -401,18 +346,10 @@ def each_step_has_its_own(run_id: str, first: int) -> None:
     assert words == [word for step in steps for word in step]
 
 
-def test_s45_a_task_resource_is_released_before_the_next_step(cluster: cs.Cluster) -> None:
-    run = cluster.submit(uses(30))
+def test_s45_a_task_resource_is_released_before_the_next_step(loops: cs.Cluster) -> None:
+    run = loops.submit(uses(30))
     assert run.result(TIMEOUT) == "Done"
     each_step_has_its_own(run.id, 30)
-
-
-def test_s41_with_an_injected_resource(cluster: cs.Cluster) -> None:
-    start = uses_and_jumps(cs.Param("n"))
-    bound(start, **{"continue": start, "exit": None})
-    run = cluster.submit(start, params={"n": 3})
-    assert run.result(TIMEOUT) == "Done"
-    each_step_has_its_own(run.id, 3)
 
 
 # --- errors --------------------------------------------------------------------------------------------
@@ -443,33 +380,33 @@ def returns_many(n: int) -> Any:
     return square.map(x=[str(k) * 50 for k in range(n)])
 
 
-def test_a_lazy_value_of_another_node_than_the_target_is_an_error(cluster: cs.Cluster) -> None:
+def test_a_lazy_value_of_another_node_than_the_target_is_an_error(loops: cs.Cluster) -> None:
     with pytest.raises(cs.GraphError, match=r"task 'returns_lazy' returned a lazy value .*spawn=True"):
-        cluster.run(total([returns_lazy(), 1]), timeout=TIMEOUT)
+        loops.run(total([returns_lazy(), 1]), timeout=TIMEOUT)
 
 
-def test_a_list_with_lazy_values_is_an_error_that_names_the_task(cluster: cs.Cluster) -> None:
+def test_a_list_with_lazy_values_is_an_error_that_names_the_task(loops: cs.Cluster) -> None:
     with pytest.raises(cs.SerializationError, match="returns_list_of_lazies"):
-        cluster.run(returns_list_of_lazies(), timeout=TIMEOUT)
+        loops.run(returns_list_of_lazies(), timeout=TIMEOUT)
 
 
-def test_a_task_is_a_value_and_no_target(cluster: cs.Cluster) -> None:
-    assert isinstance(cluster.run(returns_a_task(), timeout=TIMEOUT), cs.Task)
+def test_a_task_is_a_value_and_no_target(loops: cs.Cluster) -> None:
+    assert isinstance(loops.run(returns_a_task(), timeout=TIMEOUT), cs.Task)
 
 
-def test_arguments_that_grow_are_warned_of_and_stopped(cluster: cs.Cluster) -> None:
-    run = cluster.submit(grows(b"x" * 400_000))
+def test_arguments_that_grow_are_warned_of_and_stopped(loops: cs.Cluster) -> None:
+    run = loops.submit(grows(b"x" * 400_000))
     with pytest.raises(cs.GraphTooLargeError, match=r"'grows' .* MiB of arguments, and the most is 64.0 MiB"):
         run.result(TIMEOUT)
     lines = [event.text for event in run.events() if isinstance(event, cs.events.LogLine)]
     assert any("MiB of arguments; if they grow" in line for line in lines)
 
 
-def test_a_returned_target_above_the_bound_is_refused_with_its_size(cluster: cs.Cluster) -> None:
+def test_a_returned_target_above_the_bound_is_refused_with_its_size(loops: cs.Cluster) -> None:
     with pytest.raises(
         cs.GraphTooLargeError, match=r"'returns_many' returned a target of .* nodes and .* MiB"
     ):
-        cluster.run(returns_many(20_000), timeout=TIMEOUT)
+        loops.run(returns_many(20_000), timeout=TIMEOUT)
 
 
 @cs.task
@@ -477,9 +414,9 @@ def needs_param() -> Any:
     return echo(cs.Param("no_such_param"))
 
 
-def test_a_returned_target_names_the_param_that_is_missing(cluster: cs.Cluster) -> None:
+def test_a_returned_target_names_the_param_that_is_missing(loops: cs.Cluster) -> None:
     with pytest.raises(cs.ParamMissingError, match="no_such_param"):
-        cluster.run(needs_param(), timeout=TIMEOUT)
+        loops.run(needs_param(), timeout=TIMEOUT)
 
 
 @cs.task
@@ -488,222 +425,12 @@ def needs_gpus() -> Any:
 
 
 def test_an_amount_that_cannot_be_had_fails_the_run_of_a_private_cluster(
-    cluster: cs.Cluster, request: pytest.FixtureRequest
+    loops: cs.Cluster, request: pytest.FixtureRequest
 ) -> None:
     if "redis" in request.node.callspec.id:
         pytest.skip("a cluster that was started by hand is open: the node waits")
     with pytest.raises(ValueError, match="cpu=1000"):
-        cluster.run(needs_gpus(), timeout=TIMEOUT)
-
-
-# --- jumps ---------------------------------------------------------------------------------------------
-
-
-@cs.task
-def counter(n: int, path: str = "") -> Any:
-    if path:
-        note(path, n)
-    return cs.Jump("exit", n) if n <= 0 else cs.Jump("continue", n - 1)
-
-
-@cs.task
-def stepper(n: int, path: str) -> Any:
-    note(path, n)
-    return cs.Jump("exit", "Done") if n == 0 else cs.Jump("continue", {"n": n - 1})
-
-
-@cs.task
-def noted(path: str, word: str, x: Any) -> Any:
-    note(path, word)
-    return x
-
-
-@cs.task
-def two(a: int, b: int, path: str) -> Any:
-    note(path, f"{a},{b}")
-    if a == 0:
-        return cs.Jump("end", b)
-    return cs.Jump("again", {"a": a - 1})
-
-
-def bound(source: Any, **routes: Any) -> Any:
-    return cs.bind(source, cs.select_jump({**routes}))
-
-
-def test_s40_a_counter_jumps_to_itself_until_it_exits(cluster: cs.Cluster) -> None:
-    start = counter(5)
-    bound(start, **{"continue": start, "exit": None})
-    assert cluster.run(start, timeout=TIMEOUT) == 0
-
-
-def test_s41_jump_data_replaces_the_param(cluster: cs.Cluster, journal: Journal) -> None:
-    start = stepper(cs.Param("n"), journal.path)
-    bound(start, **{"continue": start, "exit": None})
-    assert cluster.run(start, params={"n": 3}, timeout=TIMEOUT) == "Done"
-    assert journal.lines() == ["3", "2", "1", "0"]
-
-
-def test_s42_an_unknown_key_is_named_with_the_known_ones(cluster: cs.Cluster) -> None:
-    start = counter(5)
-    bound(start, other=start, exit=None)
-    with pytest.raises(cs.GraphError, match=r"'continue'.*'other', 'exit'"):
-        cluster.run(start, timeout=TIMEOUT)
-
-
-def test_s42_a_selector_with_an_exit_alone_ends_with_the_data(cluster: cs.Cluster) -> None:
-    assert cluster.run(bound(counter(0), exit=None), timeout=TIMEOUT) == 0
-
-
-def test_upstreams_of_replaced_parameters_alone_are_not_run_again(
-    cluster: cs.Cluster, journal: Journal
-) -> None:
-    start = two(noted(journal.path, "A", 2), noted(journal.path, "B", 7), journal.path)
-    bound(start, again=start, end=None)
-    assert cluster.run(start, timeout=TIMEOUT) == 7
-    words = journal.lines()
-    assert words.count("A") == 1
-    assert words.count("B") == 3, "the other argument is made anew for every step"
-    assert [word for word in words if "," in word] == ["2,7", "1,7", "0,7"]
-
-
-@cs.task
-def first(x: int) -> Any:
-    return cs.Jump("b", x + 1)
-
-
-@cs.task
-def second(y: int, z: int = 10) -> Any:
-    if y > 3:
-        return cs.Jump("end", (y, z))
-    return cs.Jump("a", None) if z > 100 else cs.Jump("b", {"y": y + 1, "z": z + 1})
-
-
-def test_overrides_do_not_add_up(cluster: cs.Cluster) -> None:
-    start, other = first(0), second(add(100, 100), add(5, 5))
-    selector = cs.select_jump({"a": start, "b": other, "end": None})
-    cs.bind(start, selector)
-    cs.bind(other, selector)
-    # 0 → b(y=1), z is 10 → b(y=2, z=11) → b(y=3, z=12) → b(y=4, z=13) → the end
-    assert cluster.run(start, timeout=TIMEOUT) == (4, 13)
-
-
-def test_what_only_jumps_reach_does_not_run_before(cluster: cs.Cluster, journal: Journal) -> None:
-    start = counter(1)
-    other = noted(journal.path, "other", 1)
-    bound(start, **{"continue": add(other, 41), "exit": None})
-    assert cluster.run(bound(counter(0), exit=None, other=other), timeout=TIMEOUT) == 0
-    assert journal.lines() == []
-    assert cluster.run(start, timeout=TIMEOUT) == 41 + 0
-
-
-def test_a_jump_to_a_name_that_there_is_not_is_an_error(cluster: cs.Cluster) -> None:
-    @cs.task
-    def jumps() -> Any:
-        return cs.Jump("on", {"nope": 1})
-
-    with pytest.raises(cs.GraphError, match=r"'nope'.*'a', 'b'"):
-        cluster.run(bound(jumps(), on=add(1, 2)), timeout=TIMEOUT)
-
-
-def test_a_jump_without_a_selector_is_an_error_with_the_remedy(cluster: cs.Cluster) -> None:
-    with pytest.raises(cs.GraphError, match=r"bound to no selector.*cs\.bind"):
-        cluster.run(counter(1), timeout=TIMEOUT)
-
-
-# --- nested graphs -------------------------------------------------------------------------------------
-
-
-@cs.task(spawn=True)
-def factorial(n: int) -> Any:
-    return 1 if n <= 1 else multiply(n, factorial(n - 1))
-
-
-@cs.task
-def multiply(a: int, b: int) -> int:
-    return a * b
-
-
-@cs.task(spawn=True)
-def spawned_squares(n: int) -> Any:
-    return square.map(x=list(range(n)))
-
-
-@cs.task(spawn=True)
-def spawned_loop(n: int) -> Any:
-    return countdown(n)
-
-
-@cs.task(spawn=True)
-def spawned_failure() -> Any:
-    return breaks(2)
-
-
-@cs.task(spawn=True)
-def spawned_skip() -> Any:
-    return add(1, 2).run_if(False)
-
-
-@cs.task(spawn=True)
-def spawned_endless(path: str) -> Any:
-    return echo([spawned_pair(path), endless(path)])
-
-
-@cs.task(spawn=True)
-def spawned_pair(path: str) -> Any:
-    return echo([endless(path), endless(path)])
-
-
-@cs.task(spawn=True)
-def spawned_flag(x: bool) -> Any:
-    return echo(x)
-
-
-def test_a_nested_graph_takes_the_place_of_its_node(cluster: cs.Cluster) -> None:
-    assert cluster.run(add(factorial(6), 1), timeout=TIMEOUT) == 721
-    assert cluster.run(factorial(5), timeout=TIMEOUT) == 120, "a target goes on with it instead"
-
-
-def test_nested_graphs_in_containers_maps_and_conditions(cluster: cs.Cluster) -> None:
-    assert cluster.run([factorial(3), spawned_squares(3)], timeout=TIMEOUT) == [6, [0, 1, 4]]
-    assert cluster.run(factorial.map(n=[1, 2, 3, 4]), timeout=TIMEOUT) == [1, 2, 6, 24]
-    assert cluster.run(total(spawned_squares(4)), timeout=TIMEOUT) == 14
-    assert cluster.run(total(square.map(x=spawned_squares(3))), timeout=TIMEOUT) == 17
-    assert cluster.run(add(1, 2).run_if(spawned_flag(True)), timeout=TIMEOUT) == 3
-    with pytest.raises(cs.DependencyMissingError):
-        cluster.run(add(1, 2).run_if(spawned_flag(False)), timeout=TIMEOUT)
-    routed_by = cs.Router(spawned_flag(True), {True: add(1, 1), False: add(2, 2)})
-    assert cluster.run(echo(routed_by), timeout=TIMEOUT) == 2
-
-
-def test_a_loop_inside_a_nested_graph(cluster: cs.Cluster) -> None:
-    assert cluster.run(echo([spawned_loop(200), add(1, 1)]), timeout=TIMEOUT) == ["Done", 2]
-
-
-def test_a_failure_inside_a_nested_graph_is_the_nodes(cluster: cs.Cluster) -> None:
-    with pytest.raises(ZeroDivisionError, match="at the end"):
-        cluster.run(echo([spawned_failure()]), timeout=TIMEOUT)
-
-
-def test_a_skip_of_the_nested_target_is_a_failure(cluster: cs.Cluster) -> None:
-    with pytest.raises(cs.DependencyMissingError):
-        cluster.run(echo([spawned_skip()]), timeout=TIMEOUT)
-
-
-def test_a_cancel_stops_nested_graphs(cluster: cs.Cluster, journal: Journal) -> None:
-    run = cluster.submit(echo([spawned_endless(journal.path)]))
-    while not journal.lines():
-        time.sleep(0.02)
-    run.cancel()
-    with pytest.raises(BaseException):  # noqa: B017 - CancelledError of concurrent.futures
-        run.result(TIMEOUT)
-    assert cluster.run(add(1, 2), timeout=TIMEOUT) == 3
-
-
-def test_deeply_nested_graphs(cluster: cs.Cluster) -> None:
-    expected = 1
-    for n in range(2, 61):
-        expected *= n
-    assert cluster.run(add(factorial(60), 0), timeout=TIMEOUT) == expected
+        loops.run(needs_gpus(), timeout=TIMEOUT)
 
 
 # --- both states and ways mean the same ------------------------------------------------------------------
@@ -718,25 +445,25 @@ def collatz(n: int, steps: int, odd: Any = None) -> Any:
     return collatz(n // 2, steps + 1)
 
 
-def test_s47_the_same_loop_has_the_same_skips_and_results_everywhere(cluster: cs.Cluster) -> None:
-    run = cluster.submit(cs.sequence([add(1, 1), collatz(7, 0)]))
+def test_s47_the_same_loop_has_the_same_skips_and_results_everywhere(loops: cs.Cluster) -> None:
+    run = loops.submit(cs.sequence([add(1, 1), collatz(7, 0)]))
     with pytest.raises(cs.DependencyMissingError, match="UpstreamSkipped_Data"):
         run.result(TIMEOUT)
     skips = [(e.task, e.reason) for e in run.events() if isinstance(e, cs.events.TaskSkipped)]
     assert skips == [("echo", "ConditionFalse"), ("collatz", "UpstreamSkipped_Data")]
-    run = cluster.submit(collatz(8, 0))
+    run = loops.submit(collatz(8, 0))
     assert run.result(TIMEOUT) == 3
 
 
-def test_many_loops_at_once(cluster: cs.Cluster) -> None:
-    runs = [cluster.submit(countdown(40 + number)) for number in range(8)]
+def test_many_loops_at_once(loops: cs.Cluster) -> None:
+    runs = [loops.submit(countdown(40 + number)) for number in range(8)]
     assert [run.result(TIMEOUT) for run in runs] == ["Done"] * 8
 
 
-def test_a_submit_from_another_thread_goes_on_meanwhile(cluster: cs.Cluster) -> None:
+def test_a_submit_from_another_thread_goes_on_meanwhile(loops: cs.Cluster) -> None:
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(cluster.run(countdown(200), timeout=TIMEOUT)))
+    thread = threading.Thread(target=lambda: found.append(loops.run(countdown(200), timeout=TIMEOUT)))
     thread.start()
-    assert cluster.run(total(square.map(x=[1, 2, 3])), timeout=TIMEOUT) == 14
+    assert loops.run(total(square.map(x=[1, 2, 3])), timeout=TIMEOUT) == 14
     thread.join(TIMEOUT)
     assert found == ["Done"]
