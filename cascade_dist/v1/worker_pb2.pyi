@@ -177,7 +177,7 @@ class RunHandle(_message.Message):
     def __init__(self, run: _Optional[int] = ..., run_id: _Optional[str] = ..., logs: bool = ..., params: _Optional[bytes] = ...) -> None: ...
 
 class Work(_message.Message):
-    __slots__ = ("runs", "functions", "bodies", "assignments", "retract", "cancel", "release", "ended_runs", "close_runs", "recall", "promise")
+    __slots__ = ("runs", "functions", "bodies", "assignments", "retract", "cancel", "release", "ended_runs", "close_runs", "recall", "promise", "forget_bodies")
     RUNS_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     BODIES_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class Work(_message.Message):
     CLOSE_RUNS_FIELD_NUMBER: _ClassVar[int]
     RECALL_FIELD_NUMBER: _ClassVar[int]
     PROMISE_FIELD_NUMBER: _ClassVar[int]
+    FORGET_BODIES_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[RunHandle]
     functions: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Function]
     bodies: _containers.RepeatedCompositeFieldContainer[TaskBody]
@@ -200,7 +201,8 @@ class Work(_message.Message):
     close_runs: _containers.RepeatedScalarFieldContainer[int]
     recall: _containers.RepeatedScalarFieldContainer[int]
     promise: int
-    def __init__(self, runs: _Optional[_Iterable[_Union[RunHandle, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., bodies: _Optional[_Iterable[_Union[TaskBody, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., retract: _Optional[_Iterable[int]] = ..., cancel: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., ended_runs: _Optional[_Iterable[int]] = ..., close_runs: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., promise: _Optional[int] = ...) -> None: ...
+    forget_bodies: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunHandle, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., bodies: _Optional[_Iterable[_Union[TaskBody, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., retract: _Optional[_Iterable[int]] = ..., cancel: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., ended_runs: _Optional[_Iterable[int]] = ..., close_runs: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., promise: _Optional[int] = ..., forget_bodies: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max", "route_keys", "overrides", "observe_only", "tail", "amounts", "lease", "jump_keys", "jump_exits", "whole")
@@ -284,14 +286,16 @@ class ResourceReport(_message.Message):
     def __init__(self, run: _Optional[int] = ..., name: _Optional[str] = ..., released: bool = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ..., duration_ns: _Optional[int] = ...) -> None: ...
 
 class LeaseProgress(_message.Message):
-    __slots__ = ("attempt", "iterations", "args")
+    __slots__ = ("attempt", "iterations", "args", "node_id")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     iterations: int
     args: bytes
-    def __init__(self, attempt: _Optional[int] = ..., iterations: _Optional[int] = ..., args: _Optional[bytes] = ...) -> None: ...
+    node_id: bytes
+    def __init__(self, attempt: _Optional[int] = ..., iterations: _Optional[int] = ..., args: _Optional[bytes] = ..., node_id: _Optional[bytes] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("attempt", "done", "failed", "lost", "returned", "cancelled", "duration_ns")
