@@ -86,7 +86,7 @@ def print_status(status: ClusterStatus) -> None:
         ("loops", f"{status.loop_steps} steps, {status.leases} leases"),
     ]
     if status.pools:
-        rows.insert(5, ("pools", f"free {_amounts(status.pools, status.pools_free)}"))
+        rows.insert(5, ("pools", f"{_amounts(status.pools, status.pools_free)} free"))
     _facts(rows)
 
 

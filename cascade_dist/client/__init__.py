@@ -7,6 +7,7 @@ from cascade_dist.client import aio, events
 from cascade_dist.client.aio import AsyncCluster, AsyncRun
 from cascade_dist.client.api import connect, run
 from cascade_dist.client.cluster import Cluster
+from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.handles import Run
 from cascade_dist.client.records import (
     ClusterStatus,
@@ -24,6 +25,7 @@ __all__ = [
     "AsyncRun",
     "Cluster",
     "ClusterStatus",
+    "Constraint",
     "NodeExplanation",
     "NodeInfo",
     "Progress",

@@ -31,6 +31,8 @@ def test_status(cli: Cli, scheduler: FakeScheduler) -> None:
     assert result.code == 0
     assert f"scheduler: {scheduler.address}, cascade-dist {cs.__version__}" in result.out
     assert "free:      cpu 0/2" in result.out
+    assert "pools:     license 0.5/3 free" in result.out
+    assert cli("status", "-o", "json").json["pools"] == {"license": 3}
 
 
 def test_workers(cli: Cli, scheduler: FakeScheduler) -> None:

@@ -363,6 +363,8 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
         status = pb.GetStatusResponse(address=self.address, workers=1, state="memory://", epoch=1)
         status.versions.CopyFrom(self.versions)
         status.amounts.add(name="cpu", micros=2_000_000)
+        status.pools.add(name="license", micros=3_000_000)
+        status.pools_free.add(name="license", micros=500_000)
         return status
 
     async def HasBlobs(self, request: pb.HasBlobsRequest, context: Any) -> pb.HasBlobsResponse:

@@ -24,6 +24,8 @@ def refusal(books: Books, event: RunSubmitted) -> str | None:
     pools = {name: Pool(name, micros, of_run=True) for name, micros in event.pools}
     settings = books.settings
     complete = settings.closed and books.workers and len(books.workers) >= settings.expected_workers
+    if not (complete or pools or books.lines.pools):
+        return None
     for spec in event.graph.specs:
         if spec.kind not in (NodeKind.CALL, NodeKind.MAP) or not spec.amounts:
             continue
