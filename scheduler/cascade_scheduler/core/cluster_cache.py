@@ -14,7 +14,7 @@ from cascade_dist.graph.keys import key_of_parts
 from cascade_scheduler.core import nodes, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Cached, Parts
-from cascade_scheduler.core.candidates import OBSERVE_DIGEST
+from cascade_scheduler.core.candidates import OBSERVE_DIGEST, OBSERVE_SPLIT
 from cascade_scheduler.core.commands import LookUpCached, SaveResult, StoreCached, TargetValue
 from cascade_scheduler.core.events import CacheAnswered
 from cascade_scheduler.core.flow import CACHE_HIT, PRUNED, Unobserved
@@ -164,6 +164,9 @@ def hit(books: Books, run: Run, node: int) -> None:
     cached = run.cached
     assert cached is not None
     value = cached.hits[node]
+    if node in run.finished_once:  # its items went with its value
+        run.lengths.pop(node, None)
+        run.observed[node] = run.observed.get(node, 0) & ~OBSERVE_SPLIT
     run.status[node] = DONE
     run.done += 1
     books.keep(run, node, value)
@@ -237,7 +240,11 @@ def _unobserved(run: Run, source: int) -> Unobserved | None:
     """What has to be observed of an impure input; None when it has been, in vain."""
     if source in run.observe_errors or run.observed.get(source, 0) & OBSERVE_DIGEST:
         return None
-    made = run.runs_code(source) and not run.is_hit(source)
-    if made and (source not in run.values or run.observe(source) & OBSERVE_DIGEST):
-        return None  # it was observed where it was made
+    if run.status[source] != DONE:
+        return None  # what a pure input was made of is being made again
+    if not run.is_hit(source):
+        if run.runs_code(source) and (source not in run.values or run.observe(source) & OBSERVE_DIGEST):
+            return None  # it was observed where it was made
+        if not nodes.is_needed(run, source):
+            return None  # what it is made of has been let go
     return Unobserved(source, OBSERVE_DIGEST)

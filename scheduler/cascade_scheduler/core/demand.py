@@ -47,4 +47,6 @@ def fall_away(books: Books, run: Run, sources: Iterable[int], router: int) -> No
         if demand[node] or not shut[node]:
             continue
         nodes.skip(books, run, node, Skip(PRUNED, router))
-        todo.extend(s for s, _ in run.graph.sources(node))
+        # Those data inputs of a hit of the cache fell away when the run began.
+        hit = run.is_hit(node)
+        todo.extend(s for s, kind in run.graph.sources(node) if not (hit and kind == EdgeKind.DATA))

@@ -28,7 +28,6 @@ __all__ = [
     "choose",
     "decide",
     "delay",
-    "is_about_data",
     "length",
     "truth",
 ]
@@ -60,6 +59,8 @@ Verdict = Skip | ErrorInfo | Unobserved | None
 def decide(run: Run, node: int) -> Verdict:
     """None: the node goes. The order of the checks is contractual: condition, order, routes, then data."""
     edges = run.graph.sources(node)
+    if run.cached is not None and run.is_hit(node):  # it needs no inputs, and they may have been pruned
+        edges = [edge for edge in edges if edge[1] != EdgeKind.DATA]
     status = run.status
     errors = run.picks.errors if run.picks is not None else None
     for source, kind in edges:
@@ -105,11 +106,6 @@ def decide(run: Run, node: int) -> Verdict:
             if verdict is not None:
                 return verdict
     return _decide_amounts(run, node) if run.graph.amount_names else None
-
-
-def is_about_data(verdict: Verdict) -> bool:
-    """Whether a node is skipped for lack of a data input alone."""
-    return isinstance(verdict, Skip) and verdict.reason in (SKIPPED_DATA, SKIPPED_ROUTE)
 
 
 def _decide_amounts(run: Run, node: int) -> Verdict:

@@ -168,8 +168,6 @@ def _answer(books: Books, run: Run, node: int) -> bool:
             return True
     if not (run.plan.flowless and not run.skips) and not (picks is not None and node in picks.decided):
         verdict = flow.decide(run, node)
-        if run.cached is not None and run.is_hit(node) and flow.is_about_data(verdict):
-            verdict = None  # what it would have needed was pruned
         if isinstance(verdict, Unobserved):
             park(books, run, node, verdict)
             return False
