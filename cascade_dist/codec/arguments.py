@@ -31,6 +31,7 @@ FIRST = ""
 """In overrides: the name of whatever parameter is the first."""
 
 _TEXT_MAX = 1024
+_CALL = NodeKind.CALL  # looking it up on its class every time takes longer than encoding a scalar
 _PLAIN = frozenset({type(None), bool, int, float})
 _TEXTS = frozenset({str, bytes})
 _dumps = pickle.dumps
@@ -71,7 +72,7 @@ class ArgumentEncoder:
             ArgumentSerializationError: names task, argument, place in it, type and remedy.
         """
         kind = node.spec.kind
-        if kind is NodeKind.CALL:
+        if kind is _CALL:
             args, kwargs = node.args, node.kwargs
             if not (args or kwargs):
                 return b""

@@ -40,6 +40,11 @@ __all__ = ["Compilation", "build", "params_of"]
 
 _NO_EDGES: Final = dumps(((), ()), VERSION)
 _OPEN: Final = -1
+# Looking a member up on its class takes longer than most of what is done with it.
+_CALL: Final = NodeKind.CALL
+_DATA: Final = EdgeKind.DATA
+_CONDITION: Final = EdgeKind.CONDITION
+_SEQUENCE: Final = EdgeKind.SEQUENCE
 _TEMPLATE_BUFFER: Final = 1 << 16
 _CYCLE_NAMES_MAX: Final = 20
 
@@ -233,7 +238,7 @@ class Compilation:
         lazy, index, extra = frame.lazy, self._index, frame.extra
         if lazy.chain is not None and lazy.chain.selector is not None:
             self._jumps.met(lazy)
-        spec = self._specs.of(lazy.task, lazy.chain, NodeKind.CALL, extra.counted)
+        spec = self._specs.of(lazy.task, lazy.chain, _CALL, extra.counted)
         if extra.injected or lazy.task.injections:
             spec = self._resources.spec(spec, lazy.task, frame.args, frame.kwargs, extra.injected)
         condition = -1 if frame.condition is None else index[frame.condition]
@@ -273,19 +278,19 @@ class Compilation:
         node.inputs = tuple(found)
         if condition < 0 and not after and not amounts:
             node.sources = tuple([index[need] for need in found])
-            node.kinds = (EdgeKind.DATA,) * len(found)
+            node.kinds = (_DATA,) * len(found)
             node.edge_args = tuple(found.values())
             return
         sources = [index[need] for need in found]
-        kinds = [EdgeKind.DATA] * len(sources)
+        kinds = [_DATA] * len(sources)
         args = list(found.values())
         if condition >= 0:
             sources.append(condition)
-            kinds.append(EdgeKind.CONDITION)
+            kinds.append(_CONDITION)
             args.append("")
         for source in after:
             sources.append(source)
-            kinds.append(EdgeKind.SEQUENCE)
+            kinds.append(_SEQUENCE)
             args.append("")
         for name, amount in amounts.items():
             sources.append(index[amount])

@@ -159,13 +159,13 @@ class Opener:
             GraphError: its arguments cannot be walked.
             ValueError: lists of a map differ in length, or an input cannot be converted.
         """
-        frame = Frame(lazy)
+        frame, chain = Frame(lazy), lazy.chain
         try:
             if type(lazy) is LazyResult:
-                if lazy.chain is not None and lazy.chain.passed is not UNSET:
-                    self._open_stage(lazy, frame, lazy.chain.passed)
+                if chain is not None and chain.passed is not UNSET:
+                    self._open_stage(lazy, frame, chain.passed)
                 elif lazy.args or lazy.kwargs:
-                    self._open_call(lazy, frame)
+                    frame.args, frame.kwargs = self._arguments(lazy.args, lazy.kwargs, frame.found)
             elif isinstance(lazy, MappedLazyResult):
                 self._open_map(lazy, frame)
             elif isinstance(lazy, Gather):
@@ -181,11 +181,10 @@ class Opener:
             ) from None
         if self._scanner.injected:
             self._take_injected(lazy, frame)
-        if lazy.chain is None:
-            if frame.found:
-                frame.needs = iter(frame.found)
-        else:
-            self._open_chain(lazy, frame, lazy.chain)
+        if chain is not None:
+            self._open_chain(lazy, frame, chain)
+        elif frame.found:
+            frame.needs = iter(frame.found)
         return frame
 
     def _take_injected(self, lazy: LazyResult[Any], frame: Frame) -> None:
@@ -204,11 +203,17 @@ class Opener:
                 frame.condition = condition
             elif not condition:
                 frame.condition = self._never
-        frame.after = tuple(dict.fromkeys(chain.after))
-        conditions = () if frame.condition is None else (frame.condition,)
+        needs = list(frame.found)
+        if frame.condition is not None:
+            needs.append(frame.condition)
+        if chain.after:
+            frame.after = tuple(dict.fromkeys(chain.after))
+            needs += frame.after
         if chain.lazy_amounts:
             self._open_amounts(lazy.task.name, chain, _extra_of(frame))
-        frame.needs = iter((*frame.found, *conditions, *frame.after, *frame.extra.amounts.values()))
+        if frame.extra.amounts:
+            needs += frame.extra.amounts.values()
+        frame.needs = iter(needs)
 
     def _open_amounts(self, task: str, chain: Chain, extra: Extra) -> None:
         """The amounts of a call, with the numbers of inputs."""
@@ -227,9 +232,6 @@ class Opener:
         extra.counted, extra.amounts = counted, lazy
         extra.content = {**extra.content, **{f"amount {name}": amount for name, amount in lazy.items()}}
 
-    def _open_call(self, lazy: LazyResult[Any], frame: Frame) -> None:
-        frame.args, frame.kwargs = self._arguments(lazy.args, lazy.kwargs, frame.found)
-
     def _arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: Found
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -237,10 +239,16 @@ class Opener:
         scanner = self._scanner
         scanner.inputs = False
         for position, value in enumerate(args):
-            if type(value) not in ATOMS:
+            kind = type(value)
+            if kind is LazyResult:
+                found.setdefault(value, argument_name(position))
+            elif kind not in ATOMS:
                 scanner.scan(value, argument_name(position), found)
         for name, value in kwargs.items():
-            if type(value) not in ATOMS:
+            kind = type(value)
+            if kind is LazyResult:
+                found.setdefault(value, name)
+            elif kind not in ATOMS:
                 scanner.scan(value, name, found)
         if scanner.inputs:
             resolve = self._inputs.resolve

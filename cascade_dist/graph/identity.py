@@ -26,6 +26,7 @@ _PARTS: Final = {
     name: bytes([0x01 + number]) for number, name in enumerate("if after child gate again map more".split())
 }
 _LAZY: Final = b"\xff"
+_CALL: Final = NodeKind.CALL
 _UNPLACED: Final = b"\0" * DIGEST_SIZE
 
 
@@ -204,7 +205,8 @@ class Specs:
 
     def __init__(self, hasher: CodeHasher) -> None:
         self._hasher = hasher
-        self._plain: dict[tuple[Task[Any], NodeKind], TaskSpec] = {}
+        self._calls: dict[Task[Any], TaskSpec] = {}
+        self._maps: dict[Task[Any], TaskSpec] = {}
         self._chained: dict[Any, TaskSpec] = {}
         self._by_digest: dict[tuple[Task[Any], bytes], TaskSpec] = {}
         self._structural: dict[tuple[NodeKind, str], TaskSpec] = {}
@@ -213,7 +215,7 @@ class Specs:
         self,
         task: Task[Any],
         chain: Chain | None,
-        kind: NodeKind = NodeKind.CALL,
+        kind: NodeKind = _CALL,
         counted: Mapping[str, int] | None = None,
     ) -> TaskSpec:
         """The spec of a task's calls, or maps, with what was chained onto one.
@@ -227,10 +229,11 @@ class Specs:
         Raises:
             GraphError: the task is pure, and something in its code cannot be hashed.
         """
-        spec = self._plain.get((task, kind))
+        plain = self._calls if kind is _CALL else self._maps
+        spec = plain.get(task)
         if spec is None:
             spec = self._make(task, kind, task.retry, task.timeout, task.resources, 0, None)
-            self._plain[task, kind] = self._by_digest[task, spec.digest] = spec
+            plain[task] = self._by_digest[task, spec.digest] = spec
         if chain is None or (
             chain.retry is None
             and chain.timeout is UNSET

@@ -44,6 +44,10 @@ BODY_INLINE_MAX = 512 << 10
 EDGES_PART_MAX = 200_000
 """A part has at most this many edges; those of one node beyond it go on in further parts."""
 
+# Looking a member up on its class takes longer than most of what is done with it.
+_GATHER = NodeKind.GATHER
+_AMOUNT = EdgeKind.AMOUNT
+
 _EDGE_BYTES = 4
 _NODE_BYTES = 22
 _SPEC_BYTES = 100
@@ -158,7 +162,7 @@ class _Encoder:
         keys = ValueKeys() if Task.cluster_caches else None
         for node in compilation.nodes():
             spec = node.spec
-            if spec.kind is NodeKind.GATHER and _lists_its_inputs(node):
+            if spec.kind is _GATHER and _lists_its_inputs(node):
                 spec = replace(spec, kind=NodeKind.COLLECT)
                 payload: bytes | Packed = b""
             else:
@@ -174,7 +178,7 @@ class _Encoder:
             if edges:
                 columns.sources += node.sources
                 columns.kinds += node.kinds
-                if node.kinds[-1] is EdgeKind.AMOUNT:
+                if node.kinds[-1] is _AMOUNT:
                     self._add_amounts(node)
             columns.size += _NODE_BYTES + len(payload) + _EDGE_BYTES * edges
             if keys is not None:
