@@ -441,6 +441,9 @@ async def test_questions() -> None:
         found = await client.stub.GetRun(client_pb2.GetRunRequest(run_id="r", nodes_max=10))
         assert (found.run.name, found.run.state) == ("run r", client_pb2.RUN_STATE_RUNNING)
         assert [(node.task, node.state, node.worker) for node in found.nodes] == [("f", "running", "w1")]
+        everything = client_pb2.GetRunRequest(run_id="r", nodes_max=10, all_nodes=True)
+        found = await client.stub.GetRun(everything)
+        assert [(node.node, node.state, node.worker) for node in found.nodes] == [(0, "running", "w1")]
         listed = await client.stub.ListRuns(client_pb2.ListRunsRequest())
         assert [run.run_id for run in listed.runs] == ["s", "r"]
         limited = await client.stub.ListRuns(client_pb2.ListRunsRequest(limit=1))
@@ -462,6 +465,20 @@ async def test_questions() -> None:
             with pytest.raises(grpc.aio.AioRpcError, match="no run 'x' is known") as raised:
                 await call(request)
             assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_all_nodes_of_a_run_are_listed_when_it_has_ended_too() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        await client.submit("r", one_task(name="f"))
+        await client.accepted()
+        work = await worker.work()
+        await worker.report(done(work.assignments[0].attempt, pickled(1)))
+        await client.finish("r")
+        request = client_pb2.GetRunRequest(run_id="r", nodes_max=10, all_nodes=True)
+        found = await client.stub.GetRun(request)
+        assert [(node.node, node.task, node.state) for node in found.nodes] == [(0, "f", "done")]
+        request.all_nodes = False
+        assert not (await client.stub.GetRun(request)).nodes
 
 
 async def test_a_shape_that_was_seen_before_is_told_by_its_bytes() -> None:
