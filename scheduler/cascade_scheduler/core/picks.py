@@ -30,3 +30,11 @@ class Picks:
         """Nodes that have let go of their indirect uses: what they asked for has been answered."""
         self.opened: list[int] = []
         """Nodes that a router has just set going."""
+
+    def shed(self) -> None:
+        """The run has ended: of all this, only whose value is whose is still asked for."""
+        self.shut = bytearray()
+        self.demand = []
+        self.opened = []
+        self.chosen_by.clear()
+        self.decided.clear()

@@ -308,7 +308,8 @@ class Run:
 
     def shut(self, node: int) -> bool:
         """The node waits until a router has chosen it."""
-        return self.picks is not None and node < self.graph.size and bool(self.picks.shut[node])
+        picks = self.picks
+        return picks is not None and node < len(picks.shut) and bool(picks.shut[node])
 
     def is_hit(self, node: int) -> bool:
         """The cluster's cache had its value, which is kept; its inputs may never have run."""

@@ -171,6 +171,9 @@ def _shed(books: Books, run: Run) -> None:
     run.parked.clear()
     waits.forget(books, run)
     run.items.clear()
+    run.routes.clear()
+    if run.picks is not None:
+        run.picks.shed()
     run.built.clear()
     run.pending = []
     run.uses = []
