@@ -20,10 +20,7 @@ help: ## Show what there is to make.
 .venv/.ready-test: pyproject.toml constraints.txt scripts/venv.sh
 	scripts/venv.sh test && touch .venv/.ready $@
 
-.venv/.ready-docs: .venv/.ready-test ## Build the documentation into build/docs.
-	$(PY) -m sphinx -W -q -b html docs build/docs && echo "build/docs/index.html"
-
-bench: .venv/.ready-test
+.venv/.ready-bench: .venv/.ready-test
 	scripts/venv.sh test,bench && touch $@
 
 venv: .venv/.ready-test ## Make .venv with everything that work on the project needs.
@@ -57,6 +54,9 @@ cluster: redis ## Redis, a scheduler and two workers in the foreground, until Ct
 
 test-cluster: redis ## The same processes, and the integration tests against them.
 	$(PY) scripts/cluster.py -- $(PY) -m pytest tests/integration $(PYTEST_ARGS)
+
+docs: .venv/.ready-test ## Build the documentation into build/docs.
+	$(PY) -m sphinx -W -q -b html docs build/docs && echo "build/docs/index.html"
 
 bench: .venv/.ready-bench ## Figures, beside Ray, Dask and the bare transport.
 	$(PY) -m benchmarks

@@ -90,3 +90,15 @@ def test_commands_point_at_modules_that_exist(root: Path, project: dict[str, Any
         assert path.exists(), f"{command} points at {module}"
         defined = rf"^(def {function}\b|from .* import .*\b{function}\b)"
         assert re.search(defined, path.read_text(), re.MULTILINE), f"{command}: {path} has no {function}"
+
+
+def test_every_target_that_make_promises_has_a_rule(root: Path) -> None:
+    text = (root / "Makefile").read_text()
+    rules = re.findall(r"^([\w./ -]+):(?!=)(.*)$", text, re.MULTILINE)
+    names = [name for name, _ in rules]
+    promised = next(needs for name, needs in rules if name == ".PHONY").split()
+    needed = {need for name, needs in rules for need in needs.partition("##")[0].split() if name != ".PHONY"}
+    assert len(promised) > 10
+    assert sorted(set(promised) - set(names)) == []
+    assert sorted(need for need in needed - set(names) if not (root / need).exists()) == []
+    assert [name for name in names if names.count(name) > 1] == []
