@@ -26,6 +26,7 @@ from cascade_dist.wire.convert import seconds, to_amounts
 from cascade_worker.core import Core, Limits, commands, events
 from cascade_worker.executor.frames import BEGUN, RESOURCE
 from cascade_worker.executors import Asked, ExecutorPool
+from cascade_worker.leases import LeaseBook, LeaseNews
 from cascade_worker.messages import (
     FunctionStore,
     LogText,
@@ -37,6 +38,7 @@ from cascade_worker.messages import (
     reports_message,
     result_of,
     task_frame,
+    without_lease,
 )
 from cascade_worker.object_service import reachable, start_object_server
 from cascade_worker.objects import Directories, ObjectStore
@@ -128,8 +130,13 @@ class Worker:
         self._function_fetch = asyncio.Lock()
         self._jobs: dict[int, asyncio.Task[None]] = {}
         """Fetches and publishes under way, by attempt."""
+        self._leases = LeaseBook()
+        self._fast_loops = False
+        """The scheduler lets loops go the fast way."""
         self._uploads: dict[int, Any] = {}
         """Frames of attempts whose arguments for what comes next are files that wait to be stored."""
+        self._recalled: set[int] = set()
+        """Attempts whose lease was recalled before they were written to an executor."""
         self._logs: deque[LogText] = deque()
         self._logs_dropped = 0
         self._happened: list[events.Event] = []
@@ -145,6 +152,8 @@ class Worker:
             commands.FetchInputs: self._fetch_inputs,
             commands.StartExecutor: lambda c: self.pool.start(c.executor, c.asynchronous),
             commands.StopAttempt: lambda c: self.pool.stop(c.executor, c.attempt, c.asynchronous),
+            commands.RecallLease: self._recall_lease,
+            commands.LookAtLease: self._look_at_lease,
             commands.KillExecutor: lambda c: self.pool.kill(c.executor),
             commands.CloseExecutor: lambda c: self.pool.close_executor(c.executor, c.grace),
             commands.CloseRun: lambda c: self.pool.close_run(c.executor, c.run_id, c.grace),
@@ -300,6 +309,8 @@ class Worker:
     def connected(self, welcome: worker_pb2.Welcome, response: worker_pb2.ConnectResponse) -> None:
         """A session has begun."""
         self._session = Session(welcome.inline_bytes_max, self._functions)
+        self._fast_loops = welcome.fast_loops
+        self._leases.tell_again()
         for attempt in welcome.release:
             self.store.release(attempt)
         grace = self._config.cancel_grace
@@ -357,8 +368,12 @@ class Worker:
                 work.promise,
                 session.run_ids(work.close_runs),
                 session.run_ids(work.ended_runs),
+                tuple(work.recall),
+                tuple(work.forget_bodies),
             )
         )
+        if work.forget_bodies:
+            session.forget_bodies(work.forget_bodies)
         for attempt in work.release:
             self.store.release(attempt)
         if work.ended_runs:
@@ -378,7 +393,12 @@ class Worker:
         ready = here and self._make_frame(assignment, key)
         if not ready:
             self._waiting[attempt] = (assignment, key, functions)
-        return events.Assigned(attempt, number, assignment.ahead, ready, amounts)
+        leased = assignment.lease and self._fast_loops
+        return events.Assigned(attempt, number, assignment.ahead, ready, amounts, leased)
+
+    def _task_frame(self, assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs: Any) -> bytes:
+        fast = self._fast_loops
+        return task_frame(assignment, key, args, inputs, fast=fast, leased=fast and assignment.lease)
 
     def _make_frame(self, assignment: worker_pb2.Assignment, key: bytes) -> bool:
         """Makes the frame, if all inputs are here."""
@@ -396,19 +416,22 @@ class Worker:
             if found is None:
                 return False
             args = found[1:]
-        self._frames[assignment.attempt] = task_frame(assignment, key, args, inputs)
+        self._frames[assignment.attempt] = self._task_frame(assignment, key, args, inputs)
         return True
 
     def next_message(self, force: bool) -> worker_pb2.ConnectRequest | None:
         """What to say now."""
-        if not (force or self._logs or self.core.has_reports):
+        told = bool(self._logs) or self._leases.has_news
+        if not (force or told or self.core.has_reports):
             return None
         self._message = None
-        self.feed(events.Flushed(force or bool(self._logs)))
+        self.feed(events.Flushed(force or told))
         return self._message
 
     def _send_reports(self, command: commands.SendReports) -> None:
-        self._message = reports_message(command, self._take_logs(), self._object_address, self._session)
+        self._message = reports_message(
+            command, self._take_logs(), self._object_address, self._session, self._leases
+        )
 
     def _take_logs(self) -> list[LogText]:
         taken: list[LogText] = []
@@ -455,7 +478,7 @@ class Worker:
                 log.exception("attempt %d: its inputs could not be made ready", attempt)
             self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), ())))
         else:
-            self._frames[attempt] = task_frame(assignment, key, args, inputs)
+            self._frames[attempt] = self._task_frame(assignment, key, args, inputs)
             self._waiting.pop(attempt, None)
             self.feed(events.InputsReady(attempt))
 
@@ -501,6 +524,8 @@ class Worker:
         self._drop_uploads(command.attempt)
 
     def _forget(self, command: commands.Forget) -> None:
+        self._leases.forget(command.attempts)
+        self._recalled.difference_update(command.attempts)
         for attempt in command.attempts:
             self._frames.pop(attempt, None)
             if self._waiting:
@@ -514,7 +539,11 @@ class Worker:
     def _send_tasks(self, command: commands.SendTasks) -> None:
         send, made = self.pool.send, self._frames
         for attempt in command.attempts:
-            send(command.executor, attempt, made[attempt])
+            frame = made[attempt]
+            if attempt in self._recalled:
+                self._recalled.discard(attempt)
+                frame = without_lease(frame)
+            send(command.executor, attempt, frame)
 
     def _reclaim(self, command: commands.Reclaim) -> None:
         back = self.pool.reclaim(command.executor)
@@ -551,6 +580,21 @@ class Worker:
     def executor_asked(self, executor: int, asked: Asked) -> None:
         """An executor wants something of the cluster's cache."""
         self._shared_cache.ask(executor, asked)
+
+    def executor_leased(self, attempt: int, news: tuple[Any, ...]) -> None:
+        """A leased loop has come so far."""
+        self._leases.note(attempt, LeaseNews(*news))
+        self._link.poke()
+
+    def _recall_lease(self, command: commands.RecallLease) -> None:
+        if command.executor:
+            self.pool.recall(command.executor, command.attempt, command.asynchronous)
+        else:
+            self._recalled.add(command.attempt)
+
+    def _look_at_lease(self, command: commands.LookAtLease) -> None:
+        began = self.pool.step_began(command.executor)
+        self.feed(events.LeaseLooked(command.attempt, began))
 
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:
         """A task printed a line."""

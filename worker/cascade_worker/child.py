@@ -63,6 +63,8 @@ class Child:
         self.killed = False
         self.written: deque[int] = deque()
         """Sync: attempts that it was given and has not answered."""
+        self.recalled: set[int] = set()
+        """Sync: those of them that are leased no more."""
         self.running: set[int] = set()
         """Async: the same."""
         self.backlog: deque[tuple[int, bytes]] = deque()
@@ -108,6 +110,10 @@ class Child:
         os.close(self.page_fd)
         os.close(self.out_write)
         os.close(self.err_write)
+
+    def first_recalled(self) -> int:
+        """Of what it was given and is recalled, what it runs, or will first; 0: nothing."""
+        return next((attempt for attempt in self.written if attempt in self.recalled), 0)
 
     def current(self) -> int:
         """The attempt that a line without a name most likely belongs to; 0 when it cannot be told."""

@@ -26,10 +26,12 @@ from cascade_worker.executor.frames import (
     DONE,
     EXIT,
     FAILED,
+    LEASE,
     LENGTH,
     LOG,
     PACKET_BYTES_MAX,
     READY,
+    RECALL,
     RESOURCE,
     SPILLED,
     STOP_SIGNAL,
@@ -39,6 +41,7 @@ from cascade_worker.executor.frames import (
     loads,
     packet_pair,
 )
+from cascade_worker.executor.leases import RECALL_WORD, STEP_WORD, STOP_WORD
 from cascade_worker.messages import failed_frame
 
 __all__ = ["Asked", "ExecutorPool", "PoolListener"]
@@ -71,6 +74,9 @@ class PoolListener(Protocol):
 
     def executor_printed(self, attempt: int, stream: int, text: str) -> None:
         """One line."""
+
+    def executor_leased(self, attempt: int, news: tuple[Any, ...]) -> None:
+        """A leased loop has come so far: steps beyond its first; arguments and node of the one that runs."""
 
     def executor_told(self, executor: int, frame: tuple[Any, ...]) -> None:
         """A RESOURCE, BEGUN or CLOSED frame."""
@@ -387,6 +393,23 @@ class ExecutorPool:
             handle.running -= gone
         return back
 
+    def recall(self, executor: int, attempt: int, asynchronous: bool) -> None:
+        """Has a leased attempt take no further step by itself."""
+        handle = self._executors.get(executor)
+        if handle is None:
+            return
+        if asynchronous:
+            self._send(executor, 0, dumps((RECALL, attempt)))
+        elif attempt in handle.written:
+            handle.recalled.add(attempt)
+            handle.stop_word[RECALL_WORD] = handle.first_recalled()
+
+    def step_began(self, executor: int) -> float | None:
+        """When the step that a sync executor's lease has come to began, by the monotonic clock."""
+        handle = self._executors.get(executor)
+        word = 0 if handle is None else handle.stop_word[STEP_WORD]
+        return word * 1e-9 if word else None
+
     def stop(self, executor: int, attempt: int, asynchronous: bool) -> None:
         """Tells the user code of an attempt to stop."""
         handle = self._executors.get(executor)
@@ -395,7 +418,7 @@ class ExecutorPool:
         if asynchronous:
             self._send(executor, 0, dumps((CANCEL, attempt)))
         else:
-            handle.stop_word[0] = attempt
+            handle.stop_word[STOP_WORD] = attempt
             self._tell_server([forkserver.SIGNAL, executor, STOP_SIGNAL, False])
 
     # --- from executors -----------------------------------------------------------------------------
@@ -460,7 +483,12 @@ class ExecutorPool:
                 handle.running.discard(frame[1])
             else:
                 handle.written.popleft()
+                if handle.recalled:
+                    handle.recalled.discard(frame[1])
+                    handle.stop_word[RECALL_WORD] = handle.first_recalled()
             answers.append(frame)
+        elif kind == LEASE:
+            self._listener.executor_leased(frame[1], frame[2:])
         elif kind == LOG:
             self._listener.executor_printed(frame[1], frame[2], frame[3])
         elif kind in (RESOURCE, BEGUN, CLOSED):

@@ -16,6 +16,7 @@ from cascade_worker.core.commands import Ending, EndingKind, SendReports
 from cascade_worker.core.events import BodyKnown, Result
 from cascade_worker.core.state import Phase
 from cascade_worker.executor import frames
+from cascade_worker.leases import LeaseBook
 
 __all__ = [
     "FunctionStore",
@@ -28,6 +29,7 @@ __all__ = [
     "reports_message",
     "result_of",
     "task_frame",
+    "without_lease",
 ]
 
 _FUNCTIONS_MAX = 4096
@@ -264,6 +266,12 @@ class Session:
             found = self._specs[key] = _spec_of(message)
         return found
 
+    def forget_bodies(self, numbers: Iterable[int]) -> None:
+        """What comes later names other bodies."""
+        for number in numbers:
+            for known in (self.body_keys, self.functions, self._body_runs):
+                known.pop(number, None)
+
     def forget_runs(self, runs: Iterable[int]) -> None:
         """Runs have ended."""
         ended = set(runs)
@@ -282,8 +290,25 @@ def _resource(message: graph_pb2.ResourceDefinition) -> tuple[str, int, bytes, t
     return message.name, message.scope, message.function, tuple(message.requires)
 
 
-def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs: list[Any] | None) -> bytes:
-    """The frame that makes an executor run an assignment."""
+def task_frame(
+    assignment: worker_pb2.Assignment,
+    key: bytes,
+    args: Any,
+    inputs: list[Any] | None,
+    *,
+    fast: bool = False,
+    leased: bool = False,
+) -> bytes:
+    """The frame that makes an executor run an assignment.
+
+    Args:
+        assignment: what the scheduler said.
+        key: its body.
+        args: its arguments: bytes, or a file.
+        inputs: its inputs.
+        fast: loops may go the fast way.
+        leased: it goes on with its loop by itself.
+    """
     if assignment.whole:  # no user code: the value is its first input
         key = frames.body_key(
             frames.body_of(key)._replace(function=b"", cache_policy=b"", resources=(), spawn=False)
@@ -301,10 +326,23 @@ def task_frame(assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs:
             assignment.observe,
             assignment.publish,
             assignment.inline_bytes_max,
-            frames.TAILS if assignment.tail else 0,
+            _flags(assignment, fast, leased),
             _more(assignment),
         )
     )
+
+
+def without_lease(frame: bytes) -> bytes:
+    """A task's frame, made before its lease was recalled."""
+    fields = list(frames.loads(frame))
+    fields[11] &= ~frames.LEASED
+    return frames.dumps(tuple(fields))
+
+
+def _flags(assignment: worker_pb2.Assignment, fast: bool, leased: bool) -> int:
+    if not assignment.tail:
+        return 0
+    return frames.TAILS | (frames.FAST if fast else 0) | (frames.LEASED if leased else 0)
 
 
 def _more(assignment: worker_pb2.Assignment) -> dict[str, Any] | None:
@@ -352,13 +390,13 @@ def held_attempts(held: Iterable[tuple[int, Phase]]) -> list[worker_pb2.HeldAtte
 
 
 def reports_message(
-    command: SendReports, logs: list[LogText], object_address: str, session: Session
+    command: SendReports, logs: list[LogText], object_address: str, session: Session, leases: LeaseBook
 ) -> worker_pb2.ConnectRequest:
     """One message to the scheduler; a heartbeat when there is nothing to say."""
     message = worker_pb2.ConnectRequest(sequence=command.sequence, acked_through=command.acked_through)
     of_resources = command.resources or command.closed_runs
     said = command.started or command.endings or command.draining or command.promised or of_resources
-    if not (said or logs):
+    if not (said or logs or leases.has_news):
         message.heartbeat.SetInParent()
         return message
     reports = message.reports
@@ -373,6 +411,8 @@ def reports_message(
         _ENDINGS[ending.kind](report, ending, object_address)
     for line in logs:
         reports.logs.add(attempt=line.attempt, stream=line.stream, text=line.text)
+    if leases.has_news:
+        leases.write(reports)
     if of_resources:
         _add_resources(reports, command, session.run_numbers())
     reports.draining = command.draining
@@ -400,6 +440,7 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
     if payload[0] == frames.TAIL:
         done.tail.ParseFromString(payload[3])
         done.preview = payload[5]
+        done.iterations = payload[6]
         return
     if isinstance(payload, PublishedValue):
         done.value.blob.cid = payload.cid
@@ -428,6 +469,8 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
 
 
 def _add_more(done: worker_pb2.Done, more: dict[str, Any]) -> None:
+    if "iterations" in more:
+        done.iterations = more["iterations"]
     if "routes_plus_one" in more:
         done.routes_plus_one.extend(more["routes_plus_one"])
         done.route_text = more["route_text"]

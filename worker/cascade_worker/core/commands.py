@@ -17,7 +17,9 @@ __all__ = [
     "FetchInputs",
     "Forget",
     "KillExecutor",
+    "LookAtLease",
     "Publish",
+    "RecallLease",
     "Reclaim",
     "ResourceNews",
     "SendReports",
@@ -81,6 +83,21 @@ class StopAttempt(NamedTuple):
     executor: int
     attempt: int
     asynchronous: bool
+
+
+class RecallLease(NamedTuple):
+    """Have a leased attempt take no further step by itself; executor 0: it has not been written to one."""
+
+    executor: int
+    attempt: int
+    asynchronous: bool
+
+
+class LookAtLease(NamedTuple):
+    """Look when the present step of a leased attempt began; `LeaseLooked` has to follow."""
+
+    executor: int
+    attempt: int
 
 
 class KillExecutor(NamedTuple):
@@ -168,6 +185,8 @@ Command: TypeAlias = Union[
     SendTasks,
     StartExecutor,
     StopAttempt,
+    RecallLease,
+    LookAtLease,
     KillExecutor,
     CloseExecutor,
     CloseRun,

@@ -22,6 +22,7 @@ __all__ = [
     "Flushed",
     "InputsFailed",
     "InputsReady",
+    "LeaseLooked",
     "MarkMoved",
     "PublishFailed",
     "Published",
@@ -73,6 +74,8 @@ class Assigned(NamedTuple):
     ahead: bool
     ready: bool
     amounts: tuple[tuple[str, int], ...] | None = None
+    leased: bool = False
+    """Its executor may go on with its loop by itself."""
 
 
 class WorkReceived(NamedTuple):
@@ -93,6 +96,9 @@ class WorkReceived(NamedTuple):
     """Runs whose resources are to go, which is to be reported."""
     over: tuple[str, ...] = ()
     """The ids of the runs that have ended."""
+    recall: tuple[int, ...] = ()
+    """Leases to give back."""
+    forget_bodies: tuple[int, ...] = ()
 
 
 class MarkMoved(NamedTuple):
@@ -180,6 +186,13 @@ class RunClosed(NamedTuple):
     run_id: str
 
 
+class LeaseLooked(NamedTuple):
+    """When the present step of a leased attempt began, in the time of the turn; None: with the attempt."""
+
+    attempt: int
+    began: float | None
+
+
 class ExecutorReclaimed(NamedTuple):
     """What was written to an executor and not yet taken by it was got back."""
 
@@ -231,6 +244,7 @@ Event: TypeAlias = Union[
     ResourceChanged,
     RunClosed,
     ExecutorReclaimed,
+    LeaseLooked,
     Published,
     PublishFailed,
     DrainRequested,

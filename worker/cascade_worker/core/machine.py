@@ -16,6 +16,8 @@ from cascade_worker.core.commands import (
     FetchInputs,
     Forget,
     KillExecutor,
+    LookAtLease,
+    RecallLease,
     SendReports,
 )
 from cascade_worker.core.endings import (
@@ -63,6 +65,7 @@ class Core:
             events.ExecutorDied: self._on_executor_died,
             events.ExecutorReported: self._on_executor_reported,
             events.ExecutorReclaimed: self._on_executor_reclaimed,
+            events.LeaseLooked: self._on_looked,
             events.AttemptBegun: lambda now, event, out: resources.on_begun(self.state, event, now),
             events.ResourceChanged: lambda now, event, out: resources.on_changed(self.state, event, now),
             events.RunClosed: lambda now, event, out: resources.on_closed(self.state, event, now),
@@ -186,6 +189,27 @@ class Core:
 
     def _on_disconnected(self, now: float, event: events.Disconnected, out: list[Command]) -> None:
         self.state.connected = False
+        self._recall(self.state.attempts.values(), out)  # the scheduler cannot say so any more
+
+    def _recall(self, attempts: Iterable[Attempt], out: list[Command]) -> None:
+        """Leased loops take no further step by themselves: what they return is reported instead."""
+        for attempt in attempts:
+            if attempt.leased and attempt.phase != Phase.FINISHED:
+                attempt.leased = False
+                number = 0 if attempt.executor is None else attempt.executor.id
+                out.append(RecallLease(number, attempt.id, attempt.body.asynchronous))
+
+    def _on_looked(self, now: float, event: events.LeaseLooked, out: list[Command]) -> None:
+        """A timeout is over, if it began with this step; else it is of the step that runs now."""
+        attempt = self.state.attempts.get(event.attempt)
+        if attempt is None or attempt.phase != Phase.RUNNING or attempt.body.timeout is None:
+            return
+        began = attempt.started_at if event.began is None else event.began
+        due = began + attempt.body.timeout
+        if due > now:
+            self.state.set_timer(due, Timer.DEADLINE, attempt.id)
+        elif attempt.wanted < Wanted.TIMEOUT:
+            stop(self.state, [attempt], Wanted.TIMEOUT, now, out)
 
     def _on_work(self, now: float, event: events.WorkReceived, out: list[Command]) -> None:
         state = self.state
@@ -208,6 +232,10 @@ class Core:
             stop(state, self._find(event.retract), Wanted.RETRACT, now, out)
         if event.cancel:
             stop(state, self._find(event.cancel), Wanted.CANCEL, now, out)
+        if event.recall:
+            self._recall(self._find(event.recall), out)
+        for number in event.forget_bodies:
+            state.bodies.pop(number, None)
         if event.ended_runs:
             ended = set(event.ended_runs)
             state.bodies = {number: body for number, body in state.bodies.items() if body.run not in ended}
@@ -239,6 +267,7 @@ class Core:
                 f"attempt {assigned.attempt} names body {assigned.body}, which was never sent"
             )
         attempt = Attempt(assigned.attempt, body, False, assigned.ready, assigned.amounts)
+        attempt.leased = attempt.stepping = assigned.leased
         state.attempts[attempt.id] = attempt
         never_fits = any(state.total.get(name, 0) < micros for name, micros in attempt.amounts)
         if state.draining or (assigned.ahead and never_fits):
@@ -427,7 +456,10 @@ class Core:
             if attempt.wanted >= Wanted.TIMEOUT:
                 kill_for(self.state, attempt, out)
         elif attempt.wanted < Wanted.TIMEOUT:
-            stop(self.state, [attempt], Wanted.TIMEOUT, now, out)
+            if attempt.stepping and attempt.executor is not None:
+                out.append(LookAtLease(attempt.executor.id, attempt.id))
+            else:
+                stop(self.state, [attempt], Wanted.TIMEOUT, now, out)
 
     def _watch(self, now: float, out: list[Command]) -> None:
         """Gets back what stands behind attempts that take longer than was thought."""
@@ -451,6 +483,7 @@ class Core:
         state.set_timer(state.drain_by, Timer.DRAIN)
         unstarted = [a for a in state.attempts.values() if a.phase in (Phase.WAITING, Phase.SENT)]
         stop(state, unstarted, Wanted.RETRACT, now, out)
+        self._recall(state.attempts.values(), out)
 
     def _drain_over(self, now: float, out: list[Command]) -> None:
         state = self.state

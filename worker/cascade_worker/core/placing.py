@@ -189,7 +189,8 @@ def _takes_more(executor: Executor, ahead_seconds: float) -> bool:
         return False
     head = executor.pipe[0]
     expected = head.body.profile.expected
-    return expected is not None and expected <= ahead_seconds and head.wanted == Wanted.NOTHING
+    short = expected is not None and expected <= ahead_seconds
+    return short and head.wanted == Wanted.NOTHING and not head.leased
 
 
 def promote(state: State, executor: Executor, now: float, out: list[Command]) -> None:

@@ -158,10 +158,12 @@ class Attempt:
         "ending",
         "executor",
         "id",
+        "leased",
         "phase",
         "ready",
         "sequence",
         "started_at",
+        "stepping",
         "wanted",
     )
 
@@ -183,6 +185,10 @@ class Attempt:
         """Its inputs are here."""
         self.phase = Phase.WAITING
         self.wanted = Wanted.NOTHING
+        self.leased = False
+        """Its executor may go on with its loop by itself, until it is recalled."""
+        self.stepping = False
+        """It was leased when it was written to its executor: its timeout is of each step."""
         self.executor: Executor | None = None
         """Where it was written to, in SENT and RUNNING."""
         self.started_at = -1.0

@@ -23,12 +23,15 @@ from cascade_worker.executor.frames import (
     CLOSE_RUN,
     CLOSED,
     EXIT,
+    LEASED,
     PACKET_BYTES_MAX,
+    RECALL,
     SPILLED,
     TASK,
     loads,
 )
 from cascade_worker.executor.generators import LoopOfTheTask
+from cascade_worker.executor.leases import Lease, NextStep
 from cascade_worker.executor.output import LineWriter, Speaker
 from cascade_worker.executor.resources import Keeper, Step
 from cascade_worker.executor.sync import read_spilled
@@ -57,6 +60,8 @@ class AsyncExecutor:
         self._worker_id = worker_id
         self._running: dict[int, asyncio.Task[None]] = {}
         self._cancelled: set[int] = set()
+        self._recalled: set[int] = set()
+        """Leases that the worker wants back."""
         self._keeper = Keeper(self._say, self._speak_for, LoopOfTheTask())
         self._closing: set[asyncio.Task[None]] = set()
         self._buffer = bytearray(PACKET_BYTES_MAX + 1024)
@@ -100,6 +105,9 @@ class AsyncExecutor:
                 self._say(frame[2])
             elif frame[0] == CANCEL:
                 self._cancel(frame[1])
+            elif frame[0] == RECALL:
+                if frame[1] in self._running:
+                    self._recalled.add(frame[1])
             elif frame[0] == CLOSE_RUN:
                 self._close(self._close_run(frame[1], frame[2]))
             elif frame[0] == EXIT:
@@ -132,12 +140,38 @@ class AsyncExecutor:
             running.cancel()
 
     async def _attempt(self, task: Task) -> None:
-        attempt, bench = task.attempt, self._bench
+        attempt, recalled = task.attempt, self._recalled
         _attempt.set(attempt)
+        if not task.flags & LEASED:
+            answer = await self._run_step(task)
+        else:
+            lease = task.lease = Lease(attempt, lambda: attempt in recalled, self._say)
+            while isinstance(answer := await self._run_step(task), NextStep):
+                for writer in self.writers:
+                    writer.ended(attempt)
+                task.go_on(answer)
+                lease.step(answer)
+                with contextlib.suppress(asyncio.CancelledError):  # the step sees that it was told to stop
+                    await asyncio.sleep(0)
+            answer = lease.ending(answer)
+        self._running.pop(attempt, None)
+        self._cancelled.discard(attempt)
+        recalled.discard(attempt)
+        for writer in self.writers:
+            writer.ended(attempt)
+        assert not isinstance(answer, NextStep)
+        self._say(answer)
+
+    async def _run_step(self, task: Task) -> Frame | NextStep:
+        """Runs a task, or one step of its leased loop."""
+        attempt, bench = task.attempt, self._bench
         started = time.perf_counter_ns()
         step: Step | None = None
         raised: BaseException | None = None
+        answer: Frame | NextStep
         try:
+            if attempt in self._cancelled:
+                raise TaskCancelled("stopped before it started")
             body = task.body = bench.body(task.key)
             info = body.info
             context._of_coroutine.set(
@@ -160,13 +194,9 @@ class AsyncExecutor:
             answer = bench.failed(task, error, time.perf_counter_ns() - started, stopped)
         if step is not None:
             await self._end_step(step, raised)
-        self._running.pop(attempt, None)
-        self._cancelled.discard(attempt)
-        for writer in self.writers:
-            writer.ended(attempt)
-        self._say(answer)
+        return answer
 
-    async def _call(self, task: Task, body: Body, step: Step | None) -> Frame:
+    async def _call(self, task: Task, body: Body, step: Step | None) -> Frame | NextStep:
         bench = self._bench
         started = time.perf_counter_ns()
         args, kwargs = bench.arguments(task, step)

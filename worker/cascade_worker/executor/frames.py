@@ -24,10 +24,14 @@ __all__ = [
     "DONE",
     "EXIT",
     "FAILED",
+    "FAST",
+    "LEASE",
+    "LEASED",
     "LENGTH",
     "LOG",
     "PACKET_BYTES_MAX",
     "READY",
+    "RECALL",
     "RESOURCE",
     "SPILLED",
     "STOP_SIGNAL",
@@ -61,9 +65,16 @@ BROKEN = 5
 CLOSE_RUN = 16
 """(CLOSE_RUN, run id, grace): tear down what was set up for the run, and answer CLOSED."""
 
+RECALL = 6
+"""(RECALL, attempt): async executors only; the attempt is to take no further step by itself."""
+
 # Bits of a task's flags.
 TAILS = 1
 """A lazy value or a jump that it returns is what its run goes on with."""
+FAST = 2
+"""A returned call that is like an earlier one need not be compiled."""
+LEASED = 4
+"""As long as it returns calls of itself, the executor goes on with them."""
 
 # From an executor, each behind its length.
 READY = 1
@@ -76,8 +87,11 @@ publish, more); more is None, or a dict of what few tasks have, by the name of t
 FAILED = 4
 """(FAILED, attempt, duration_ns, stopped, unloadable, type, message, traceback, pickled, retryable)."""
 TAIL = 5
-"""(TAIL, attempt, duration_ns, serialized worker_pb2.Tail, uploads, preview); uploads are (CID, size, path)
-of files that have to be in the blob store before anybody is told."""
+"""(TAIL, attempt, duration_ns, serialized worker_pb2.Tail, uploads, preview, iterations); uploads are (CID,
+size, path) of files that have to be in the blob store before anybody is told; iterations as in LEASE."""
+LEASE = 6
+"""(LEASE, attempt, iterations, args, node id): a leased loop has taken so many steps beyond its first, and
+the one that runs has these arguments."""
 RESOURCE = 16
 """(RESOURCE, attempt, number, run id, name, scope, released, reason, duration_ns): one was set up, or torn
 down. The number is of this executor; the attempt 0 when it was torn down for none."""

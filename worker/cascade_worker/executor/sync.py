@@ -19,6 +19,7 @@ from cascade_worker.executor.frames import (
     CLOSE_RUN,
     CLOSED,
     EXIT,
+    LEASED,
     PACKET_BYTES_MAX,
     SPILLED,
     STOP_SIGNAL,
@@ -26,6 +27,7 @@ from cascade_worker.executor.frames import (
     loads,
 )
 from cascade_worker.executor.generators import LoopOnDemand, complete
+from cascade_worker.executor.leases import RECALL_WORD, STEP_WORD, STOP_WORD, Lease, NextStep
 from cascade_worker.executor.output import LineWriter, Speaker
 from cascade_worker.executor.resources import Keeper, Step
 from cascade_worker.executor.work import Body, Frame, Task, Unloadable, Workbench
@@ -93,7 +95,29 @@ class SyncExecutor:
                 return
 
     def _answer(self, task: Task) -> Frame:
-        """Runs a task. Nothing that user code or a stop signal raises gets out of here.
+        """Runs a task, and what its leased loop goes on with."""
+        if not task.flags & LEASED:
+            answer = self._run_step(task)
+            assert not isinstance(answer, NextStep)
+            return answer
+        attempt, page = task.attempt, self._stop_word
+        page[STEP_WORD] = 0
+        lease = task.lease = Lease(
+            attempt, lambda: page[RECALL_WORD] == attempt, self._speaker.say, self._stop_word
+        )
+        while True:
+            answer = self._run_step(task)
+            if self._forked:  # a child of user code, which has nothing to say
+                os._exit(0)
+            if not isinstance(answer, NextStep):
+                return lease.ending(answer)
+            for writer in self.writers:
+                writer.ended(attempt)
+            task.go_on(answer)
+            lease.step(answer)
+
+    def _run_step(self, task: Task) -> Frame | NextStep:
+        """Runs one step. Nothing that user code or a stop signal raises gets out of here.
 
         A stop signal raises at most once per attempt, wherever the main thread is while `_armed` is set; that
         can be in a handler below, so there is a second one around it.
@@ -119,10 +143,10 @@ class SyncExecutor:
         context._of_process[0] = None
         return answer
 
-    def _attempt(self, task: Task, started: int) -> Frame:
+    def _attempt(self, task: Task, started: int) -> Frame | NextStep:
         attempt = task.attempt
         self._armed = attempt
-        if self._stop_word[0] == attempt:  # it came before the signal could have done anything
+        if self._stop_word[STOP_WORD] == attempt:  # it came before the signal could have done anything
             self._armed = 0
             self._stopped = True
             raise TaskCancelled("stopped before it started")
@@ -154,7 +178,7 @@ class SyncExecutor:
             raise TaskCancelled("it was told to stop, and returned")
         return bench.done(task, value, time.perf_counter_ns() - started - task.aside_ns)
 
-    def _attempt_with_resources(self, task: Task, body: Body, step: Step) -> Frame:
+    def _attempt_with_resources(self, task: Task, body: Body, step: Step) -> Frame | NextStep:
         """The rest of an attempt. What is set up is torn down when its answer is there, or its failure."""
         bench = self._bench
         with within(step.resources):
@@ -197,7 +221,7 @@ class SyncExecutor:
 
     def _on_stop(self, signum: int, frame: FrameType | None) -> None:
         armed = self._armed
-        if not armed or self._stop_word[0] != armed:
+        if not armed or self._stop_word[STOP_WORD] != armed:
             return
         self._armed = 0
         self._stopped = True

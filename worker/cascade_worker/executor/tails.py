@@ -9,10 +9,10 @@ import os
 import reprlib
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from cascade_dist.codec.arguments import FIRST
+from cascade_dist.codec.arguments import FIRST, ArgumentEncoder, plain_payload
 from cascade_dist.codec.functions import EncodedFunction, FunctionCache
 from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.params import load_params
@@ -21,11 +21,17 @@ from cascade_dist.codec.values import Packed
 from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError, SerializationError
 from cascade_dist.graph.build import Compilation
 from cascade_dist.graph.code_hash import CodeHasher
+from cascade_dist.graph.encoding import SCALARS
+from cascade_dist.graph.identity import Identity, Specs, scalars_content
+from cascade_dist.graph.model import Node, TaskSpec
+from cascade_dist.graph.scan import Found, Scanner
 from cascade_dist.language.jump import Jump
-from cascade_dist.language.lazy import WithParams
-from cascade_dist.v1 import client_pb2, worker_pb2
+from cascade_dist.language.lazy import UNSET, LazyResult, WithParams
+from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
+from cascade_dist.wire.fields import field, tag
 from cascade_dist.wire.graphs import Part, Upload, encode_graph
 from cascade_worker.executor.frames import BodyInfo
+from cascade_worker.executor.leases import NextStep
 
 __all__ = [
     "ARGUMENTS_BYTES_MAX",
@@ -39,6 +45,11 @@ __all__ = [
     "refusal",
 ]
 
+_GRAPH = tag(worker_pb2.Tail.GRAPH_FIELD_NUMBER)
+_CHUNK = tag(client_pb2.Submit.CHUNK_FIELD_NUMBER)
+_NODE_IDS = tag(graph_pb2.GraphChunk.NODE_IDS_FIELD_NUMBER)
+_NODE_ARGS = tag(graph_pb2.GraphChunk.NODE_ARGS_FIELD_NUMBER)
+
 GRAPH_BYTES_MAX = 1 << 20
 """A target that a task returns is one message."""
 ARGUMENTS_BYTES_WARN = 1 << 20
@@ -47,9 +58,20 @@ ARGUMENTS_BYTES_MAX = 64 << 20
 JUMP_BYTES_MAX = 512 << 10
 """Of the data of a jump, which travels with the assignment."""
 _FUNCTIONS_MAX = 512
+_SHAPES_MAX = 64
 _PARAMS_MAX = 16
 _WARNED_MAX = 1_000
 _COUNTED_BYTES_MAX = 64 << 20
+
+
+class _Shape(NamedTuple):
+    """What calls of a task that differ in their arguments alone have in common."""
+
+    task: Any
+    """Kept, so that its id stays its own."""
+    spec: TaskSpec
+    head: bytes
+    """The serialized Submit without ids and arguments."""
 
 
 class Compiled(NamedTuple):
@@ -106,6 +128,8 @@ class Compiler:
         self._own: OrderedDict[bytes, EncodedFunction] = OrderedDict()
         """By CID: functions that came from the scheduler."""
         self._params: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._shapes: dict[Hashable, _Shape] = {}
+        self._scanner = Scanner()
         self._warned: dict[str, int] = {}
         """By run: the size of arguments that was warned of last."""
 
@@ -140,7 +164,7 @@ class Compiler:
         items: Iterable[Upload | Part] = encode_graph(
             compilation,  # type: ignore[arg-type]  # its facts are read-only properties
             run_id="",
-            known={own.cid},
+            known={own.cid, *(cid for _, _, cid, _ in info.resources)},
             inline_max=info.inline_bytes_max,
             functions=functions,
             part_bytes=GRAPH_BYTES_MAX,
@@ -161,7 +185,63 @@ class Compiler:
             )
         message = parts[0]
         self._check_arguments(info, sum(map(len, message.chunk.node_args)) + sum(p.size for _, p in uploads))
+        if not uploads:
+            self._learn(info, func, target, message)
         return Compiled(worker_pb2.Tail(graph=message).SerializeToString(), tuple(uploads))
+
+    # --- calls like an earlier one -------------------------------------------------------------------
+
+    def _learn(self, info: BodyInfo, func: Body, target: Any, message: client_pb2.Submit) -> None:
+        """Keeps what later calls of the same task may repeat, if it is one that they may."""
+        key = _shape_key(info, func, target)
+        if key is None or len(message.chunk.node_args) != 1 or message.chunk.blobs:
+            return
+        spec = Specs(CodeHasher()).of(target.task, target.chain)
+        shared = client_pb2.Submit()
+        shared.CopyFrom(message)
+        shared.chunk.ClearField("node_ids")
+        shared.chunk.ClearField("node_args")
+        if len(self._shapes) >= _SHAPES_MAX:
+            self._shapes.clear()
+        self._shapes[key] = _Shape(target.task, spec, shared.SerializeToString())
+
+    def repeated(self, info: BodyInfo, func: Body, target: Any) -> NextStep | None:
+        """The step that a returned call of the task itself is, when it is like an earlier one.
+
+        Raises:
+            CascadeError: its arguments cannot be sent; as compiling it says so.
+        """
+        key = _shape_key(info, func, target)
+        shape = None if key is None else self._shapes.get(key)
+        if shape is None:
+            return None
+        args, kwargs, spec = target.args, target.kwargs, shape.spec
+        if not kwargs and SCALARS.issuperset(map(type, args)):
+            content = scalars_content(spec, args)
+            payload = plain_payload(args, kwargs)
+            if payload is not None and len(payload) <= info.inline_bytes_max:
+                return NextStep(payload, content)
+        found: Found = {}
+        scanner = self._scanner
+        scanner.inputs = False
+        scanner.injected.clear()
+        try:
+            for value in (*args, *kwargs.values()):
+                scanner.scan(value, "", found)
+            if found or scanner.inputs or scanner.injected:
+                return None
+            encoded = ArgumentEncoder(info.inline_bytes_max).encode(Node(0, spec, spec.name, args, kwargs))
+            content = Identity(CodeHasher(), {}).content(spec, args, kwargs, -1, ())
+        except Exception:
+            return None  # compiling it says what is wrong
+        return NextStep(encoded, content) if isinstance(encoded, bytes) else None
+
+    def repeated_tail(self, info: BodyInfo, func: Body, target: Any, step: NextStep) -> bytes:
+        """A serialized worker_pb2.Tail of what `repeated` gave."""
+        key = _shape_key(info, func, target)
+        assert key is not None
+        own = field(_NODE_IDS, step.node_id) + field(_NODE_ARGS, step.args)
+        return field(_GRAPH, self._shapes[key].head + field(_CHUNK, own))
 
     def _check_arguments(self, info: BodyInfo, size: int) -> None:
         """Warns of arguments that grow, and stops them.
@@ -219,6 +299,22 @@ class Compiler:
             if len(self._params) > _PARAMS_MAX:
                 self._params.popitem(last=False)
         return found
+
+
+def _shape_key(info: BodyInfo, func: Body, target: Any) -> Hashable | None:
+    """What calls of the task itself with the same policies and parameters share; None: no such call."""
+    if type(target) is not LazyResult or unwrap_task(target.task) is not func or target.task.injections:
+        return None
+    chain, policies = target.chain, None
+    if chain is not None:
+        plain = chain.condition is True and not chain.after and not chain.lazy_amounts
+        if not plain or chain.passed is not UNSET or chain.cache is not None or chain.selector is not None:
+            return None
+        held = None if chain.amounts is None else frozenset(chain.amounts.items())
+        policies = (chain.retry, chain.timeout, held, chain.priority)
+    if target.task.pure and target.kwargs:
+        return None
+    return (info.function, info.inline_bytes_max, id(target.task), policies, len(target.args), *target.kwargs)
 
 
 def jump_index(name: str, jump: Jump, numbers: Mapping[Any, int], told: str) -> int:

@@ -28,6 +28,7 @@ from cascade_worker.executor import frames
 from cascade_worker.executor.caching import Policies
 from cascade_worker.executor.files import map_file, reserve
 from cascade_worker.executor.frames import DONE, FAILED, TAIL, BodyInfo, ExecutorConfig
+from cascade_worker.executor.leases import Lease, NextStep
 from cascade_worker.executor.observations import OBSERVE_TRUTH, Keys, Seen, observe
 from cascade_worker.executor.resources import Definition, Step, definitions_of
 
@@ -83,6 +84,7 @@ class Task:
         "inline_bytes_max",
         "inputs",
         "key",
+        "lease",
         "map_index",
         "more",
         "node_id",
@@ -108,8 +110,16 @@ class Task:
             self.more,
         ) = frame
         self.body: Body | None = None
+        self.lease: Lease | None = None
+        """With it, a loop goes on here."""
         self.aside_ns = 0
         """Time that its caching policy took: no part of its duration."""
+
+    def go_on(self, step: NextStep) -> None:
+        """Becomes a further step of its loop."""
+        self.args, self.inputs, self.node_id = step.args, None, step.node_id.hex()
+        self.try_ = 1
+        self.aside_ns = 0
 
 
 class Workbench:
@@ -240,8 +250,8 @@ class Workbench:
 
     # --- after --------------------------------------------------------------------------------------
 
-    def done(self, task: Task, value: Any, duration_ns: int) -> Frame:
-        """The frame for a value that a task returned.
+    def done(self, task: Task, value: Any, duration_ns: int) -> Frame | NextStep:
+        """The frame for a value that a task returned; or the step with which its leased loop goes on.
 
         Raises:
             Unloadable: it cannot be pickled or written.
@@ -333,7 +343,15 @@ class Workbench:
             raise Unloadable(tails.refusal(info.name, value))
         if self._compiler is None:
             self._compiler = tails.Compiler(self._config.functions_dir)
+        told = repr(value)[:_PREVIEW_CHARS]
         try:
+            if task.flags & frames.FAST:
+                step = self._compiler.repeated(info, body.func, value)
+                if step is not None:
+                    if task.lease is not None and task.lease.goes_on:
+                        return step
+                    tail = self._compiler.repeated_tail(info, body.func, value, step)
+                    return (TAIL, task.attempt, duration_ns, tail, [], told, 0)
             made = self._compiler.compile(info, body.func, value)
         except Exception as error:
             raise Unloadable(error) from error
@@ -341,9 +359,9 @@ class Workbench:
         for number, (cid, packed) in enumerate(made.uploads):
             what = f"an argument of the target that task {info.name!r} returned"
             uploads.append((cid, packed.size, self._write(f"{task.attempt:016x}-{number}", packed, what)))
-        return (TAIL, task.attempt, duration_ns, made.tail, uploads, repr(value)[:_PREVIEW_CHARS])
+        return (TAIL, task.attempt, duration_ns, made.tail, uploads, told, 0)
 
-    def _jump(self, task: Task, body: Body, jump: Jump, duration_ns: int) -> Frame:
+    def _jump(self, task: Task, body: Body, jump: Jump, duration_ns: int) -> Frame | NextStep:
         """The frame for a jump: where it leads, or, where the loop ends, its data as the value.
 
         Raises:
@@ -359,7 +377,7 @@ class Workbench:
             index = tails.jump_index(body.info.name, jump, keys.numbers, keys.told)
             if index not in more["jump_exits"]:
                 tail = tails.jump_tail(body.info.name, jump, index)
-                return (TAIL, task.attempt, duration_ns, tail, [], repr(jump)[:_PREVIEW_CHARS])
+                return (TAIL, task.attempt, duration_ns, tail, [], repr(jump)[:_PREVIEW_CHARS], 0)
         except Exception as error:
             raise Unloadable(error) from error
         if isinstance(jump.data, Jump):
