@@ -17,10 +17,10 @@ between runs, and puts them on workers that have the amounts free, or ahead of t
 Structural nodes never leave the core: they are answered as soon as their inputs are.
 
 A router waits for its selector, then for the route that this chose (`routers`). What only routes need is
-shut until a router opens it, and skipped when nobody can need it any more (`demand`). A router, like a skipped
-stage of a pipeline, has no value of its own: it is an alias of the node that has it (`picks`). Facts that
-decide are observed where a value is made; where they were not, an attempt without user code observes them
-(`observing`).
+shut until a router opens it, and skipped when nobody can need it any more (`demand`). A router, like a
+skipped stage of a pipeline, has no value of its own: it is an alias of the node that has it (`picks`). Facts
+that decide are observed where a value is made; where they were not, an attempt without user code observes
+them (`observing`).
 
 An attempt is one try of one node on one worker. Reports are accepted for attempts that are on the books and
 for nothing else; that one rule fences off everything that comes late or twice.
