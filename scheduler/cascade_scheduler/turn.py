@@ -35,11 +35,13 @@ from cascade_scheduler.core.commands import (
     FrameGone,
     LookUpCached,
     PlanWanted,
+    RecallLease,
     ReleaseObject,
     RetractAttempt,
     RunEnded,
     RunRefused,
     SaveAttempt,
+    SaveCheckpoint,
     SaveConstraint,
     SaveFrame,
     SaveOutcome,
@@ -57,12 +59,23 @@ from cascade_scheduler.store.writer import Then
 
 __all__ = ["CoreLike", "Listener", "Order", "Turn", "Writer"]
 
-Order: TypeAlias = Union[Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObject, AskPromise]
+Order: TypeAlias = Union[
+    Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObject, AskPromise, RecallLease
+]
 """What a worker is to do."""
 
-_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObject, AskPromise))
+_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObject, AskPromise, RecallLease))
 _SAVES = frozenset(
-    (SaveAttempt, SaveFrame, SaveResult, SaveSkip, SaveOutcome, SaveConstraint, DropConstraint)
+    (
+        SaveAttempt,
+        SaveFrame,
+        SaveCheckpoint,
+        SaveResult,
+        SaveSkip,
+        SaveOutcome,
+        SaveConstraint,
+        DropConstraint,
+    )
 )
 
 STORY_TURNS = 64

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from cascade_scheduler.core import closing, cluster_cache, frames, lineage, nodes, observing, runs
+from cascade_scheduler.core import (
+    closing,
+    cluster_cache,
+    frames,
+    leases,
+    lineage,
+    nodes,
+    observing,
+    runs,
+)
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
 from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
 from cascade_scheduler.core.events import (
@@ -44,6 +53,10 @@ def assign(
     attempt_id = books.next_attempt()
     try_ = run.tries.get(node, 0) + 1 if run.tries else 1
     attempt = Attempt(attempt_id, run, node, spec, worker, try_, not ahead, expected, cls)
+    if not ahead and run.loop is not None and leases.may_lease(books, run, node, spec, cls):
+        attempt.leased = True
+        books.leased += 1
+        books.leases += 1
     if cls.pools or cls.limits:
         for pool, micros in cls.pools:
             pool.free -= micros
@@ -81,6 +94,7 @@ def assign(
             _route_keys(run, node),
             tail=node in run.plan.tails,
             frame_id="" if run.parent is None else run.frame_id,
+            lease=attempt.leased,
             overrides=graph.overrides if node == graph.target else b"",
             jump=graph.jumps.get(node) if graph.jumps else None,
         )
@@ -112,6 +126,7 @@ def off_the_books(books: Books, attempt: Attempt) -> None:
         return
     del books.attempts[attempt.id]
     attempt.worker.remove(attempt)
+    books.leased -= attempt.leased
     for pool, micros in attempt.cls.pools:
         pool.free += micros
     for limit in attempt.limits:
@@ -184,6 +199,7 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     if run.status[node] != ACTIVE:
         return
     run.status[node] = DONE
+    leases.advance(books, attempt, report.iterations)
     value = report.value
     books.keep(run, node, value)
     if run.observe(node):

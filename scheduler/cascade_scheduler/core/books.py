@@ -120,6 +120,10 @@ class Books:
         self.loop_steps = 0
         """Of all runs, for people."""
         self.leases = 0
+        self.leased = 0
+        """Attempts that are leases."""
+        self.lease_waits: dict[AmountClass, float] = {}
+        """Lines that have waited for room, while there are leases, since when."""
         self.listening: dict[str, dict[tuple[str, int], None]] = {}
         """Topic → recvs (run, node) that wait for its next message."""
         self.retained: dict[str, bytes] = {}

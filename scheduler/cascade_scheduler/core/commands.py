@@ -25,11 +25,13 @@ __all__ = [
     "EventRecord",
     "FrameGone",
     "PlanWanted",
+    "RecallLease",
     "ReleaseObject",
     "RetractAttempt",
     "RunEnded",
     "RunRefused",
     "SaveAttempt",
+    "SaveCheckpoint",
     "SaveConstraint",
     "SaveFrame",
     "SaveOutcome",
@@ -75,6 +77,8 @@ class Assign(NamedTuple):
     """A pickle that is laid over the arguments."""
     jump: JumpTable | None = None
     """Where jumps lead."""
+    lease: bool = False
+    """The worker goes on with the loop by itself."""
 
 
 class LookUpCached(NamedTuple):
@@ -207,6 +211,22 @@ class EventRecord(NamedTuple):
     """The name of a resource."""
 
 
+class RecallLease(NamedTuple):
+    """A leased attempt is to take no further step by itself."""
+
+    worker: str
+    attempt: int
+
+
+class SaveCheckpoint(NamedTuple):
+    """A leased loop has come so far: the node of its frame has other arguments now."""
+
+    run_id: str
+    number: int
+    node_id: bytes
+    args: bytes
+
+
 class PlanWanted(NamedTuple):
     """The plan of a frame is to be made; `PlanMade` has to follow."""
 
@@ -300,7 +320,9 @@ Command: TypeAlias = Union[
     EventRecord,
     PlanWanted,
     FrameGone,
+    RecallLease,
     SaveFrame,
+    SaveCheckpoint,
     SaveAttempt,
     SaveResult,
     SaveSkip,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cascade_scheduler.core import leases
 from cascade_scheduler.core.books import Books, Promise
 from cascade_scheduler.core.commands import (
     AskPromise,
@@ -107,6 +108,9 @@ def _ask_back(books: Books, limit: Limit) -> dict[str, None]:
     """Has everything given back that the limit covers and that has not started, as far as is known."""
     touched: dict[str, None] = {}
     for attempt in books.attempts.values():
+        if attempt.leased and limit.covers(attempt.run.run_id, attempt.spec.name):
+            leases.recall(books, attempt)
+            touched[attempt.worker.id] = None
         if attempt.started or attempt.observing or attempt.run.state != "running":
             continue
         if limit.covers(attempt.run.run_id, attempt.spec.name):

@@ -23,6 +23,7 @@ __all__ = [
     "ConstraintsLoaded",
     "Event",
     "Held",
+    "LeaseProgress",
     "MessageArrived",
     "NextFrame",
     "PlanMade",
@@ -126,6 +127,8 @@ class AttemptDone(NamedTuple):
     """The value in micros."""
     digest: bytes = b""
     cached: bool = False
+    iterations: int = 0
+    """Steps that a leased loop took before."""
 
 
 class AttemptFailed(NamedTuple):
@@ -212,6 +215,15 @@ class ResourceReported(NamedTuple):
     duration: float = 0.0
 
 
+class LeaseProgress(NamedTuple):
+    """A leased loop has taken so many steps beyond its first, and this one runs."""
+
+    attempt: int
+    iterations: int
+    args: bytes
+    node_id: bytes
+
+
 class WorkerReported(NamedTuple):
     """What a worker said since its last message; `promised`: the last number of an `AskPromise` it keeps."""
 
@@ -223,6 +235,7 @@ class WorkerReported(NamedTuple):
     resources: tuple[ResourceReported, ...] = ()
     closed_runs: tuple[str, ...] = ()
     """Runs whose resources are torn down."""
+    leases: tuple[LeaseProgress, ...] = ()
 
 
 class ConstraintSet(NamedTuple):

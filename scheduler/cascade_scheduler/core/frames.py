@@ -9,7 +9,7 @@ its target becomes the node's. What a nested frame has come to is handed to its 
 
 from __future__ import annotations
 
-from cascade_scheduler.core import feasible, nodes, observing, runs, waits
+from cascade_scheduler.core import feasible, leases, nodes, observing, runs, waits
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
@@ -21,13 +21,14 @@ from cascade_scheduler.core.commands import (
     TargetValue,
 )
 from cascade_scheduler.core.events import AttemptTail, NextFrame, PlanMade, RunSubmitted
-from cascade_scheduler.core.graph import NodeKind
+from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.run import ACTIVE, DONE, NESTED, Loop, Run
 from cascade_scheduler.core.values import ErrorInfo
 from cascade_scheduler.core.worker import Attempt
 
 __all__ = [
     "advance",
+    "count_steps",
     "forget",
     "hand_over",
     "on_plan_made",
@@ -113,6 +114,7 @@ def _finish(books: Books, attempt: Attempt, report: AttemptTail, *, told: bool, 
 
 def _go_on(books: Books, attempt: Attempt, report: AttemptTail) -> None:
     run, node = attempt.run, attempt.node
+    leases.advance(books, attempt, report.iterations)
     _step(books, run, 1)
     _finish(books, attempt, report, told=False)
     run.status[node] = DONE
@@ -189,11 +191,21 @@ def _enter(books: Books, run: Run, loop: Loop, frame: NextFrame) -> None:
     loop.frame = frame
     loop.number += 1
     assert frame.plan is not None
+    loop.same = loop.same + 1 if _is_same_task(run.graph, frame.graph) else 0
     run.lay_out(frame.graph, frame.plan)
     if books.settings.saves and run.parent is None:
         books.out.append(SaveFrame(run.run_id, loop.number, frame.stored))
     nodes.start(books, run)
     runs.settle_if_stuck(books, run)
+
+
+def _is_same_task(old: Graph, new: Graph) -> bool:
+    """Both are one call, of the same task."""
+    return old.size == new.size == 1 and (
+        old.functions[old.spec(0).function].cid == new.functions[new.spec(0).function].cid
+        if old.spec(0).kind == new.spec(0).kind == NodeKind.CALL
+        else False
+    )
 
 
 def gone(books: Books, frame: NextFrame | None) -> None:
@@ -203,6 +215,15 @@ def gone(books: Books, frame: NextFrame | None) -> None:
 
 
 # --- steps and events ---------------------------------------------------------------------------------
+
+
+def count_steps(books: Books, run: Run, steps: int) -> None:
+    """Counts steps that a lease took: each was a node, with its end."""
+    _step(books, run, steps)
+    loop = run.loop
+    assert loop is not None
+    loop.total += steps
+    loop.done += steps
 
 
 def _step(books: Books, run: Run, steps: int) -> None:

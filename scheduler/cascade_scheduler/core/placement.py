@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 
-from cascade_scheduler.core import attempts, feasible, nodes, runs
+from cascade_scheduler.core import attempts, feasible, leases, nodes, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import RetractAttempt
 from cascade_scheduler.core.plans import AmountClass
@@ -31,6 +31,8 @@ MICROS = 1_000_000
 def dispatch(books: Books) -> None:
     """Places what is ready, class by class; one class that finds no room holds up no other."""
     classes = books.queues.classes()
+    if books.lease_waits:
+        leases.wait_no_more(books, classes)
     books.token_at = 0.0
     if books.kept is not None and books.kept not in classes:
         _let_pools_go(books)
@@ -89,6 +91,7 @@ class _Room:
     def _takes_ahead(self, worker: Worker) -> bool:
         return (
             self.only_cpu
+            and not worker.leased
             and len(worker.queue) < worker.ahead_credits
             and worker.ahead_seconds < self.limit * worker.cpu / MICROS
             and worker.could(self.cls.amounts)
@@ -136,6 +139,8 @@ def _place_class(books: Books, cls: AmountClass) -> None:
     while True:
         head = queues.head(cls)
         if head is None or (asks and not _may_go(books, cls)):
+            if books.lease_waits:
+                books.lease_waits.pop(cls, None)
             break
         run, node = head
         place = room.take()
@@ -249,6 +254,8 @@ def _holder(books: Books, run: Run, node: int) -> Worker | None:
 
 def _no_room(books: Books, cls: AmountClass, placed: bool) -> None:
     """No worker has room for the head of a class: it waits, starves, or can never run."""
+    if books.leased:
+        leases.waits(books, cls)
     if any(worker.could(cls.amounts) for worker in books.workers.values()):
         if books.infeasible:
             for other in books.queues.runs_of(cls):

@@ -80,6 +80,8 @@ class Loop:
         self.done = 0
         self.skipped = 0
         """Nodes of earlier frames, counted."""
+        self.same = 0
+        """So many steps in a row have been calls of the task of the present one."""
         self.steps = 0
         """Of the run, those of nested frames and of leases among them."""
         self.told = 0

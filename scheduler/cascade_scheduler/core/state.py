@@ -11,6 +11,7 @@ from cascade_scheduler.core import (
     cluster_cache,
     constraints,
     frames,
+    leases,
     observing,
     placement,
     runs,
@@ -106,6 +107,7 @@ class Core(Books):
             or self.infeasible
             or self.token_at
             or self.closing
+            or self.lease_waits
             or expiry is not None
         ):
             return None
@@ -122,6 +124,8 @@ class Core(Books):
             times.append(closing.wakeup(self))
         if self.balance_at:
             times.append(self.balance_at)
+        if self.lease_waits:
+            times.append(min(self.lease_waits.values()) + leases.WAIT_SECONDS)
         if self.away:
             grace = self.settings.worker_grace
             times.extend(w.disconnected_at + grace for w in self.away.values())

@@ -22,9 +22,12 @@ class Attempt:
         "cls",
         "expected",
         "id",
+        "iterations",
+        "leased",
         "limits",
         "node",
         "observing",
+        "recalled",
         "run",
         "spec",
         "started",
@@ -63,6 +66,12 @@ class Attempt:
         """It runs no user's function; see the module `observing`."""
         self.asked_back = False
         """It was retracted, or its run is being stopped."""
+        self.leased = False
+        """Its worker goes on with its loop by itself."""
+        self.recalled = False
+        """The lease is to end."""
+        self.iterations = 0
+        """Steps of the lease that are counted."""
 
 
 class Worker:
@@ -84,6 +93,7 @@ class Worker:
         "host",
         "id",
         "last_report",
+        "leased",
         "name",
         "pid",
         "queue",
@@ -101,6 +111,8 @@ class Worker:
         self.ahead_seconds = 0.0
         self.async_running = 0
         self.sync_running = 0
+        self.leased = 0
+        """Attempts that are leases; nothing is sent ahead of their end."""
         self.reserved: object = None
         """The amount class for which the worker is kept free, when one starves."""
         self.introduce(hello, now)
@@ -151,6 +163,7 @@ class Worker:
     def add(self, attempt: Attempt) -> None:
         """Puts an attempt on the books."""
         self.attempts[attempt.id] = attempt
+        self.leased += attempt.leased
         if attempt.charged:
             self._charge(attempt)
         else:
@@ -160,6 +173,7 @@ class Worker:
     def remove(self, attempt: Attempt) -> None:
         """Takes an attempt off the books, and charges what the worker starts in its place."""
         del self.attempts[attempt.id]
+        self.leased -= attempt.leased
         if attempt.charged:
             self._refund(attempt)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import attempts, closing, constraints, lineage
+from cascade_scheduler.core import attempts, closing, constraints, leases, lineage
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import WelcomeWorker, WorkerGone
 from cascade_scheduler.core.events import AttemptReturned, WorkerConnected, WorkerDisconnected, WorkerReported
@@ -66,6 +66,8 @@ def on_reported(books: Books, event: WorkerReported) -> None:
         closing.on_resource(books, worker, change)
     for attempt_id in event.started:
         attempts.on_started(books, worker, attempt_id)
+    for progress in event.leases:
+        leases.on_progress(books, worker, progress)
     for report in event.reports:
         attempts.on_report(books, worker, report)
     for run_id in event.closed_runs:

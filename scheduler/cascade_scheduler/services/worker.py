@@ -18,7 +18,7 @@ from cascade_scheduler.core.events import WorkerDisconnected, WorkerReported
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.services.worker_session import WorkerSession
-from cascade_scheduler.wire.reports import hello_from, reports_from, resources_from
+from cascade_scheduler.wire.reports import hello_from, leases_from, reports_from, resources_from
 from cascade_scheduler.wire.values import (
     ONE_VALUE,
     PAYLOAD_BYTES_MAX,
@@ -154,6 +154,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                         reports.promised,
                         resources_from(reports.resources, session.run_id) if reports.resources else (),
                         tuple([session.run_id(run) for run in reports.closed_runs]),
+                        leases_from(reports.leases) if reports.leases else (),
                     ),
                     then=partial(_stored, session, message.sequence),
                 )

@@ -17,6 +17,7 @@ from cascade_scheduler.core.commands import (
     Assign,
     CancelAttempt,
     CloseRun,
+    RecallLease,
     ReleaseObject,
     RetractAttempt,
 )
@@ -77,6 +78,7 @@ class WorkerSession:
         self._opening: worker_pb2.ConnectResponse | None = None
         self._assigns: list[Assign] = []
         self._retract: list[int] = []
+        self._recall: list[int] = []
         self._cancel: list[int] = []
         self._release: list[int] = []
         self._promise = 0
@@ -115,7 +117,10 @@ class WorkerSession:
                 self._whose.popitem(last=False)
         self.outbox.ring()
 
-    def order(self, command: RetractAttempt | CancelAttempt | CloseRun | ReleaseObject | AskPromise) -> None:
+    def order(
+        self,
+        command: RetractAttempt | CancelAttempt | CloseRun | ReleaseObject | AskPromise | RecallLease,
+    ) -> None:
         """Adds an order; it goes out behind the turn."""
         if isinstance(command, RetractAttempt):
             self._retract.append(command.attempt)
@@ -125,6 +130,8 @@ class WorkerSession:
             self._promise = command.number
         elif isinstance(command, CloseRun):
             self._close.append(command.run_id)
+        elif isinstance(command, RecallLease):
+            self._recall.append(command.attempt)
         else:
             self._release.append(command.attempt)
         self.outbox.ring()
@@ -181,7 +188,7 @@ class WorkerSession:
     @property
     def _urgent(self) -> bool:
         """There is something to say beside assignments that should not wait for the next of them."""
-        orders = self._retract or self._cancel or self._release or self._close
+        orders = self._retract or self._cancel or self._release or self._close or self._recall
         return bool(orders or self._logs_changed or self._promise)
 
     def _orders(self) -> list[worker_pb2.ConnectResponse]:
@@ -196,10 +203,12 @@ class WorkerSession:
             cancel=self._cancel,
             release=self._release,
             close=self._close,
+            recall=self._recall,
             ended=self._ended,
             promise=self._promise,
         )
         self._assigns, self._retract, self._cancel, self._release = [], [], [], []
+        self._recall = []
         self._ended, self._close, self._logs_changed, self._promise = [], [], [], 0
         return [*(message for message in changed if message is not None), *messages]
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias, Union
 from cascade_scheduler.core.commands import (
     DropConstraint,
     SaveAttempt,
+    SaveCheckpoint,
     SaveConstraint,
     SaveFrame,
     SaveOutcome,
@@ -123,6 +124,7 @@ Record: TypeAlias = Union[
     RunDropped,
     SaveAttempt,
     SaveFrame,
+    SaveCheckpoint,
     SaveResult,
     SaveSkip,
     SaveOutcome,
@@ -141,7 +143,7 @@ def without_superseded(records: Sequence[Record]) -> Sequence[Record]:
         return records
     kept: list[Record] = []
     for position, record in enumerate(records):
-        of_frame = isinstance(record, (SaveAttempt, SaveFrame, SaveResult, SaveSkip))
+        of_frame = isinstance(record, (SaveAttempt, SaveCheckpoint, SaveFrame, SaveResult, SaveSkip))
         if not of_frame or position >= last.get(getattr(record, "run_id", ""), 0):
             kept.append(record)
     return kept
@@ -187,6 +189,8 @@ class StoredRun:
     events: Mapping[int, bytes] = field(default_factory=dict)
     frame: int = 0
     """How many frames there were before the present one."""
+    checkpoint: tuple[bytes, bytes] | None = None
+    """Of a leased loop: the structural id and the arguments with which its node goes on."""
     jump: StoredJump | None = None
     """How the present frame was entered, when by a jump."""
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from cascade_scheduler.core.commands import (
     DropConstraint,
     SaveAttempt,
+    SaveCheckpoint,
     SaveConstraint,
     SaveFrame,
     SaveOutcome,
@@ -150,6 +151,8 @@ class MemoryStore:
             run.attempts[record.node] = StoredAttempt(record.attempt, record.try_, record.worker)
         elif isinstance(record, SaveSkip):
             run.skipped[record.key] = record.reason
+        elif isinstance(record, SaveCheckpoint):
+            run.checkpoint = (record.node_id, record.args)
         elif isinstance(record, SaveFrame):
             _replace_frame(run, record)
         elif isinstance(record, SaveOutcome):
@@ -172,6 +175,7 @@ class MemoryStore:
 def _replace_frame(run: StoredRun, record: SaveFrame) -> None:
     stored = record.stored
     run.frame = record.number
+    run.checkpoint = None
     if isinstance(stored, StoredJump):
         run.jump = stored
     else:

@@ -10,7 +10,8 @@ Per run, all with a time to live that is renewed while the run goes on:
     cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID)
     cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"; of a run
                                        that went on as another graph "frame" (how many there were before) and
-                                       "parts" of the graph; "jump" → JSON of the last jump, sealed
+                                       "parts" of the graph; "jump" → JSON of the last jump, sealed;
+                                       "checkpoint" → id and arguments of a leased step, sealed
     cascade:run:{run}:events     hash  first event id → packed events
 
 Of all schedulers of a Redis: `cascade:epoch`, `cascade:batch` (epoch and number of the last batch),
@@ -39,6 +40,7 @@ from cascade_dist.storage.seal import Sealer, SealError
 from cascade_scheduler.core.commands import (
     DropConstraint,
     SaveAttempt,
+    SaveCheckpoint,
     SaveConstraint,
     SaveFrame,
     SaveOutcome,
@@ -80,6 +82,7 @@ CONSTRAINTS_KEY = "cascade:constraints"
 FRAME_PARTS = ("results", "skipped", "facts", "attempts")
 """What belongs to one frame of a run, beside its graph."""
 FUNCTION_SETS_MAX = 10_000
+NODE_ID_BYTES = 16
 PARTS = ("results", "skipped", "facts", "attempts", "graph", "functions", "meta", "events")
 
 # One batch: nothing happens unless this epoch leads and the number follows the last one. Then commands, each
@@ -270,6 +273,9 @@ class RedisStore:
             return None
         run = StoredRun(created, parts["meta"][b"state"].decode(), parts["meta"].get(b"error", b"").decode())
         run.frame = int(parts["meta"].get(b"frame", 0))
+        if b"checkpoint" in parts["meta"]:
+            step = self._sealer.open(run_id, "checkpoint", parts["meta"][b"checkpoint"])[1]
+            run.checkpoint = (step[:NODE_ID_BYTES], step[NODE_ID_BYTES:])
         if b"jump" in parts["meta"]:
             run.jump = self._jump(run_id, parts["meta"][b"jump"])
         for field, record in parts["results"].items():
@@ -409,6 +415,9 @@ class _Script:
             self._set(run_id, "attempts", record.node, text)
         elif isinstance(record, SaveResult):
             self._add_result(record)
+        elif isinstance(record, SaveCheckpoint):
+            step = record.node_id + record.args
+            self._set(run_id, "meta", "checkpoint", self._sealer.seal(run_id, "checkpoint", 0, step))
         elif isinstance(record, SaveFrame):
             self._add_frame(record)
         elif isinstance(record, SaveSkip):
@@ -481,6 +490,7 @@ class _Script:
         run_id, stored = record.run_id, record.stored
         for part in FRAME_PARTS:
             self._delete(key_of(run_id, part))
+        self._do("HDEL", key_of(run_id, "meta"), "checkpoint")
         self._set(run_id, "meta", "frame", record.number)
         if isinstance(stored, StoredJump):
             told = {"target": stored.target, "names": stored.names, "overrides": stored.overrides.hex()}

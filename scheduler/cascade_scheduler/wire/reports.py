@@ -12,6 +12,7 @@ from cascade_scheduler.core.events import (
     AttemptLost,
     AttemptReturned,
     Held,
+    LeaseProgress,
     Report,
     ResourceReported,
     WorkerConnected,
@@ -19,9 +20,10 @@ from cascade_scheduler.core.events import (
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.wire.values import BadMessage, amounts_from, blob_from, error_from
 
-__all__ = ["hello_from", "reports_from", "resources_from"]
+__all__ = ["hello_from", "leases_from", "reports_from", "resources_from"]
 
 _SECONDS = 1e-9
+NODE_ID_BYTES = 16
 _FAILURES = {
     worker_pb2.FAILURE_KIND_RAISED: "raised",
     worker_pb2.FAILURE_KIND_TIMEOUT: "timeout",
@@ -63,6 +65,20 @@ def hello_from(hello: worker_pb2.Hello) -> WorkerConnected:
         hello.draining,
         hello.sync_credits,
     )
+
+
+def leases_from(messages: Iterable[worker_pb2.LeaseProgress]) -> tuple[LeaseProgress, ...]:
+    """How far leased loops have come.
+
+    Raises:
+        BadMessage: a checkpoint names no node.
+    """
+    found = []
+    for message in messages:
+        if len(message.node_id) != NODE_ID_BYTES:
+            raise BadMessage(f"the checkpoint of attempt {message.attempt} names no node")
+        found.append(LeaseProgress(message.attempt, message.iterations, message.args, message.node_id))
+    return tuple(found)
 
 
 def reports_from(
@@ -110,6 +126,7 @@ def reports_from(
                             done.amount_micros if done.HasField("amount_micros") else None,
                             done.digest,
                             False,
+                            done.iterations,
                         ),
                     )
                 )
@@ -146,6 +163,7 @@ def _done(worker: str, message: worker_pb2.Report) -> AttemptDone:
         done.amount_micros if done.HasField("amount_micros") else None,
         done.digest,
         done.cached,
+        done.iterations,
     )
 
 

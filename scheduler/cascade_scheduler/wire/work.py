@@ -18,6 +18,8 @@ __all__ = ["WorkEncoder", "function_to"]
 FUNCTIONS_REMEMBERED = 20_000
 """Functions that a session is known to have; of more, the least recently used is sent again."""
 
+BODIES_MAX = 256
+"""Of one run, that a session remembers; of more, the oldest is named anew when it comes again."""
 _ASSIGNMENT_BYTES = 96
 """What an assignment takes beside its arguments and inputs."""
 
@@ -69,6 +71,8 @@ def _fields(command: Assign, body: int) -> dict[str, Any]:
         fields["tail"] = True
     if command.whole:
         fields["whole"] = True
+    if command.lease:
+        fields["lease"] = True
     if command.overrides:
         fields["overrides"] = command.overrides
     if command.jump is not None:
@@ -125,6 +129,7 @@ class WorkEncoder:
         retract: Iterable[int] = (),
         cancel: Iterable[int] = (),
         release: Iterable[int] = (),
+        recall: Iterable[int] = (),
         close: Iterable[str] = (),
         ended: Iterable[str] = (),
         promise: int = 0,
@@ -186,6 +191,8 @@ class WorkEncoder:
             work.cancel.extend(cancel)
         if release:
             work.release.extend(release)
+        if recall:
+            work.recall.extend(recall)
         if promise:
             work.promise = promise
         self._close_and_end(work, close, ended)
@@ -242,6 +249,8 @@ class WorkEncoder:
     def _name_body(self, work: worker_pb2.Work, run: _Run, command: Assign) -> tuple[int, Spec, bytes]:
         self._last_body += 1
         spec = command.spec
+        if len(run.bodies) >= BODIES_MAX:  # a run that goes on as ever new tasks
+            work.forget_bodies.append(run.bodies.pop(next(iter(run.bodies)))[0])
         known = run.bodies[id(spec)] = (self._last_body, spec, command.function)
         body = work.bodies.add(
             body=self._last_body, spec=_spec_message(spec), function=command.function, run=run.number
