@@ -1,0 +1,123 @@
+"""The functions of random programs. Each takes whatever it is given, and the same gives the same."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+from cascade_dist.context import current_attempt
+
+KEYS = (0, 1, 2, "a", "b", None, (1, "x"), 2.5)
+"""What selectors give; routers have some of them."""
+TRUTHS: tuple[Any, ...] = (0, 1, "", "yes", [], [0], None, True, False, 0.0, -1)
+SMALL = 160
+"""A value with a longer text is handed on as a number, so that values do not grow with the graph."""
+
+oracle_attempt = 1
+"""Which try it is when the evaluator calls a task, which runs in no executor."""
+
+
+class Pair(NamedTuple):
+    """A named tuple."""
+
+    left: Any
+    right: Any
+
+
+class Stubborn:
+    """Has no truth."""
+
+    def __bool__(self) -> bool:
+        raise ArithmeticError("this has no truth")
+
+    def __repr__(self) -> str:
+        return "Stubborn()"
+
+
+def text(value: Any) -> str:
+    """Says all of a value, the same in every process: types, order of lists, no order of sets."""
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        inner = ",".join(f"{text(key)}:{text(item)}" for key, item in value.items())
+    elif isinstance(value, (set, frozenset)):
+        inner = ",".join(sorted(map(text, value)))
+    elif isinstance(value, (list, tuple)):
+        inner = ",".join(map(text, value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        inner = ",".join(text(getattr(value, field.name)) for field in fields(value))
+    else:
+        inner = repr(value)
+    return f"{kind}({inner})"
+
+
+def number(*values: Any) -> int:
+    """A number that depends on all of the values."""
+    return zlib.crc32(text(values).encode())
+
+
+def attempt() -> int:
+    """Which try this is, from 1."""
+    info = current_attempt()
+    return oracle_attempt if info is None else info.attempt
+
+
+def const(value: Any = 0) -> Any:
+    return value
+
+
+def echo(first: Any = 0, *rest: Any) -> Any:
+    return first
+
+
+def mix(*values: Any, **named: Any) -> int:
+    return number(values, named) % 997
+
+
+async def later(*values: Any, **named: Any) -> int:
+    return number(values, named) % 991
+
+
+def pack(*values: Any) -> Any:
+    return list(values) if len(text(values)) < SMALL else [number(values)]
+
+
+def pair(left: Any = 0, right: Any = 0) -> Any:
+    return Pair(left, right) if len(text((left, right))) < SMALL else Pair(number(left), number(right))
+
+
+def select(*values: Any) -> Any:
+    return KEYS[number(values) % len(KEYS)]
+
+
+async def pick(*values: Any) -> Any:
+    return KEYS[number(values) % 3]
+
+
+def truth(*values: Any) -> Any:
+    return TRUTHS[number(values) % len(TRUTHS)]
+
+
+def items(*values: Any) -> list[int]:
+    n = number(values)
+    return [n % 7 + i for i in range(n % 5)]
+
+
+def wide(*values: Any) -> list[str]:
+    """Three items that are long, so that the list is an object when results are to be small."""
+    return [f"{number(values)}" * 20, "b" * 90, "c" * 70]
+
+
+def fail(*values: Any) -> Any:
+    raise ValueError(f"failed {number(values)}")
+
+
+def stubborn(*values: Any) -> Any:
+    return Stubborn()
+
+
+def flaky(failures: int = 1, *values: Any) -> int:
+    """Fails so many times, then succeeds."""
+    if attempt() <= failures:
+        raise LookupError(f"flaky {number(values)} at try {attempt()}")
+    return number(failures, values) % 983
