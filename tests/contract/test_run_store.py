@@ -95,6 +95,63 @@ async def test_an_empty_store_has_no_runs(open_store: Open) -> None:
     assert await load(await open_store()) == {}
 
 
+async def test_one_run_is_loaded_by_its_id(open_store: Open) -> None:
+    store = await open_store()
+    await land(store, 1, created("r"), created("other"), SaveResult("r", 0, "aa", 7, b"one", True, 2))
+    found = await store.load_run("r")
+    assert found is not None
+    assert found.created == created("r")
+    assert found.results == {"aa": StoredResult(7, b"one", True, 2)}
+    assert await store.load_run("nobody") is None
+
+
+async def test_a_run_that_is_resumed_keeps_its_results_and_nothing_else(open_store: Open) -> None:
+    store = await open_store()
+    blob = BlobValue(cid_of(b"large"), 5)
+    await land(
+        store,
+        1,
+        created(),
+        SaveResult("r", 0, "aa", 7, b"one", False),
+        SaveResult("r", 1, "bb[3]", 8, blob),
+        SaveSkip("r", 2, "cc", "ConditionFalse"),
+        SaveAttempt("r", 0, 7, 1, "w"),
+        RunEvents("r", 1, b"events"),
+        SaveOutcome("r", "failed", "ValueError: no"),
+    )
+    later = await open_store()
+    await land(later, 1, created(name="again", resumed=True), SaveResult("r", 2, "cc", 9, b"three"))
+    found = await later.load_run("r")
+    assert found is not None
+    assert found.created == created(name="again")
+    assert (found.state, found.error) == ("running", "")
+    assert found.results == {
+        "aa": StoredResult(7, b"one", False),
+        "bb[3]": StoredResult(8, blob),
+        "cc": StoredResult(9, b"three"),
+    }
+    assert not found.skipped
+    assert not found.attempts
+    assert not found.events
+
+
+async def test_a_run_that_is_created_anew_keeps_nothing(open_store: Open) -> None:
+    store = await open_store()
+    await land(store, 1, created(), SaveResult("r", 0, "aa", 7, b"one"))
+    await land(store, 2, created())
+    found = await store.load_run("r")
+    assert found is not None
+    assert not found.results
+
+
+async def test_resuming_an_unknown_run_creates_it(open_store: Open) -> None:
+    store = await open_store()
+    await land(store, 1, created(resumed=True))
+    found = await store.load_run("r")
+    assert found is not None
+    assert found.created == created()
+
+
 async def test_epochs_grow(open_store: Open) -> None:
     store = await open_store()
     epochs = [await store.open() for _ in range(3)]
@@ -387,6 +444,26 @@ async def test_another_kind_of_key_in_the_place_of_the_constraints_is_named(
         await store.constraints()
 
 
+async def test_what_is_resumed_lives_as_long_as_its_run(store: RedisStore, client: Any) -> None:
+    await land(store, 1, created(), SaveResult("r", 0, "aa", 7, b"one", True))
+    for part in ("results", "facts"):
+        await client.expire(f"cascade:run:r:{part}", 10)
+    await land(store, 2, created(resumed=True))
+    for part in ("results", "facts"):
+        assert await client.ttl(f"cascade:run:r:{part}") > 80_000
+
+
+async def test_a_result_that_is_not_sealed_is_not_resumed(
+    store: RedisStore, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await land(store, 1, created(), SaveResult("r", 0, "aa", 7, b"one"), SaveResult("r", 1, "bb", 8, b"two"))
+    await client.hset("cascade:run:r:results", "aa", b"\x80\x05N.")
+    found = await store.load_run("r")
+    assert found is not None
+    assert list(found.results) == ["bb"]
+    assert "counts as lost" in caplog.text
+
+
 async def test_no_redis_is_named_without_its_password(unused_tcp_port: int) -> None:
     url = f"redis://user:{secrets.token_hex(4)}@127.0.0.1:{unused_tcp_port}/0"
     lost = RedisStore(url, Sealer(KEY))
@@ -396,6 +473,8 @@ async def test_no_redis_is_named_without_its_password(unused_tcp_port: int) -> N
         await lost.open()
     with pytest.raises(StoreUnavailable):
         await land(lost, 1, created())
+    with pytest.raises(StoreUnavailable):
+        await lost.load_run("r")
     await lost.close()
 
 

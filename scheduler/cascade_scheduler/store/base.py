@@ -93,6 +93,8 @@ class RunCreated(NamedTuple):
     end: bytes
     functions: tuple[StoredFunction, ...]
     pools: tuple[tuple[str, int], ...] = ()
+    resumed: bool = False
+    """It goes on with the results that are stored under its id: they stay, and all else goes."""
 
 
 class RunEvents(NamedTuple):
@@ -219,6 +221,13 @@ class RunStore(Protocol):
 
     def load(self) -> AsyncIterator[StoredRun]:
         """Every run that is remembered, one at a time, oldest first."""
+
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        """One run; None when it is not remembered, or cannot be trusted.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached now.
+        """
 
     async def constraints(self) -> Sequence[Constraint]:
         """The limits that were set and not removed, those whose time is over among them.

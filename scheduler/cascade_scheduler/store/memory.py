@@ -57,6 +57,10 @@ class ForgetfulStore:
         for run in nothing:
             yield run
 
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        """Nothing."""
+        return None
+
     async def constraints(self) -> Sequence[Constraint]:
         """Nothing."""
         return ()
@@ -110,6 +114,10 @@ class MemoryStore:
         for run in list(self._shared.runs.values()):
             yield run
 
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        """The run, if it is remembered."""
+        return self._shared.runs.get(run_id)
+
     async def constraints(self) -> Sequence[Constraint]:
         """The limits that were set and not removed."""
         return tuple(self._shared.constraints.values())
@@ -134,7 +142,9 @@ class MemoryStore:
     def _apply(self, record: object) -> None:
         runs = self._shared.runs
         if isinstance(record, RunCreated):
-            runs[record.run_id] = StoredRun(record)
+            old = runs.get(record.run_id) if record.resumed else None
+            created = record._replace(resumed=False)
+            runs[record.run_id] = StoredRun(created, results={} if old is None else dict(old.results))
             return
         if isinstance(record, SaveConstraint):
             self._shared.constraints[record.constraint.id] = record.constraint

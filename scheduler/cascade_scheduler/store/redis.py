@@ -21,6 +21,7 @@ Of all schedulers of a Redis: `cascade:epoch`, `cascade:batch` (epoch and number
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -81,6 +82,10 @@ RUNS_KEY = "cascade:runs"
 CONSTRAINTS_KEY = "cascade:constraints"
 FRAME_PARTS = ("results", "skipped", "facts", "attempts")
 """What belongs to one frame of a run, beside its graph."""
+RESULT_PARTS = ("results", "facts")
+"""What stays of a run that is resumed."""
+RESULTS_AT_ONCE = 500
+"""So many results are checked against their seals before others have their turn."""
 FUNCTION_SETS_MAX = 10_000
 NODE_ID_BYTES = 16
 PARTS = ("results", "skipped", "facts", "attempts", "graph", "functions", "meta", "events")
@@ -242,6 +247,13 @@ class RedisStore:
             if found is not None:
                 yield found
 
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        """One run, if it is remembered and its seals hold."""
+        try:
+            return await self._load(run_id)
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
+
     async def constraints(self) -> Sequence[Constraint]:
         """The limits that were set and not removed, by scope and type."""
         try:
@@ -278,8 +290,10 @@ class RedisStore:
             run.checkpoint = (step[:NODE_ID_BYTES], step[NODE_ID_BYTES:])
         if b"jump" in parts["meta"]:
             run.jump = self._jump(run_id, parts["meta"][b"jump"])
-        for field, record in parts["results"].items():
+        for number, (field, record) in enumerate(parts["results"].items(), 1):
             key = field.decode()
+            if not number % RESULTS_AT_ONCE:
+                await asyncio.sleep(0)  # other runs go on meanwhile
             try:
                 run.results[key] = self._result(run_id, key, record, parts["facts"].get(field))
             except (SealError, RecordError) as error:
@@ -456,7 +470,8 @@ class _Script:
 
     def _add_run(self, record: RunCreated) -> None:
         run_id, seal = record.run_id, self._sealer.seal
-        self._drop(run_id)  # of a run with this id that ended and was forgotten
+        # Of a run with this id that ended and was forgotten, or that is resumed.
+        self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
         told = {
             "name": record.name,
             "on_failure": record.on_failure,
@@ -516,9 +531,12 @@ class _Script:
         for part in PARTS:
             self._touched[key_of(run_id, part)] = None
 
-    def _drop(self, run_id: str) -> None:
+    def _drop(self, run_id: str, keep: Iterable[str] = ()) -> None:
         for part in PARTS:
             key = key_of(run_id, part)
+            if part in keep:
+                self._touched[key] = None
+                continue
             self._do("DEL", key)
             self._touched.pop(key, None)
 

@@ -15,6 +15,7 @@ from cascade_scheduler.store.base import (
     RunCreated,
     RunEvents,
     RunStore,
+    StoredRun,
     StoreFenced,
     StoreUnavailable,
 )
@@ -83,6 +84,14 @@ class StoreWriter:
             self.room.clear()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain(), name="store writer")
+
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        """What the store has of a run; what waits to be written is not part of it.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached now.
+        """
+        return await self._store.load_run(run_id)
 
     async def flush(self, timeout: float) -> bool:
         """Waits until everything has landed; False when that took longer than `timeout` seconds."""

@@ -238,6 +238,9 @@ class SlowStore:
         for run in list[StoredRun]():
             yield run
 
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        return None
+
     async def constraints(self) -> list[Constraint]:
         """Nothing."""
         return []
