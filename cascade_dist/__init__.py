@@ -59,6 +59,8 @@ if TYPE_CHECKING:
         CachePolicy,
         FileExistenceCache,
         InMemoryCacheBackend,
+        IpfsCacheBackend,
+        RedisCacheBackend,
         ResultCache,
         SizeTieredCache,
     )
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from cascade_dist.library.command import create_cli
     from cascade_dist.library.shell import shell
     from cascade_dist.library.subflow import subflow
+    from cascade_dist.state import InMemoryStateBackend, RedisStateBackend, StateBackend
 
 __all__ = [
     "from_json",
@@ -93,6 +96,8 @@ __all__ = [
     "GraphError",
     "GraphTooLargeError",
     "InMemoryCacheBackend",
+    "InMemoryStateBackend",
+    "IpfsCacheBackend",
     "Jump",
     "LazyResult",
     "MISS",
@@ -100,6 +105,8 @@ __all__ = [
     "MessageBus",
     "Param",
     "ParamMissingError",
+    "RedisCacheBackend",
+    "RedisStateBackend",
     "RemoteTaskError",
     "RemoteTraceback",
     "Resource",
@@ -117,6 +124,7 @@ __all__ = [
     "RunRefusedError",
     "SerializationError",
     "SizeTieredCache",
+    "StateBackend",
     "Task",
     "TaskCancelled",
     "TaskLoadError",
@@ -156,8 +164,13 @@ _AT_FIRST_USE = {
     "CachePolicy": "cascade_dist.caching",
     "FileExistenceCache": "cascade_dist.caching",
     "InMemoryCacheBackend": "cascade_dist.caching",
+    "InMemoryStateBackend": "cascade_dist.state",
+    "IpfsCacheBackend": "cascade_dist.caching",
+    "RedisCacheBackend": "cascade_dist.caching",
+    "RedisStateBackend": "cascade_dist.state",
     "ResultCache": "cascade_dist.caching",
     "SizeTieredCache": "cascade_dist.caching",
+    "StateBackend": "cascade_dist.state",
     "Cluster": "cascade_dist.client",
     "MessageBus": "cascade_dist.client.bus",
     "Run": "cascade_dist.client",

@@ -310,7 +310,10 @@ def connect(address: str | None = None, **options: Any) -> _Connecting:
     return _Connecting(address, options)
 
 
-async def run(target: Any, *, cluster: AsyncCluster | None = None, **options: Any) -> Any:
+async def run(
+    target: Any, *, cluster: AsyncCluster | None = None, state_backend: str | None = None, **options: Any
+) -> Any:
     """As `cascade_dist.run`."""
-    chosen = cluster or AsyncCluster(await _in_thread(api._default_cluster))
+    given = None if cluster is None else cluster.cluster
+    chosen = AsyncCluster(await _in_thread(api.choose_cluster, given, state_backend))
     return await chosen.run(target, **options)

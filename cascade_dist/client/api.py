@@ -15,6 +15,7 @@ from cascade_dist.client.session import Endpoint
 from cascade_dist.client.submitting import checked_pools
 from cascade_dist.config import Settings, load_settings
 from cascade_dist.errors import CascadeError
+from cascade_dist.state import check_state_uri
 from cascade_dist.wire import TokenAuth, client_credentials, parse_addresses, read_token
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ LOCAL = "local"
 
 _lock = threading.Lock()
 _default: Cluster | None = None
+_by_state: dict[str, Cluster] = {}
+"""The private clusters that were started for a state, by its URI."""
 
 
 def connect(
@@ -141,14 +144,14 @@ def _token(settings: Settings) -> str | None:
     return read_token(token, token_file, {})
 
 
-def _start_private(settings: Settings, options: Mapping[str, Any]) -> Cluster:
+def _start_private(settings: Settings, options: Mapping[str, Any], state: str | None = None) -> Cluster:
     if context.in_executor:
         raise CascadeError(
             "a private cluster cannot be started where a worker runs or loads tasks: cs.run or cs.connect "
             "was called in a task, or at the top of a module that a worker imports. Put the call under "
             '`if __name__ == "__main__":`, or give connect() the address of a cluster'
         )
-    local = LocalCluster(workers=settings["workers"], slots=settings["slots"])
+    local = LocalCluster(workers=settings["workers"], slots=settings["slots"], state=state)
     local.start()
     try:
         token = read_token(None, local.token_file, {})
@@ -200,16 +203,26 @@ def run(
     log_level: str | None = None,
     log_format: str = "human",
     connector: Connector | None = None,
+    state_backend: str | None = None,
 ) -> Any:
     """Runs a target and gives its value: `Cluster.run` on a cluster that need not be there yet.
 
     Without `cluster`, the one of ``CASCADE_ADDRESS`` is used, else a private one, which is started at the
     first call, shared by all later ones and ended with the process.
 
+    Args:
+        state_backend: a URI such as ``redis://localhost:6379/0``: the private cluster keeps its state there,
+            where `RedisStateBackend` finds it. There is one such cluster for each URI, and a Redis database
+            has one scheduler at a time: the last one that was started. The other arguments are those of
+            `Cluster.run`.
+
     Raises:
         Exception: what a task raised, with its remote traceback as cause; else as `connect`, `Cluster.run`.
+        TypeError: `state_backend` is no text, or the cluster runs already.
+        ValueError: `state_backend` has another scheme than redis, rediss or unix.
+        ImportError: redis is not installed.
     """
-    chosen = cluster if cluster is not None else _default_cluster()
+    chosen = choose_cluster(cluster, state_backend)
     return chosen.run(
         target,
         params=params,
@@ -228,22 +241,61 @@ def run(
     )
 
 
+def choose_cluster(cluster: Cluster | None, state_backend: Any) -> Cluster:
+    """The cluster that a run is for: the one given, that of a state, or the default one.
+
+    Raises:
+        TypeError: a state for a cluster that runs already, or one that is no text.
+        Exception: as `connect`.
+    """
+    if state_backend is None:
+        return _default_cluster() if cluster is None else cluster
+    uri = check_state_uri(state_backend)
+    if cluster is not None:
+        raise _state_of_another("cluster= is given")
+    return _state_cluster(uri)
+
+
+def _state_of_another(why: str) -> TypeError:
+    return TypeError(
+        f"state_backend= is for a private cluster, and {why}: where a cluster keeps its state is said when "
+        "it is started, by `cascade-scheduler --state URL`"
+    )
+
+
 def _default_cluster() -> Cluster:
     global _default
     with _lock:
         if _default is None or not _default.usable:
-            # One with runs under way, of other threads, closes itself when they have ended.
-            if _default is not None and not _default._session.live_runs():
-                _default.close()
+            _let_go(_default)
             _default = None
             _default = connect()
         return _default
+
+
+def _state_cluster(uri: str) -> Cluster:
+    settings = load_settings("client", {})
+    if settings["address"] is not None:
+        raise _state_of_another(f"{settings.origin('address')} names one that runs")
+    with _lock:
+        found = _by_state.get(uri)
+        if found is None or not found.usable:
+            _let_go(_by_state.pop(uri, None))
+            found = _by_state[uri] = _start_private(settings, {}, uri)
+        return found
+
+
+def _let_go(cluster: Cluster | None) -> None:
+    # One with runs under way, of other threads, closes itself when they have ended.
+    if cluster is not None and not cluster._session.live_runs():
+        cluster.close()
 
 
 def _forget_after_fork() -> None:
     global _default, _lock
     _lock = threading.Lock()
     _default = None
+    _by_state.clear()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from cascade_dist.config import known_environment
 from cascade_dist.errors import CascadeError
@@ -28,8 +29,11 @@ __all__ = ["LocalCluster"]
 START_SECONDS = 30.0
 STOP_SECONDS = 3.0
 POLL_SECONDS = 0.005
+PRIVATE_VARIABLES = frozenset({"CASCADE_FAST_LOOPS"})
+"""Settings of the environment that hold in private clusters too: they change how, and not what."""
 TAIL_CHARS = 2_000
 SCHEDULER = "scheduler"
+STATE_VARIABLE = "CASCADE_SCHEDULER__STATE"
 _PREFIX = "cascade-"
 
 _running: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
@@ -45,6 +49,8 @@ class LocalCluster:
         private: closed to all but this process: its own token, no settings from environment and files, logs
             into files. Otherwise the children log to this process's stderr.
         token_file: the token of a cluster that is not private.
+        state: the URL of a private cluster's state; it goes to the scheduler by its environment, since it may
+            hold a password.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class LocalCluster:
         scheduler_options: Sequence[str] = (),
         private: bool = True,
         token_file: str | None = None,
+        state: str | None = None,
     ) -> None:
         self.address = ""
         self.workers = workers
@@ -62,6 +69,7 @@ class LocalCluster:
         self._slots = slots
         self._scheduler_options = list(scheduler_options)
         self._private = private
+        self._state = state
         self._directory = Path()
         self._lifeline = -1
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -94,9 +102,12 @@ class LocalCluster:
         ready = self._directory / "ready.json"
         options = ["--ready-file", str(ready), *self._scheduler_options]
         if self._private:
-            options += ["--host", "127.0.0.1", "--port", "0", "--state", "memory://", "--closed"]
-            options += ["--blob-dir", str(self._directory / "blobs"), "--remove-dir", str(self._directory)]
-        scheduler = self._spawn(SCHEDULER, "cascade_scheduler", options, lifeline)
+            options += ["--host", "127.0.0.1", "--port", "0", "--closed"]
+            options += ["--remove-dir", str(self._directory)]
+            if self._state is None:  # else blobs last as long as the state does: the scheduler has a place
+                options += ["--state", "memory://", "--blob-dir", str(self._directory / "blobs")]
+        further = {} if self._state is None else {STATE_VARIABLE: self._state}
+        scheduler = self._spawn(SCHEDULER, "cascade_scheduler", options, lifeline, further)
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
             if scheduler.poll() is not None:
@@ -123,7 +134,12 @@ class LocalCluster:
         self._spawn(name, "cascade_worker", options, lifeline)
 
     def _spawn(
-        self, name: str, module: str, options: Sequence[str], lifeline: int
+        self,
+        name: str,
+        module: str,
+        options: Sequence[str],
+        lifeline: int,
+        further: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.Popen[bytes]:
         # -P: the working directory is not put before everything else, just as it is not here.
         command = [sys.executable, "-P", "-m", module, *options, "--lifeline-fd", str(lifeline)]
@@ -137,7 +153,7 @@ class LocalCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT if log is not None else None,
-                env=self._environment(),
+                env={**self._environment(), **further},
                 pass_fds=[lifeline],
                 # Ctrl-C in the terminal is for this process, which stops the others in order.
                 start_new_session=True,
@@ -160,7 +176,8 @@ class LocalCluster:
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         if self._private:
             for variable in known_environment():
-                environment.pop(variable, None)
+                if variable not in PRIVATE_VARIABLES:
+                    environment.pop(variable, None)
             environment["CASCADE_CONFIG"] = ""
         return environment
 

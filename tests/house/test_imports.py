@@ -14,11 +14,12 @@ import pytest
 HEIGHTS = {
     "language": 1,
     "graph": 2,
-    "caching": 2,
     "codec": 3,
     "wire": 3,
     "v1": 3,
     "storage": 4,
+    "caching": 4,
+    "state": 4,
     "connectors": 4,
     "library": 5,
     "client": 5,
@@ -33,7 +34,7 @@ CORE_BANS_MODULES = frozenset(
 )
 CORE_BANS_ROOMS = frozenset({"v1", "wire", "storage", "client", "cli"})
 LOADERS_OF_USER_BYTES = frozenset({"pickle", "cloudpickle", "dill", "marshal", "shelve", "_pickle"})
-REDIS_FOLDERS = frozenset({"store", "storage"})
+REDIS_FOLDERS = frozenset({"store", "storage", "caching", "state"})
 
 
 def imports_of(module: str, is_package: bool, source: str) -> Iterator[tuple[int, str]]:
@@ -119,7 +120,7 @@ class House:
         if theirs in ("scheduler", "worker"):
             return "that is a folder; importing it makes a second copy of every class"
         if theirs == "redis" and not may_name_redis(path):
-            return "Redis is named in store/, storage/ and the cache backends alone"
+            return "Redis is named in store/, storage/, state/ and the cache backends alone"
         if ours == "cascade_scheduler" and theirs in LOADERS_OF_USER_BYTES:
             return "the scheduler never unpickles what users send"
         if ours in PROCESSES and "core" in path.parts:
