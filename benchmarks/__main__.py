@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import loop, machine
 from benchmarks.figures import MEASURES, OURS
 from benchmarks.processes import adopt_orphans, stop_children
 from benchmarks.report import NAMES, Report
@@ -70,6 +70,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 whatever the figures are; 1 if our own side or the transport crashed."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["loop"]:
+        return loop.main(given[1:])
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 200)
     progress = Console(stderr=True)

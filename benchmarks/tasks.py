@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import cascade_dist as cs
 
-__all__ = ["choice", "follow", "items", "noop", "sleep", "step"]
+__all__ = ["choice", "countdown", "follow", "items", "noop", "sleep", "step"]
 
 
 @cs.task
@@ -42,3 +43,9 @@ def choice(value: int) -> int:
 def items(count: int) -> list[int]:
     """A list to map over."""
     return list(range(count))
+
+
+@cs.task
+def countdown(steps: int) -> Any:
+    """A loop of so many steps."""
+    return 0 if steps == 0 else countdown(steps - 1)

@@ -133,7 +133,7 @@ class Compiler:
         self._warned: dict[str, int] = {}
         """By run: the size of arguments that was warned of last."""
 
-    def compile(self, info: BodyInfo, func: Body, target: Any) -> Compiled:
+    def compile(self, info: BodyInfo, func: Body, target: Any, *, fast: bool = False) -> Compiled:
         """A target that a task has returned.
 
         Args:
@@ -146,12 +146,12 @@ class Compiler:
             GraphTooLargeError: it, or its arguments, are above a bound; names size and bound.
         """
         try:
-            return self._compile(info, func, target)
+            return self._compile(info, func, target, fast)
         except CascadeError as error:
             error.add_note(f"(in the target that task {info.name!r} returned)")
             raise
 
-    def _compile(self, info: BodyInfo, func: Body, target: Any) -> Compiled:
+    def _compile(self, info: BodyInfo, func: Body, target: Any, fast: bool) -> Compiled:
         params = self._params_of(info)
         if isinstance(target, WithParams):
             target, params = target.target, dict(target.params)
@@ -185,7 +185,7 @@ class Compiler:
             )
         message = parts[0]
         self._check_arguments(info, sum(map(len, message.chunk.node_args)) + sum(p.size for _, p in uploads))
-        if not uploads:
+        if fast and not uploads:
             self._learn(info, func, target, message)
         return Compiled(worker_pb2.Tail(graph=message).SerializeToString(), tuple(uploads))
 

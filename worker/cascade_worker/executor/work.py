@@ -352,7 +352,7 @@ class Workbench:
                         return step
                     tail = self._compiler.repeated_tail(info, body.func, value, step)
                     return (TAIL, task.attempt, duration_ns, tail, [], told, 0)
-            made = self._compiler.compile(info, body.func, value)
+            made = self._compiler.compile(info, body.func, value, fast=bool(task.flags & frames.FAST))
         except Exception as error:
             raise Unloadable(error) from error
         uploads = []
