@@ -92,20 +92,30 @@ def decide(run: Run, node: int) -> Verdict:
                 return (
                     errors[source] if errors and source in errors else Skip(run.skips[source].reason, source)
                 )
+    items = False
     for source, kind in edges:
-        if kind not in _VALUES:
-            continue
-        if status[source] == SKIPPED and not run.has_value(source):
+        if kind in _VALUES and status[source] == SKIPPED and not run.has_value(source):
             return Skip(SKIPPED_DATA, source)
-        if kind == EdgeKind.ITEMS and length(run, source) is None:
-            verdict = _unknown(run, source, OBSERVE_SPLIT)
-            if isinstance(verdict, ErrorInfo):
-                names = f"{run.task(node)!r} maps over the value of {run.task(source)!r}"
-                told = f"{verdict.type}: {verdict.message}"
-                return ErrorInfo("TypeError", f"{names}, which is not a list ({told})")
-            if verdict is not None:
-                return verdict
-    return _decide_amounts(run, node) if run.graph.amount_names else None
+        items = items or kind == EdgeKind.ITEMS
+    verdict = _decide_items(run, node, edges) if items else None
+    if verdict is None and run.graph.amount_names:
+        return _decide_amounts(run, node)
+    return verdict
+
+
+def _decide_items(run: Run, node: int, edges: list[tuple[int, int]]) -> Verdict:
+    """Whether what a map maps over are lists."""
+    for source, kind in edges:
+        if kind != EdgeKind.ITEMS or length(run, source) is not None:
+            continue
+        verdict = _unknown(run, source, OBSERVE_SPLIT)
+        if isinstance(verdict, ErrorInfo):
+            names = f"{run.task(node)!r} maps over the value of {run.task(source)!r}"
+            told = f"{verdict.type}: {verdict.message}"
+            return ErrorInfo("TypeError", f"{names}, which is not a list ({told})")
+        if verdict is not None:
+            return verdict
+    return None
 
 
 def _decide_amounts(run: Run, node: int) -> Verdict:

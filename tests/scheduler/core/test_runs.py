@@ -194,6 +194,19 @@ def test_a_map_over_what_is_no_list_names_both_tasks(sim: Sim) -> None:
         assert word in sim.ended.error.message
 
 
+def test_an_input_that_was_skipped_comes_before_a_list_that_is_none(sim: Sim) -> None:
+    make = GraphMaker()
+    flag = make.call("flag")
+    never = make.call("never", run_if=flag)
+    make.call("double", items=[make.call("xs"), never], kind=NodeKind.MAP)
+    sim.submit(make.graph())
+    sim.done("xs", b"5", observe_error=c.ErrorInfo("TypeError", "object of type 'int' has no len()"))
+    sim.done("flag", truth=False)
+    assert sim.ended.error is not None
+    assert sim.ended.error.type == "DependencyMissingError"
+    assert sim.ended.skip_reason == "UpstreamSkipped_Data"
+
+
 def test_what_the_policy_does_not_name_is_not_retried(sim: Sim) -> None:
     make = GraphMaker()
     make.call("bad", retry=Retry(5))
