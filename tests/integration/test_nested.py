@@ -87,6 +87,11 @@ def spawned_skip() -> Any:
 
 
 @cs.task(spawn=True)
+def spawned_sequence() -> Any:
+    return cs.sequence([add(1, 1).run_if(False), add(1, 2)])
+
+
+@cs.task(spawn=True)
 def spawned_endless(path: str) -> Any:
     return echo([spawned_pair(path), endless(path)])
 
@@ -130,6 +135,13 @@ def test_a_failure_inside_a_nested_graph_is_the_nodes(loops: cs.Cluster) -> None
 def test_a_skip_of_the_nested_target_is_a_failure(loops: cs.Cluster) -> None:
     with pytest.raises(cs.DependencyMissingError):
         loops.run(echo([spawned_skip()]), timeout=TIMEOUT)
+
+
+def test_a_nested_sequence_that_was_skipped_is_none(loops: cs.Cluster) -> None:
+    run = loops.submit(echo({"k": spawned_sequence(), "other": add(1, 1)}))
+    assert run.result(TIMEOUT) == {"k": None, "other": 2}
+    with pytest.raises(cs.DependencyMissingError, match="ConditionFalse"):
+        loops.run(add(2, 2).run_if(spawned_sequence()), timeout=TIMEOUT)
 
 
 def test_a_cancel_stops_nested_graphs(loops: cs.Cluster, journal: Journal) -> None:

@@ -23,7 +23,7 @@ from cascade_scheduler.core.commands import (
 from cascade_scheduler.core.events import AttemptTail, NextFrame, PlanMade, RunSubmitted
 from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.run import ACTIVE, DONE, NESTED, Loop, Run
-from cascade_scheduler.core.values import ErrorInfo
+from cascade_scheduler.core.values import PICKLED_NONE, ErrorInfo
 from cascade_scheduler.core.worker import Attempt
 
 __all__ = [
@@ -341,7 +341,7 @@ def _take(books: Books, parent: Run, child: Run) -> None:
         parent.done += 1
         _discard(books, child)
         return
-    if child.state != "succeeded" or child.missing is not None:
+    if child.state != "succeeded":
         error = child.error or runs.missing_error(child)
         _discard(books, child)
         if parent.error is None:
@@ -349,6 +349,8 @@ def _take(books: Books, parent: Run, child: Run) -> None:
         nodes.fail(books, parent, node, error, child.failed_task)
         return
     target = child.resolve(child.graph.target)
+    if child.missing is not None:
+        child.values[target] = PICKLED_NONE  # skipped in its sequence: what a run of that target comes to
     value = child.values.get(target)
     if value is None or parent.observe(node):
         # A list or container of several values, or one about which facts are wanted: an attempt makes it one.
