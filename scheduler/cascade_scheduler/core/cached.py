@@ -1,21 +1,41 @@
-"""What a run knows of the cluster's cache, and what the cluster remembers of keys for people."""
+"""What a run has values of without running it: hits of the cluster's cache, results of an earlier life.
+
+And what the cluster remembers of keys for people.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from cascade_scheduler.core.values import BlobValue
 
-__all__ = ["Cached", "KeyMemory", "Parts"]
+__all__ = ["Cached", "KeyMemory", "Parts", "Recovered", "StoredValue"]
 
 Parts = tuple[tuple[str, bytes], ...]
 """The parts of a key: names and digests."""
 
 
-class Cached:
-    """The books of a run whose graph has value keys."""
+class StoredValue(NamedTuple):
+    """A result that the store had, and what was observed of it."""
 
-    __slots__ = ("asked", "hits", "keys", "misses", "parts")
+    value: bytes | BlobValue
+    truth: bool | None = None
+
+
+class Recovered(NamedTuple):
+    """Results that an earlier life of a run has left."""
+
+    nodes: Mapping[int, StoredValue]
+    children: Mapping[int, Mapping[int, StoredValue]] = {}
+    """Map → index of a child → its result."""
+
+
+class Cached:
+    """The books of a run whose graph has value keys, or that is resumed."""
+
+    __slots__ = ("asked", "children", "hits", "keys", "misses", "parts", "recovered")
 
     def __init__(self) -> None:
         self.keys: dict[int, bytes] = {}
@@ -23,7 +43,11 @@ class Cached:
         self.parts: dict[int, Parts] = {}
         """What they were made of, of nodes that were looked up."""
         self.hits: dict[int, bytes | BlobValue] = {}
-        """Values that the cache had."""
+        """Values that the cache had, and recovered ones."""
+        self.recovered: dict[int, None] = {}
+        """Nodes with results of an earlier life of the run."""
+        self.children: Mapping[int, Mapping[int, StoredValue]] = {}
+        """Such results of children, by map and index, until the map has become its children."""
         self.misses: dict[int, str] = {}
         """Nodes that are run, because the cache had nothing for them: why."""
         self.asked: dict[int, int] = {}

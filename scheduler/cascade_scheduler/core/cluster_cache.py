@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from enum import Enum
 
 from cascade_dist.graph.keys import key_of_parts
-from cascade_scheduler.core import nodes, runs
+from cascade_scheduler.core import nodes, recovering, runs
 from cascade_scheduler.core.books import Books
-from cascade_scheduler.core.cached import Cached, Parts
+from cascade_scheduler.core.cached import Cached, Parts, Recovered
 from cascade_scheduler.core.candidates import OBSERVE_DIGEST, OBSERVE_SPLIT
 from cascade_scheduler.core.commands import LookUpCached, SaveResult, StoreCached, TargetValue
 from cascade_scheduler.core.events import CacheAnswered
@@ -50,22 +50,29 @@ def _given(graph: Graph, node: int) -> Parts:
     return tuple((part.name, part.digest) for part in graph.value_keys[node].parts)
 
 
-def begin(books: Books, run: Run, hits: Mapping[int, bytes | BlobValue]) -> list[int]:
+def begin(
+    books: Books, run: Run, hits: Mapping[int, bytes | BlobValue] | None, recovered: Recovered | None = None
+) -> list[int]:
     """Takes what was found at submit, before anything starts; returns the nodes that are done by it."""
     cached = run.cached
     assert cached is not None
-    for node, key in known_keys(run.graph):
+    if recovered is not None:
+        recovering.note(run, recovered)
+    for node, key in known_keys(run.graph) if hits is not None else ():
         cached.keys[node] = key
         cached.parts[node] = _given(run.graph, node)
-        if node in hits:
+        if node in cached.recovered:
+            continue
+        if hits is not None and node in hits:
             cached.hits[node] = hits[node]
         else:
             _miss(books, run, node)
     _prune(books, run, cached)
-    done = [node for node in sorted(cached.hits) if _goes_at_once(run, node)]
-    for node in done:
+    done = recovering.take(books, run)
+    found = [node for node in sorted(cached.hits) if _goes_at_once(run, node)]
+    for node in found:
         hit(books, run, node)
-    return done
+    return done + found
 
 
 def _goes_at_once(run: Run, node: int) -> bool:
@@ -84,7 +91,8 @@ def _prune(books: Books, run: Run, cached: Cached) -> None:
     for node in sorted(cached.hits, reverse=True):
         if run.status[node] == WAITING:
             sources = graph.sources(node)
-            todo.extend((s, node) for s, kind in sources if kind == EdgeKind.DATA)
+            every = node in cached.recovered  # conditions and order have let it go before
+            todo.extend((s, node) for s, kind in sources if every or kind == EdgeKind.DATA)
         while todo:
             source, why = todo.pop()
             if counted is not None:
@@ -96,7 +104,7 @@ def _prune(books: Books, run: Run, cached: Cached) -> None:
                     demand[source] = uses + (source == graph.target)
                 demand[source] -= 1
                 left = demand[source]
-            if left or run.status[source] != WAITING:
+            if left or run.status[source] != WAITING or source in cached.recovered:
                 continue
             if run.picks is not None:
                 run.picks.shut[source] = 1
@@ -170,7 +178,7 @@ def hit(books: Books, run: Run, node: int) -> None:
     run.status[node] = DONE
     run.done += 1
     books.keep(run, node, value)
-    if books.settings.saves and run.parent is None:
+    if books.settings.saves and run.parent is None and node not in cached.recovered:
         books.out.append(SaveResult(run.run_id, node, run.key(node), books.next_attempt(), value))
     if node not in run.finished_once:
         if not (run.root.quiet and node not in run.plan.tails):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias, Union
 
+from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.plans import Plan
@@ -51,6 +52,8 @@ class RunSubmitted(NamedTuple):
     pools: tuple[tuple[str, int], ...] = ()
     hits: Mapping[int, bytes | BlobValue] | None = None
     """Values that the cluster's cache had; None: it was not asked."""
+    recovered: Recovered | None = None
+    """Results of an earlier life of the run, when it is resumed."""
 
 
 class CacheAnswered(NamedTuple):

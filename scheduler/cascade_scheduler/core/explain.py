@@ -222,6 +222,9 @@ def _is_nested(books: Books, run: Run, node: int, history: Sequence[EventRecord]
 
 def _is_done(books: Books, run: Run, node: int, history: Sequence[EventRecord]) -> Iterator[str]:
     cached = run.cached
+    if run.is_recovered(node):
+        yield "It did not run again: it was done before the run was resumed."
+        return
     if run.is_hit(node):
         yield "It did not run: the cluster's cache has its value."
         return

@@ -68,7 +68,8 @@ def remake(books: Books, run: Run, node: int) -> None:
                     _need_again(run, source, todo)
         run.pending[node] = _unsettled(run, node)
     for node in remade:
-        if run.status[node] == WAITING and not run.pending[node] and not _map_waits(run, node):
+        free = not run.pending[node] and not _map_waits(run, node)
+        if run.status[node] == WAITING and (free or run.is_recovered(node)):
             if run.is_hit(node):
                 cluster_cache.hit(books, run, node)
                 nodes.settle(books, run, node)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cascade_scheduler.core import cluster_cache, flow, observing, routers, runs, waits
+from cascade_scheduler.core import cluster_cache, flow, observing, recovering, routers, runs, waits
 from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.candidates import OBSERVE_SPLIT
 from cascade_scheduler.core.commands import EventRecord, SaveSkip
 from cascade_scheduler.core.flow import PRUNED, Unobserved
@@ -34,10 +35,15 @@ GATHERED = "gather"
 """The name of a list, tuple or dict of lazy values; all other lists are maps."""
 
 
-def start(books: Books, run: Run, hits: Mapping[int, bytes | BlobValue] | None = None) -> None:
+def start(
+    books: Books,
+    run: Run,
+    hits: Mapping[int, bytes | BlobValue] | None = None,
+    recovered: Recovered | None = None,
+) -> None:
     """Sets a run going: its roots are ready. `hits`: what the cluster's cache had, when it was asked."""
     if run.cached is not None:
-        _start_cached(books, run, hits)
+        _start_cached(books, run, hits, recovered)
         return
     for cls, keys in run.plan.roots.items():
         for key in keys:
@@ -49,9 +55,12 @@ def start(books: Books, run: Run, hits: Mapping[int, bytes | BlobValue] | None =
             settle(books, run, node)
 
 
-def _start_cached(books: Books, run: Run, hits: Mapping[int, bytes | BlobValue] | None) -> None:
-    """The same where the cluster's cache may have values: root by root, with what is done already last."""
-    done = [] if hits is None else cluster_cache.begin(books, run, hits)
+def _start_cached(
+    books: Books, run: Run, hits: Mapping[int, bytes | BlobValue] | None, recovered: Recovered | None
+) -> None:
+    """The same where values may be there already: root by root, with what is done by them last."""
+    nothing = hits is None and recovered is None
+    done = [] if nothing else cluster_cache.begin(books, run, hits, recovered)
     for keys in run.plan.roots.values():
         for key in keys:
             node = key & 0xFFFFFFFF
@@ -155,8 +164,8 @@ def _answer(books: Books, run: Run, node: int) -> bool:
     spec = run.graph.specs[run.graph.node_spec[node]]
     kind = spec.kind
     picks = run.picks
-    if run.cached is not None and run.status[node] != WAITING:
-        return False  # a hit, or what only a hit needed
+    if run.cached is not None and (run.status[node] != WAITING or run.is_recovered(node)):
+        return False  # a hit, or what only a hit needed; who has a result waits for nobody
     if picks is not None:
         if picks.shut[node] or run.status[node] != WAITING:
             return False
@@ -214,7 +223,8 @@ def skip(books: Books, run: Run, node: int, skip: Skip) -> None:
     if run.runs_code(node):
         run.skipped += 1
     kind = run.graph.spec(node).kind
-    if kind != NodeKind.ROUTER:  # to users it is no node: what it stands for has its own event
+    told = not recovering.is_past(run, skip)
+    if kind != NodeKind.ROUTER and told:  # to users it is no node: what it stands for has its own event
         if run.parent is None:
             books.out.append(SaveSkip(run.run_id, node, run.key(node), skip.reason))
         if not _is_silent(run, node):
@@ -262,7 +272,7 @@ def _expand(books: Books, run: Run, node: int) -> bool:
     if node in run.expansions:  # its lists had been lost, and are there again
         first, size = run.expansions[node]
         for child in range(first, first + size):
-            if run.status[child] == WAITING:
+            if run.status[child] == WAITING and not run.is_recovered(child):
                 make_ready(books, run, child)
         return False
     lengths: list[tuple[str, int]] = []
@@ -298,9 +308,11 @@ def _expand(books: Books, run: Run, node: int) -> bool:
     run.uses.extend([1] * count)
     run.children.extend((node, index) for index in range(count))
     run.total += count
+    known = run.cached is not None and recovering.take_children(books, run, node, first)
     for child in range(first, first + count):
-        make_ready(books, run, child)
-    if count:
+        if not known or run.status[child] == WAITING:
+            make_ready(books, run, child)
+    if run.map_left[node]:
         return False
     structural_done(books, run, node)
     return True

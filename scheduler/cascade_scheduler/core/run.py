@@ -243,6 +243,7 @@ class Run:
         """Values of recvs."""
         self.picks = Picks(plan) if plan.picks else None
         self.cached = Cached() if graph.value_keys else None
+        """Also of a run that is resumed, in its first frame."""
         self.skips: dict[int, Skip] = {}
         self.tries: dict[int, int] = {}
         """Executions that failed, for nodes that failed at least once."""
@@ -314,8 +315,12 @@ class Run:
         return picks is not None and node < len(picks.shut) and bool(picks.shut[node])
 
     def is_hit(self, node: int) -> bool:
-        """The cluster's cache had its value, which is kept; its inputs may never have run."""
+        """The cache or an earlier life had its value, which is kept; its inputs may never have run."""
         return self.cached is not None and node in self.cached.hits
+
+    def is_recovered(self, node: int) -> bool:
+        """An earlier life of the run has left its result: it is done, whatever it waited for."""
+        return self.cached is not None and node in self.cached.recovered
 
     def is_pruned(self, node: int) -> bool:
         """Nobody needs the node any more, so it was skipped."""

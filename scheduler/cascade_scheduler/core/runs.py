@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import closing, feasible, flow, frames, nodes, observing, waits
+from cascade_scheduler.core import closing, feasible, flow, frames, nodes, observing, recovering, waits
 from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.cached import Cached
 from cascade_scheduler.core.commands import (
     CancelAttempt,
     RunEnded,
@@ -47,7 +48,9 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
     )
     books.runs[run.run_id] = run
     books.tell(run, "RunStarted")
-    nodes.start(books, run, event.hits)
+    if event.recovered is not None and run.cached is None:
+        run.cached = Cached()
+    nodes.start(books, run, event.hits, event.recovered)
     settle_if_stuck(books, run)
 
 
@@ -167,6 +170,7 @@ def _shed(books: Books, run: Run) -> None:
     for node in list(run.values):
         if not (keep and run.is_leaf(node)):
             books.drop(run, node)
+    recovering.shed(run)
     run.observing.clear()
     run.parked.clear()
     waits.forget(books, run)
