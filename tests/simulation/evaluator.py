@@ -96,7 +96,7 @@ def evaluate(target: Any, params: Mapping[str, Any] | None = None) -> Verdict:
 
 
 class _Evaluation:
-    """One run of one target."""
+    """One run of one target, or of a target that a task returned."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self._params = params
@@ -106,12 +106,15 @@ class _Evaluation:
         self._executed: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()
         self._pure: dict[Any, LazyResult[Any]] = {}
+        self._tails: set[Any] = set()
+        """The target, and what its routers chose: only these may return a target to go on with."""
         self._kept: list[Any] = []
         """What is known by its `id` stays alive."""
 
     def run(self, target: Any) -> Verdict:
         """Evaluates, then says what was pruned: all that the target might have needed and did not. [3]"""
         if _is_lazy(target):
+            self._tails.add(self._identity(target))
             state = self._visit(target)
             if isinstance(state, _NoRoute):
                 state = self._fails(state.problem)
@@ -123,6 +126,8 @@ class _Evaluation:
     def _verdict(self, state: _State) -> Verdict:
         kind, value = "failed", None
         if not self._problems:
+            if isinstance(state, _Value) and _is_lazy(state.value):
+                return self._gone_on(evaluate(state.value, self._params))
             if isinstance(state, _Value):
                 kind, value = "value", state.value
             else:
@@ -132,6 +137,12 @@ class _Evaluation:
         return Verdict(
             kind, value, tuple(self._problems), tuple(self._skipped), self._executed, self._retries
         )
+
+    def _gone_on(self, rest: Verdict) -> Verdict:
+        """[10] The run goes on as the target that its target returned."""
+        skipped = (*self._skipped, *rest.skipped)
+        executed, retries = self._executed + rest.executed, self._retries + rest.retries
+        return Verdict(rest.kind, rest.value, rest.problems, skipped, executed, retries)
 
     # --- what stands in arguments ---------------------------------------------------------------------
 
@@ -210,6 +221,8 @@ class _Evaluation:
         if chosen.value not in router.routes:
             return _NoRoute(Problem("RouteNotFoundError"))
         route = router.routes[chosen.value]
+        if self._identity(router) in self._tails and _is_lazy(route):
+            self._tails.add(self._identity(route))
         state = self._wanted(route) if _is_lazy(route) else self._container(route)
         return _Skipped(frozenset({BY_ROUTE})) if isinstance(state, _Skipped) else state
 
@@ -298,9 +311,26 @@ class _Evaluation:
                     self._retries[name] += 1
                     continue
                 return self._fails(_problem(error))
-            self._executed[name] += 1
-            return _Value(value)
+            return self._returned(lazy, name, value)
         raise AssertionError("a retry policy allows no attempt")
+
+    def _returned(self, lazy: LazyResult[Any], name: str, value: Any) -> _State:
+        """A task has returned. [10] A lazy value is what the run, or the node, goes on as, or an error."""
+        is_tail = self._identity(lazy) in self._tails and name == lazy.task.name
+        if _is_lazy(value) and not is_tail and not lazy.task.spawn:
+            return self._fails(Problem("GraphError"))
+        self._executed[name] += 1
+        if is_tail or not _is_lazy(value):
+            return _Value(value)
+        nested = evaluate(value, self._params)
+        self._skipped += nested.skipped
+        self._executed += nested.executed
+        self._retries += nested.retries
+        if nested.kind == "value":
+            return _Value(nested.value)
+        for problem in nested.problems or (Problem("DependencyMissingError"),):
+            self._fails(problem)
+        return FAILED
 
     # --- maps -----------------------------------------------------------------------------------------
 

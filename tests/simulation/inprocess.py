@@ -23,12 +23,15 @@ from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
 from cascade_scheduler.core import views
 from cascade_scheduler.core.invariants import check
-from cascade_scheduler.core.plans import solve
+from cascade_scheduler.core.plans import PlanCache, solve
 from cascade_scheduler.core.state import Core, Settings
 from cascade_scheduler.core.values import BlobValue
 from cascade_scheduler.functions import FunctionBody, FunctionStore
+from cascade_scheduler.hub import Bounds
+from cascade_scheduler.tails import Tails
 from cascade_scheduler.wire.graphs import GraphAssembly
 from cascade_scheduler.wire.reports import reports_from
+from cascade_scheduler.wire.shapes import ShapeCache
 from cascade_scheduler.wire.updates import fill_finish, fill_results
 from cascade_scheduler.wire.values import fill_value
 from cascade_scheduler.wire.work import WorkEncoder
@@ -72,6 +75,28 @@ def simulate(program: Program, seed: int, *, chaos: bool) -> Outcome:
         depot.clear()
 
 
+class _Shell:
+    """What the reader of returned targets needs of the scheduler's shell."""
+
+    solver = None
+    keeps_graphs = False
+    graph_bytes = 0
+
+    def __init__(self, core: Core, functions: FunctionStore, depot: Depot) -> None:
+        self.core = core
+        self.functions = functions
+        self.blobs = depot
+        self.bounds = Bounds()
+        self.plans = PlanCache()
+        self.shapes = ShapeCache()
+        self.runs: dict[str, Any] = {}
+
+    def pin(self, cids: Any) -> None:
+        """Everything is kept."""
+
+    unpin = pin
+
+
 class Simulation:
     """One run of one program."""
 
@@ -82,6 +107,7 @@ class Simulation:
         self._inline_max = rng.choice((40, 120, 65_536))
         self._core = Core(Settings(loss_budget=10_000, worker_grace=2.0))
         self._functions = FunctionStore()
+        self._tails = Tails(_Shell(self._core, self._functions, depot))  # type: ignore[arg-type]
         self._now = 1000.0
         self._workers: dict[str, Worker] = {}
         self._encoders: dict[str, WorkEncoder] = {}
@@ -209,7 +235,11 @@ class Simulation:
         reports = worker.report(count, started)
         self._now += 0.001
         self._turn(
-            e.WorkerReported(worker.name, reports_from(worker.name, reports.reports), tuple(reports.started))
+            e.WorkerReported(
+                worker.name,
+                reports_from(worker.name, reports.reports, self._tails.read),
+                tuple(reports.started),
+            )
         )
 
     def _let_time_pass(self) -> None:

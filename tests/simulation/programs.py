@@ -139,8 +139,8 @@ class Built:
         own = self._program.own_names and not pure
         key = (op, name if own else "", pure)
         if key not in self._shared:
-            func = getattr(tasks, op)
-            self._shared[key] = cs.task(func, name=name if own else f"{op}_pure" if pure else op, pure=pure)
+            name = name if own else f"{op}_pure" if pure else op
+            self._shared[key] = cs.task(getattr(tasks, op), name=name, pure=pure, spawn=op == "nest")
         return self._shared[key]
 
     def _arg(self, arg: Arg) -> Any:
@@ -272,6 +272,11 @@ class _Draft:
     def args(self, least: int = 0, most: int = 3) -> tuple[Arg, ...]:
         return tuple(self.arg() for _ in range(self.draw(st.integers(least, most))))
 
+    def turn(self) -> tuple[Arg, Arg]:
+        """The first arguments of a task that returns targets: how often, and what comes last."""
+        ends = tasks.ENDS if self.fails else tasks.ENDS[:4]
+        return Const(self.draw(st.integers(0, 5))), Const(self.draw(st.sampled_from(ends)))
+
     def condition(self, percent: int) -> Arg | None:
         if not self.chance(percent):
             return None
@@ -301,7 +306,11 @@ def _draw_call(draft: _Draft) -> None:
         op = draft.draw(st.sampled_from(("fail", "stubborn", "flaky")))
     elif draft.chance(8):
         op = "flaky"
-    if op == "flaky":
+    elif draft.chance(6):
+        op = "nest"
+    if op == "nest":
+        args = (*draft.turn(), *draft.args(0, 2))
+    elif op == "flaky":
         failures = draft.draw(st.integers(0, 2))
         retry = draft.draw(st.integers(1, 3)) if draft.fails else failures + 1
         args = (Const(failures), *draft.args(0, 2))
@@ -314,7 +323,7 @@ def _draw_call(draft: _Draft) -> None:
     if not retry and draft.chance(5):
         retry = 2
     pure = draft.chance(12)
-    passes = bool(args) and op != "flaky" and draft.chance(10)
+    passes = bool(args) and op not in ("flaky", "nest") and draft.chance(10)
     step = Call(op, args, named, draft.condition(25), draft.after(15), retry, passes, pure)
     kind = {"items": "list", "wide": "list", "select": "key", "pick": "key", "truth": "truth"}.get(op, "any")
     draft.add(step, kind)
@@ -386,9 +395,14 @@ def programs(draw: Callable[[Any], Any], steps_max: int = STEPS_MAX) -> Program:
             _draw_chain(draft)
         else:
             _draw_call(draft)
+    tail = draft.chance(12)
+    if tail:  # only the target may go on as another one
+        draft.add(
+            Call("turn", (*draft.turn(), *draft.args(0, 3)), (), draft.condition(10), draft.after(15)), "any"
+        )
     last = len(draft.steps) - 1
     target: Arg = Ref(last)
-    if draft.chance(35):
+    if draft.chance(35) and (not tail or draft.fails):
         others = draw(st.lists(st.integers(0, last), max_size=3))
         parts: tuple[Arg, ...] = (Ref(last), *map(Ref, others))
         if draft.chance(20):

@@ -6,6 +6,7 @@ import zlib
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
+import cascade_dist as cs
 from cascade_dist.context import current_attempt
 
 KEYS = (0, 1, 2, "a", "b", None, (1, "x"), 2.5)
@@ -121,3 +122,54 @@ def flaky(failures: int = 1, *values: Any) -> int:
     if attempt() <= failures:
         raise LookupError(f"flaky {number(values)} at try {attempt()}")
     return number(failures, values) % 983
+
+
+# --- tasks that return targets ------------------------------------------------------------------------
+
+INNER = "in:"
+"""How the names of calls begin that are made on workers; a hot loop may tell nothing of them."""
+ENDS = ("value", "map", "router", "pipeline", "fail", "skipped", "sequence", "empty")
+"""What the last step returns."""
+
+
+def inner(func: Any, **options: Any) -> Any:
+    """A task of a returned target."""
+    return cs.task(func, name=f"{INNER}{func.__name__}", **options)
+
+
+def turn(steps: int = 0, end: str = "value", *values: Any) -> Any:
+    """Goes on as other targets, one after the other, whose shapes differ."""
+    if steps <= 0:
+        return _last(end, values)
+    again, seen = inner(turn), number(steps, values) % 101
+    shape = number(seen, values) % 4
+    if shape == 0:
+        return again(steps - 1, end, seen)
+    if shape == 1:
+        return again(steps - 1, end, [inner(mix)(seen, *values)], seen)
+    if shape == 2:
+        routes = {seen: again(steps - 1, end, seen), "other": inner(fail)(seen)}
+        return cs.Router(inner(const)(seen), routes)
+    return again(steps - 1, end, inner(mix).map(a=[1, seen])).after(inner(mix)(seen))
+
+
+def _last(end: str, values: tuple[Any, ...]) -> Any:
+    if end == "map":
+        return inner(mix).map(a=[1, number(values)])
+    if end == "router":
+        return cs.Router(inner(truth)(values), {key: inner(mix)(key) for key in (0, 1, "", "yes", None)})
+    if end == "pipeline":
+        return cs.pipeline(number(values), [inner(mix), lambda x: inner(pack)(x).run_if(False), inner(echo)])
+    if end == "fail":
+        return inner(fail)(values)
+    if end == "skipped":
+        return inner(mix)(values).run_if(inner(const)(0))
+    if end == "sequence":
+        return inner(mix)(values).after(inner(mix)().run_if(False))
+    if end == "empty":
+        return inner(mix).map(a=[])
+    return number(values) % 977
+
+
+nest = turn
+"""Is marked `spawn`: the target's value takes its place."""

@@ -78,6 +78,10 @@ class Depot:
         (self._blobs / cid.hex()).write_bytes(data)
         return cid
 
+    def has(self, cid: bytes) -> bool:
+        """The blob is here."""
+        return (self._blobs / cid.hex()).exists()
+
     def blob(self, cid: bytes) -> bytes:
         """The bytes of a blob."""
         return (self._blobs / cid.hex()).read_bytes()
@@ -188,7 +192,11 @@ class Worker:
             args = self._depot.blob_file(assignment.args_blob)[1:]
         packet = task_frame(assignment, self._bodies[attempt], args, inputs)
         frame: Any = self._run(Task(frames.loads(packet)))
-        if frame[0] == frames.DONE:
+        if frame[0] == frames.TAIL:
+            for cid, _, path in frame[4]:
+                assert self._depot.put_blob(Path(path).read_bytes()) == cid
+                os.unlink(path)
+        if frame[0] in (frames.DONE, frames.TAIL):
             self.endings.append((attempt, Ending(EndingKind.DONE, self._kept(attempt, frame))))
         else:
             self.endings.append((attempt, Ending(EndingKind.FAILED, frame)))
@@ -218,7 +226,7 @@ class Worker:
 
     def _kept(self, attempt: int, frame: Any) -> Any:
         """The answer, with a large value where others find it."""
-        if frame[3] is not None:
+        if frame[0] == frames.TAIL or frame[3] is not None:
             return frame
         path = self._depot.object_path(attempt)
         if not frame[10]:
