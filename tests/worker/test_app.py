@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cascade_dist.wire import parse_addresses
-from cascade_worker.app import Worker, WorkerConfig
+from cascade_worker.app import Worker
+from cascade_worker.config import WorkerConfig
 from cascade_worker.core import events
 from cascade_worker.executor.frames import FAILED
 

@@ -26,7 +26,8 @@ from cascade_dist.wire import (
     read_token,
     server_credentials,
 )
-from cascade_worker.app import Worker, WorkerConfig
+from cascade_worker.app import Worker
+from cascade_worker.config import WorkerConfig
 from cascade_worker.logs import set_up_logging
 from cascade_worker.objects import default_object_dir
 from cascade_worker.session import FatalError

@@ -12,18 +12,15 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
-
-import grpc
 
 from cascade_dist.codec.exceptions import encode_exception
 from cascade_dist.errors import CascadeError
 from cascade_dist.v1 import worker_pb2
-from cascade_dist.wire import Address, TokenAuth, local_versions
+from cascade_dist.wire import local_versions
 from cascade_dist.wire.convert import seconds, to_amounts
-from cascade_worker.core import Core, Limits, commands, events
+from cascade_worker.config import WorkerConfig, make_directories
+from cascade_worker.core import Core, commands, events
 from cascade_worker.executor.frames import BEGUN, RESOURCE
 from cascade_worker.executors import Asked, ExecutorPool
 from cascade_worker.leases import LeaseBook, LeaseNews
@@ -41,59 +38,17 @@ from cascade_worker.messages import (
     without_lease,
 )
 from cascade_worker.object_service import reachable, start_object_server
-from cascade_worker.objects import Directories, ObjectStore
-from cascade_worker.session import FatalError, SchedulerLink
+from cascade_worker.objects import ObjectStore
+from cascade_worker.session import SchedulerLink
 from cascade_worker.shared_cache import SharedCache
 from cascade_worker.transfers import ObjectsLostError, Transfers
 
-__all__ = ["Worker", "WorkerConfig"]
+__all__ = ["Worker"]
 
 log = logging.getLogger("cascade.worker")
 
 _LOG_LINES_MAX = 20_000
 _LOG_BYTES_PER_MESSAGE = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerConfig:
-    """What a worker is started with. Times in seconds.
-
-    Attributes:
-        addresses: of schedulers, tried in turn.
-        amounts: what it offers, in micros, cpu among it.
-        name: for people.
-        executors_max: most sync executors at once.
-        object_dir: where large results go first.
-        local_dir: where everything else goes, and large results for which there is no room.
-        host: address that its object service listens on.
-        auth: the cluster's token.
-        cancel_grace: from telling user code to stop until it is killed; None: as the scheduler says.
-        drain_timeout: how long running tasks may take to end after SIGTERM.
-        death_timeout: exit when there was no scheduler for so long; None: never.
-        client_credentials: for TLS to the scheduler and to other workers.
-        server_credentials: for TLS of the object service.
-        limits: bounds of the core; slots and executors_max are filled in.
-    """
-
-    addresses: tuple[Address, ...]
-    amounts: dict[str, int]
-    name: str
-    executors_max: int
-    object_dir: Path
-    local_dir: Path
-    host: str = "127.0.0.1"
-    auth: TokenAuth = field(default_factory=lambda: TokenAuth(None))
-    cancel_grace: float | None = None
-    drain_timeout: float = 60.0
-    death_timeout: float | None = None
-    client_credentials: grpc.ChannelCredentials | None = None
-    server_credentials: grpc.ServerCredentials | None = None
-    limits: Limits = field(default_factory=Limits)
-
-    @property
-    def slots(self) -> int:
-        """Whole cpus."""
-        return max(1, self.amounts.get("cpu", 0) // 1_000_000)
 
 
 class Worker:
@@ -106,8 +61,8 @@ class Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
-        self.core = Core(config.amounts, _limits(config))
-        self._directories = _directories(config, self.worker_id)
+        self.core = Core(config.amounts, config.core_limits)
+        self._directories = make_directories(config, self.worker_id)
         self.store = ObjectStore(self._directories)
         rooms = self._directories[0]
         self._functions = FunctionStore(rooms.room("functions"))
@@ -297,7 +252,7 @@ class Worker:
             amounts=to_amounts(self._config.amounts.items()),
             async_credits=limits.async_max,
             sync_credits=self._config.executors_max,
-            ahead_credits=_ahead_credits(self._config.slots),
+            ahead_credits=self._config.ahead_credits,
             object_address=self._object_address,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -608,33 +563,3 @@ class Worker:
         """An executor has ended."""
         log.debug("executor %d: %s", executor, reason)
         self.feed(events.ExecutorDied(executor, reason, tuple(unread)))
-
-
-def _directories(config: WorkerConfig, worker_id: str) -> list[Directories]:
-    """The worker's own directories, results' first.
-
-    Raises:
-        FatalError: one cannot be made.
-    """
-    bases = {config.object_dir: "--object-dir", config.local_dir: "--local-dir"}
-    made: list[Directories] = []
-    for base, flag in bases.items():
-        try:
-            made.append(Directories(base, worker_id))
-        except OSError as error:
-            for directories in made:
-                directories.remove()
-            reason = error.strerror or str(error)
-            raise FatalError(
-                f"{flag} {base} cannot be used: {reason}; give a directory that can be written to"
-            ) from error
-    return made
-
-
-def _limits(config: WorkerConfig) -> Limits:
-    return replace(config.limits, slots=config.slots, executors_max=config.executors_max)
-
-
-def _ahead_credits(slots: int) -> int:
-    """How many sync tasks to hold ahead: so many that tiny ones do not run out within a round trip."""
-    return max(128, 64 * slots)
