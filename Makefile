@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types fmt proto proto-check redis cluster test-cluster docs bench soak clean
+.PHONY: help venv demo test lint types fmt proto proto-check redis kubo cluster test-cluster docs bench soak clean
 
 help: ## Show what there is to make.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ venv: .venv/.ready-test ## Make .venv with everything that work on the project n
 demo: .venv/.ready ## Run a real graph over real files on two workers (DEMO_PATH=… for another tree).
 	$(PY) examples/source_atlas.py --workers 2 $(if $(DEMO_PATH),"$(DEMO_PATH)")
 
-test: lint types proto-check redis ## Everything: lint, types, generated code, all tests.
+test: lint types proto-check redis kubo ## Everything: lint, types, generated code, all tests.
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: .venv/.ready-test ## ruff and buf.
@@ -49,6 +49,9 @@ proto-check: .venv/.ready-test ## Is the committed generated code what proto/ sa
 redis: .venv/.ready-test ## Make sure that there is a redis-server to test with.
 	$(PY) scripts/ensure_redis.py
 
+kubo: .venv/.ready-test ## Make sure that there is an IPFS node to test with; the first time, Go builds it for minutes.
+	$(PY) scripts/ensure_kubo.py
+
 cluster: redis ## Redis, a scheduler and two workers in the foreground, until Ctrl-C.
 	$(PY) scripts/cluster.py --port $(PORT) --dir .cluster
 
@@ -61,7 +64,7 @@ docs: .venv/.ready-test ## Build the documentation into build/docs.
 bench: .venv/.ready-bench ## Figures, beside Ray, Dask and the bare transport.
 	$(PY) -m benchmarks
 
-soak: redis ## The tests that take minutes.
+soak: redis ## The tests that take minutes; random programs for SOAK_SECONDS (600) with fresh seeds.
 	$(PY) -m pytest -m long $(PYTEST_ARGS)
 
 clean: ## Remove what make has made.
