@@ -120,6 +120,9 @@ def run(
         list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="A param; repeat it.")
     ] = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="The run's id; the same joins it.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run of --run-id: what is done is not run again.")
+    ] = False,
     name: Annotated[str | None, typer.Option("--name", help="A name for people.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and leave it.")] = False,
     timeout: Annotated[
@@ -145,18 +148,27 @@ def run(
         raise ConfigError(
             "--detach leaves the run to a cluster that goes on: give --address, or set CASCADE_ADDRESS"
         )
+    if resume and run_id is None:
+        raise ConfigError("--resume goes on with a run: give its id with --run-id")
     made = load_target(target)
     with client.connect(address, token_file=token_file, logs=logs, progress=progress) as cluster:
         if detach:
             handle = cluster.submit(
-                made, params=params, run_id=run_id, name=name, detach=True, progress=False, logs=False
+                made,
+                params=params,
+                run_id=run_id,
+                resume=resume,
+                name=name,
+                detach=True,
+                progress=False,
+                logs=False,
             )
             if output_format(output) is Output.JSON:
                 emit_json({"run_id": handle.id, "status": str(handle.status)})
             else:
                 print(handle.id, flush=True)
             return
-        handle = cluster.submit(made, params=params, run_id=run_id, name=name)
+        handle = cluster.submit(made, params=params, run_id=run_id, resume=resume, name=name)
         try:
             value = handle.result(seconds)
         except TimeoutError:

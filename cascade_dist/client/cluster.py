@@ -96,6 +96,7 @@ class Cluster:
         *,
         params: Mapping[str, Any] | None = None,
         run_id: str | None = None,
+        resume: bool = False,
         name: str | None = None,
         on_failure: str = "cancel",
         strict_params: bool = False,
@@ -114,6 +115,10 @@ class Cluster:
             target: a lazy result, a map, or a list, tuple or dict with lazy results in it.
             params: values of the target's `Param`\\ s, by name.
             run_id: chosen by the caller; submitting the same target again under it joins the run.
+            resume: goes on with the run of this `run_id` that was lost, failed or was cancelled: what the
+                scheduler's store has results of is not executed again. Of a loop only the first frame is
+                resumed: one that had gone on begins anew. A run that is not known, or whose scheduler keeps
+                its state in memory, begins anew as well.
             name: for people.
             on_failure: ``"cancel"`` stops everything when a task fails, ``"finish"`` finishes first what does
                 not need it.
@@ -134,12 +139,14 @@ class Cluster:
             ValueError: an option makes no sense.
             SerializationError: an argument or a function cannot be pickled.
             RunRefusedError: the scheduler did not take it (small graphs: raised by `Run.result`).
+            RunConflictError: the run id is that of a run of another target or params (as above).
             ConnectionFailedError: the scheduler is lost.
             ClusterClosedError: the handle is closed, or the processes of a private cluster have ended.
         """
         options = SubmitOptions(
             params=params,
             run_id=run_id,
+            resume=resume,
             name=name,
             on_failure=on_failure,
             strict_params=strict_params,
@@ -178,6 +185,7 @@ class Cluster:
         *,
         params: Mapping[str, Any] | None = None,
         run_id: str | None = None,
+        resume: bool = False,
         name: str | None = None,
         on_failure: str = "cancel",
         strict_params: bool = False,
@@ -198,6 +206,7 @@ class Cluster:
             target,
             params=params,
             run_id=run_id,
+            resume=resume,
             name=name,
             on_failure=on_failure,
             strict_params=strict_params,

@@ -60,6 +60,7 @@ class SubmitOptions:
     progress: bool = False
     logs: bool = True
     detach: bool = False
+    resume: bool = False
     pools: tuple[tuple[str, int], ...] = ()
 
     def to_message(self, reconnect_timeout: float) -> pb.RunOptions:
@@ -73,11 +74,13 @@ class SubmitOptions:
             disconnect_grace=duration(reconnect_timeout + GRACE_SECONDS),
             params=dump_params(self.params),
             pools=to_amounts(self.pools),
+            resume=self.resume,
         )
 
     def key(self, reconnect_timeout: float) -> Hashable:
         """All that `to_message` depends on."""
-        return (self.name, self.on_failure, self.logs, self.detach, reconnect_timeout, self.pools)
+        shown = (self.name, self.on_failure, self.logs, self.detach, self.resume)
+        return (*shown, reconnect_timeout, self.pools)
 
     def check(self) -> None:
         """Refuses what cannot be meant, before anything is compiled.
@@ -89,6 +92,8 @@ class SubmitOptions:
             raise ValueError(f"on_failure is {self.on_failure!r}; it must be one of {', '.join(ON_FAILURE)}")
         if self.run_id is not None:
             check_run_id(self.run_id)
+        elif self.resume:
+            raise ValueError("resume=True needs the run_id of the run that is to go on")
 
 
 def checked_pools(system_resources: Mapping[str, float] | None) -> tuple[tuple[str, int], ...]:

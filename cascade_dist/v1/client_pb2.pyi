@@ -142,7 +142,7 @@ class Submit(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., chunk: _Optional[_Union[_graph_pb2.GraphChunk, _Mapping]] = ..., end: _Optional[_Union[_graph_pb2.GraphEnd, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("name", "on_failure", "logs", "cancel_on_disconnect", "disconnect_grace", "pools", "params")
+    __slots__ = ("name", "on_failure", "logs", "cancel_on_disconnect", "disconnect_grace", "pools", "params", "resume")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class RunOptions(_message.Message):
     DISCONNECT_GRACE_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     name: str
     on_failure: OnFailure
     logs: bool
@@ -157,7 +158,8 @@ class RunOptions(_message.Message):
     disconnect_grace: _duration_pb2.Duration
     pools: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Amount]
     params: bytes
-    def __init__(self, name: _Optional[str] = ..., on_failure: _Optional[_Union[OnFailure, str]] = ..., logs: bool = ..., cancel_on_disconnect: bool = ..., disconnect_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., params: _Optional[bytes] = ...) -> None: ...
+    resume: bool
+    def __init__(self, name: _Optional[str] = ..., on_failure: _Optional[_Union[OnFailure, str]] = ..., logs: bool = ..., cancel_on_disconnect: bool = ..., disconnect_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., params: _Optional[bytes] = ..., resume: bool = ...) -> None: ...
 
 class Constraint(_message.Message):
     __slots__ = ("id", "scope", "type", "limit", "rate", "capacity", "expires_at")

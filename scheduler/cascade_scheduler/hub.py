@@ -22,6 +22,7 @@ from cascade_scheduler.core.commands import (
     PlanWanted,
     RunEnded,
     RunRefused,
+    SaveOutcome,
     StoreCached,
     TargetValue,
     WelcomeWorker,
@@ -270,7 +271,9 @@ class Hub:
 
     def run_refused(self, command: RunRefused) -> Sequence[Record]:
         """The run was not taken."""
-        self.runs.refuse(command)
+        record = self.runs.refuse(command)
+        if record is not None and record.resume:  # it may be resumed later all the same
+            return (SaveOutcome(command.run_id, "failed", command.message),)
         return (RunDropped(command.run_id),)
 
     async def ask(self, request: Callable[[int], Event]) -> ConstraintsAnswered:

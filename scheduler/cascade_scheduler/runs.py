@@ -75,6 +75,7 @@ class RunRecord:
         "pools",
         "refused",
         "results",
+        "resume",
         "run_id",
         "stored_through",
         "submitted",
@@ -110,6 +111,8 @@ class RunRecord:
         self.cancel_on_disconnect = False
         self.disconnect_grace = 0.0
         self.cancel_requested = False
+        self.resume = False
+        """What is stored under its id is not to be lost."""
         self.graph_bytes = 0
         """What its graph counts as, until it has ended."""
         self.pinned: tuple[bytes, ...] = ()

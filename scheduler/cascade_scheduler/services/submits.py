@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import client_pb2, graph_pb2
+from cascade_scheduler import resuming
+from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.commands import RunRefused
-from cascade_scheduler.core.events import RunCancelRequested, RunSubmitted
+from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.plans import Plan
 from cascade_scheduler.core.values import BlobValue
@@ -21,7 +23,7 @@ from cascade_scheduler.runs import RunRecord, SubmitFacts
 from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.following import Refusal, accept, follow, refused
 from cascade_scheduler.solving import Unsolvable
-from cascade_scheduler.store.base import RunCreated, StoredFunction
+from cascade_scheduler.store.base import RunCreated, StoredFunction, StoreUnavailable
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
 from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
 from cascade_scheduler.wire.values import BadMessage, amounts_from, seconds_of
@@ -275,6 +277,7 @@ class Submits:
             return
         if hub.draining:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
+        self._forget_ended(run_id)
         key = plan_key(hub, incoming.assembly.plan_key(end), pools)
         if graph.jumps:
             graph, key = hub.tails.first_part(graph, key)
@@ -320,9 +323,18 @@ class Submits:
                 f"run {run_id!r} is known with something else: {', '.join(differences)} differ; "
                 f"choose another run id, or attach to the run that is known",
             )
+        if whole.incoming.options.resume and _may_go_on(record):
+            return False
         self._drop(self._incoming.pop(run_id))
         follow(self._hub, self._session, record, logs=whole.incoming.options.logs, joined=True)
         return True
+
+    def _forget_ended(self, run_id: str) -> None:
+        """A run that has ended, and is resumed, is no longer known as it was."""
+        record = self._hub.runs.get(run_id)
+        if record is not None:
+            self._hub.runs.forget(record)
+            self._hub.turn.post(RunForgotten(run_id))
 
     def _record(self, whole: _Whole) -> RunRecord:
         """The shell's books of the new run, made before the core knows of it."""
@@ -331,6 +343,7 @@ class Submits:
         record = RunRecord(incoming.run_id, options.name, whole.facts, logs=options.logs, submitted=hub.now())
         record.params = options.params
         record.pools = whole.pools
+        record.resume = options.resume
         record.pinned = tuple(incoming.pinned)
         record.graph_bytes = RUN_BYTES + incoming.assembly.bytes
         hub.graph_bytes += RUN_BYTES
@@ -358,18 +371,57 @@ class Submits:
         self._submit(whole, record, plan)
 
     def _submit(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:
-        if whole.graph.value_keys:
+        if record.resume:
+            self._hub.spawn(self._find_stored(whole, record, plan))
+        elif whole.graph.value_keys:
             self._hub.spawn(self._find_cached(whole, record, plan))
         else:
             self._begin_run(whole, record, plan)
 
-    async def _find_cached(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:
-        """Looks the keys that are known up in the cluster's cache, before the run begins."""
-        hits = await self._hub.cluster_cache.find(whole.graph)
-        cids = tuple(value.cid for value in hits.values() if isinstance(value, BlobValue))
+    async def _find_stored(self, whole: _Whole, record: RunRecord, plan: Plan) -> None:
+        """Looks for what an earlier life of the run has left, before it begins."""
+        hub, run_id = self._hub, record.run_id
+        try:
+            stored = await resuming.load(hub.writer, run_id)
+        except StoreUnavailable as error:
+            text = f"run {run_id!r} cannot be resumed, because the store is away: {error}; submit it again"
+            self._refuse_stored(record, "invalid", text)
+            return
+        if stored is None:
+            await self._find_cached(whole, record, plan)
+            return
+        differing = resuming.differences(stored.created, whole.facts)
+        if differing:
+            text = (
+                f"run {run_id!r} is stored with something else: {', '.join(differing)} differ; "
+                f"choose another run id, or submit without resume to begin anew"
+            )
+            self._refuse_stored(record, "conflict", text)
+            return
+        recovered = await resuming.recovered_from(stored, whole.graph, hub.blobs.has)
+        if recovered is not None:
+            self._pin(record, resuming.blobs_of(recovered))
+        await self._find_cached(whole, record, plan, recovered)
+
+    def _refuse_stored(self, record: RunRecord, code: str, message: str) -> None:
+        """The run is not resumed; what is stored of it stays."""
+        self._hub.runs.refuse(RunRefused(record.run_id, code, message))
+        self._hub.turn.post(None, then=partial(accept, record))
+
+    def _pin(self, record: RunRecord, cids: Iterable[bytes]) -> None:
+        cids = tuple(cids)
         self._hub.pin(cids)
         record.pinned = (*record.pinned, *cids)
-        self._begin_run(whole, record, plan, hits)
+
+    async def _find_cached(
+        self, whole: _Whole, record: RunRecord, plan: Plan, recovered: Recovered | None = None
+    ) -> None:
+        """Looks the keys that are known up in the cluster's cache, before the run begins."""
+        hits: Mapping[int, bytes | BlobValue] | None = None
+        if whole.graph.value_keys:
+            hits = await self._hub.cluster_cache.find(whole.graph)
+            self._pin(record, (value.cid for value in hits.values() if isinstance(value, BlobValue)))
+        self._begin_run(whole, record, plan, hits, recovered)
 
     def _begin_run(
         self,
@@ -377,6 +429,7 @@ class Submits:
         record: RunRecord,
         plan: Plan,
         hits: Mapping[int, bytes | BlobValue] | None = None,
+        recovered: Recovered | None = None,
     ) -> None:
         hub, incoming = self._hub, whole.incoming
         options = incoming.options
@@ -389,13 +442,14 @@ class Submits:
             options.logs,
             record.pools,
             hits,
+            recovered,
         )
-        records = (self._created(whole, record),) if hub.keeps_graphs else ()
-        hub.turn.post(event, then=partial(accept, record), records=records)
+        created = (self._created(whole, record, resumed=recovered is not None),) if hub.keeps_graphs else ()
+        hub.turn.post(event, then=partial(accept, record), records=created)
         if record.cancel_requested:  # while its plan was being made
             hub.turn.post(RunCancelRequested(record.run_id))
 
-    def _created(self, whole: _Whole, record: RunRecord) -> RunCreated:
+    def _created(self, whole: _Whole, record: RunRecord, *, resumed: bool) -> RunCreated:
         facts, functions = whole.facts, []
         for reference in whole.graph.functions:
             found = self._hub.functions.get(reference.cid)
@@ -415,7 +469,13 @@ class Submits:
             whole.end.SerializeToString(),
             tuple(functions),
             record.pools,
+            resumed,
         )
+
+
+def _may_go_on(record: RunRecord) -> bool:
+    """It has ended, and not well, and its clients know."""
+    return record.ended is not None and record.ended[0].state != "succeeded"
 
 
 def _is_run_id(text: str) -> bool:

@@ -1,0 +1,115 @@
+"""Resumed runs, in the shell: what the store has of an earlier life of a run, for the core to begin with.
+
+Inline results and blobs count; objects went with the workers that made them, so their nodes run again. A run
+that had gone on as a returned target, as loops do, begins anew: results of later frames are those of nodes
+that the target does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from cascade_scheduler.core.cached import Recovered, StoredValue
+from cascade_scheduler.core.graph import Graph, NodeKind
+from cascade_scheduler.core.values import BlobValue, ObjectValue
+from cascade_scheduler.runs import SubmitFacts
+from cascade_scheduler.store.base import RunCreated, StoredResult, StoredRun, StoreUnavailable
+from cascade_scheduler.store.writer import StoreWriter
+
+__all__ = ["blobs_of", "differences", "load", "recovered_from"]
+
+LOAD_SECONDS = 60.0
+"""A store that is away for longer cannot be resumed from."""
+AGAIN_SECONDS = 0.25
+NODES_AT_ONCE = 20_000
+"""So many nodes are looked up before others have their turn."""
+
+logger = logging.getLogger("cascade.scheduler")
+
+
+async def load(writer: StoreWriter, run_id: str) -> StoredRun | None:
+    """What the store has of a run; None when it is not known there. A store that is away is waited for.
+
+    Raises:
+        StoreUnavailable: it did not come back in time.
+    """
+    until = time.monotonic() + LOAD_SECONDS
+    while True:
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                return await writer.load_run(run_id)
+        except (StoreUnavailable, TimeoutError) as error:
+            if time.monotonic() >= until:
+                told = str(error) or f"the store gave no answer within {LOAD_SECONDS:g} s"
+                raise StoreUnavailable(told) from None
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+def differences(created: RunCreated, facts: SubmitFacts) -> list[str]:
+    """What differs between the stored run and a submit, in words; empty when both are the same."""
+    stored = SubmitFacts(
+        target_id=created.target_id,
+        template_id=created.template_id,
+        params_digest=created.params_digest,
+        node_count=created.node_count,
+        on_failure=created.on_failure,
+    )
+    return stored.differences(facts)
+
+
+async def recovered_from(
+    stored: StoredRun, graph: Graph, has_blob: Callable[[bytes], bool]
+) -> Recovered | None:
+    """The results that can be used, by node of the graph; None when the run has to begin anew."""
+    run_id = stored.created.run_id
+    if stored.frame:
+        logger.info("run %s had gone on as a returned target: it begins anew", run_id)
+        return None
+    whole: dict[str, StoredValue] = {}
+    parts: dict[str, dict[int, StoredValue]] = {}
+    for key, result in stored.results.items():
+        usable = _usable(result, has_blob)
+        if usable is None:
+            continue
+        node_id, bracket, index = key.partition("[")
+        if bracket:
+            parts.setdefault(node_id, {})[int(index.rstrip("]"))] = usable
+        else:
+            whole[node_id] = usable
+    nodes: dict[int, StoredValue] = {}
+    children: dict[int, Mapping[int, StoredValue]] = {}
+    for node in range(graph.size) if whole or parts else ():
+        if not (node + 1) % NODES_AT_ONCE:
+            await asyncio.sleep(0)  # other runs go on meanwhile
+        kind = graph.spec(node).kind
+        node_id = graph.node_id(node).hex()
+        if kind == NodeKind.MAP and node_id in parts:
+            children[node] = parts[node_id]
+        elif node_id in whole and _fits(kind, whole[node_id]):
+            nodes[node] = whole[node_id]
+    count = len(nodes) + sum(map(len, children.values()))
+    logger.info("run %s is resumed: %d results are there", run_id, count)
+    return Recovered(nodes, children)
+
+
+def _usable(result: StoredResult, has_blob: Callable[[bytes], bool]) -> StoredValue | None:
+    value = result.value
+    if isinstance(value, ObjectValue) or (isinstance(value, BlobValue) and not has_blob(value.cid)):
+        return None
+    return StoredValue(value, result.truth)
+
+
+def _fits(kind: NodeKind, stored: StoredValue) -> bool:
+    """Calls have results, and recvs have messages; nothing else is stored."""
+    return kind == NodeKind.CALL or (kind == NodeKind.RECV and isinstance(stored.value, bytes))
+
+
+def blobs_of(recovered: Recovered) -> Iterator[bytes]:
+    """The blobs that recovered results are in."""
+    for values in (recovered.nodes, *recovered.children.values()):
+        for stored in values.values():
+            if isinstance(stored.value, BlobValue):
+                yield stored.value.cid

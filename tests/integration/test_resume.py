@@ -1,0 +1,308 @@
+"""Runs that go on where they were lost: schedulers and workers that are really killed, on a real Redis."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cascade_dist as cs
+
+from .conftest import Journal, note
+
+pytestmark = pytest.mark.integration
+
+START_SECONDS = 30.0
+
+
+@cs.task
+def step(path: str, number: int, *before: Any) -> int:
+    note(path, f"step{number}")
+    return number + int(sum(before))
+
+
+@cs.task
+def gate(path: str, flag: str, *before: int) -> int:
+    """Blocks until somebody has made the flag; a scheduler that dies meanwhile finds it blocking."""
+    note(path, "gate")
+    while not os.path.exists(flag):
+        time.sleep(0.02)
+    return sum(before)
+
+
+@cs.task
+def fails_without(path: str, flag: str, value: int) -> int:
+    note(path, "flaky")
+    if not os.path.exists(flag):
+        raise RuntimeError("the flag is not there")
+    return value * 10
+
+
+@cs.task
+def item(path: str, number: int) -> int:
+    note(path, f"item{number}")
+    return number * number
+
+
+@cs.task
+def numbers(path: str, count: int) -> list[int]:
+    note(path, "numbers")
+    return list(range(count))
+
+
+@cs.task
+def large(path: str) -> bytes:
+    note(path, "large")
+    return b"x" * (1 << 20)
+
+
+@cs.task
+def size(path: str, value: bytes) -> int:
+    note(path, "size")
+    return len(value)
+
+
+@cs.task
+def add(*values: Any) -> Any:
+    return sum(values)
+
+
+@cs.task
+def add_all(values: list[int], more: int) -> int:
+    return sum(values) + more
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Life:
+    """A scheduler and a worker of four slots, which die together."""
+
+    def __init__(self, state: str, blobs: Path) -> None:
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        scheduler = ["cascade_scheduler", "--port", str(port), "--state", state, "--blob-dir", str(blobs)]
+        worker = ["cascade_worker", self.address, "--slots", "4"]
+        self._processes = [
+            subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
+            for command in (scheduler, worker)
+        ]
+
+    def connect(self) -> cs.Cluster:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return cs.connect(self.address)
+            except cs.ConnectionFailedError:
+                assert time.monotonic() < deadline, "the scheduler did not come up"
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        """The way a machine goes down: nobody has time for anything."""
+        for process in self._processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(20)
+
+
+@pytest.fixture
+def new_life(redis_server: str, tmp_path: Path) -> Iterator[Callable[[], Life]]:
+    """Starts the next scheduler on the same Redis."""
+    lives: list[Life] = []
+
+    def start() -> Life:
+        lives.append(Life(redis_server, tmp_path / "blobs"))
+        return lives[-1]
+
+    yield start
+    for life in lives:
+        life.kill()
+
+
+def finished(cluster: cs.Cluster, run_id: str) -> int:
+    """How many tasks of a run users were told to have finished."""
+    kinds = [event.kind for event in cluster.events(run_id, follow=False)]
+    return kinds.count("TaskExecutionFinished")
+
+
+def status(cluster: cs.Cluster, run_id: str) -> str:
+    [found] = [run for run in cluster.runs() if run.run_id == run_id]
+    return str(found.status)
+
+
+def lost_at_gate(life: Life, journal: Journal, target: Any, run_id: str, *, before: int) -> None:
+    """Runs the target until the gate blocks and so many results are stored, and kills everything."""
+    with life.connect() as cluster:
+        run = cluster.submit(target, run_id=run_id, progress=False, detach=True)
+        wait_until(lambda: "gate" in journal.lines())
+        # Events are published when their turn has landed in Redis, and results land with them.
+        wait_until(lambda: finished(cluster, run.id) >= before)
+        life.kill()
+
+
+def test_s91_tasks_done_before_a_crash_are_not_executed_again(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"s91-{secrets.token_hex(4)}"
+    a = step(journal.path, 1)
+    b = step(journal.path, 2, a)
+    c = step(journal.path, 3, a)
+    target = gate(journal.path, str(flag), a, b, c)
+    lost_at_gate(new_life(), journal, target, run_id, before=3)
+    flag.touch()
+    with new_life().connect() as cluster:
+        assert cluster.run(target, run_id=run_id, resume=True) == 1 + 3 + 4
+        kinds = [event.kind for event in cluster.events(run_id, follow=False)]
+    assert sorted(journal.lines()) == ["gate", "gate", "step1", "step2", "step3"]
+    assert kinds.count("TaskExecutionFinished") == 1, "what was done is told of no second time"
+    assert "TaskSkipped" not in kinds
+
+
+def test_children_of_a_map_are_not_executed_again(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"map-{secrets.token_hex(4)}"
+    squares = item.map(path=[journal.path] * 4, number=numbers(journal.path, 4))
+    target = add_all(squares, gate(journal.path, str(flag), step(journal.path, 1)))
+    lost_at_gate(new_life(), journal, target, run_id, before=6)
+    flag.touch()
+    with new_life().connect() as cluster:
+        assert cluster.run(target, run_id=run_id, resume=True) == 0 + 1 + 4 + 9 + 1
+    once = ["item0", "item1", "item2", "item3", "numbers", "step1"]
+    assert sorted(journal.lines()) == ["gate", "gate", *once]
+
+
+def test_what_decided_before_decides_again(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"flow-{secrets.token_hex(4)}"
+    selector = step(journal.path, 1)
+    blocked = gate(journal.path, str(flag), selector)
+    route: Any = cs.Router(selector, {1: step(journal.path, 5).after(blocked), 2: step(journal.path, 6)})
+    target = add(route, step(journal.path, 7, blocked).run_if(selector))
+    lost_at_gate(new_life(), journal, target, run_id, before=1)
+    flag.touch()
+    with new_life().connect() as cluster:
+        assert cluster.run(target, run_id=run_id, resume=True) == 5 + 1 + 7
+    assert sorted(journal.lines()) == ["gate", "gate", "step1", "step5", "step7"]
+
+
+def test_objects_that_went_with_their_workers_are_made_again_where_they_are_needed(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"object-{secrets.token_hex(4)}"
+    blob = large(journal.path)
+    counted = size(journal.path, blob)
+    target = add(gate(journal.path, str(flag), counted), size(journal.path, blob).after(counted))
+    lost_at_gate(new_life(), journal, gate(journal.path, str(flag), counted), run_id, before=2)
+    flag.touch()
+    with new_life().connect() as cluster:
+        assert cluster.run(gate(journal.path, str(flag), counted), run_id=run_id, resume=True) == 1 << 20
+        assert sorted(journal.lines()) == ["gate", "gate", "large", "size"], "nobody needs the object"
+        with pytest.raises(cs.RunConflictError, match="number of nodes"):
+            cluster.run(target, run_id=run_id, resume=True)
+
+
+def test_another_target_under_the_id_is_a_conflict_and_loses_nothing(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"conflict-{secrets.token_hex(4)}"
+    target = gate(journal.path, str(flag), step(journal.path, 1))
+    lost_at_gate(new_life(), journal, target, run_id, before=1)
+    flag.touch()
+    with new_life().connect() as cluster:
+        other = gate(journal.path, str(flag), step(journal.path, 2))
+        with pytest.raises(cs.RunConflictError, match="arguments differ"):
+            cluster.run(other, run_id=run_id, resume=True)
+        with pytest.raises(cs.RunConflictError, match="on_failure"):
+            cluster.run(target, run_id=run_id, resume=True, on_failure="finish")
+        assert cluster.run(target, run_id=run_id, resume=True) == 1
+        assert cluster.run(target, run_id=run_id, resume=True) == 1, (
+            "it is joined, like any run that is known"
+        )
+    assert journal.lines() == ["step1", "gate", "gate"]
+
+
+def test_a_run_that_succeeded_before_is_not_executed_again(
+    new_life: Callable[[], Life], journal: Journal
+) -> None:
+    run_id = f"done-{secrets.token_hex(4)}"
+    target = [step(journal.path, 1), {"two": step(journal.path, 2)}]
+    life = new_life()
+    with life.connect() as cluster:
+        assert cluster.run(target, run_id=run_id) == [1, {"two": 2}]
+        life.kill()
+    with new_life().connect() as cluster:
+        assert cluster.run(target, run_id=run_id, resume=True) == [1, {"two": 2}]
+    assert sorted(journal.lines()) == ["step1", "step2"]
+
+
+def test_a_failed_run_is_resumed_when_the_cause_is_gone(
+    redis_cluster: cs.Cluster, journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"failed-{secrets.token_hex(4)}"
+    target = step(journal.path, 3, fails_without(journal.path, str(flag), step(journal.path, 1)))
+    with pytest.raises(RuntimeError, match="the flag is not there"):
+        redis_cluster.run(target, run_id=run_id)
+    with pytest.raises(RuntimeError, match="the flag is not there"):
+        redis_cluster.run(target, run_id=run_id, resume=True)
+    with pytest.raises(RuntimeError, match="the flag is not there"):
+        redis_cluster.run(target, run_id=run_id)  # without resume it is joined, as it ended
+    flag.touch()
+    assert redis_cluster.run(target, run_id=run_id, resume=True) == 13
+    assert journal.lines() == ["step1", "flaky", "flaky", "flaky", "step3"]
+    assert status(redis_cluster, run_id) == "succeeded"
+
+
+def test_a_cancelled_run_is_resumed(redis_cluster: cs.Cluster, journal: Journal, tmp_path: Path) -> None:
+    flag, run_id = tmp_path / "flag", f"cancelled-{secrets.token_hex(4)}"
+    target = gate(journal.path, str(flag), step(journal.path, 1))
+    run = redis_cluster.submit(target, run_id=run_id)
+    wait_until(lambda: "gate" in journal.lines())
+    run.cancel()
+    wait_until(lambda: status(redis_cluster, run_id) == "cancelled")
+    flag.touch()
+    assert redis_cluster.run(target, run_id=run_id, resume=True) == 1
+    assert journal.lines() == ["step1", "gate", "gate"]
+
+
+def test_with_the_state_in_memory_a_failed_run_begins_anew(
+    private_cluster: cs.Cluster, journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"memory-{secrets.token_hex(4)}"
+    target = fails_without(journal.path, str(flag), step(journal.path, 1))
+    with pytest.raises(RuntimeError):
+        private_cluster.run(target, run_id=run_id)
+    flag.touch()
+    assert private_cluster.run(target, run_id=run_id, resume=True) == 10
+    assert journal.lines() == ["step1", "flaky", "step1", "flaky"]
+
+
+def test_a_run_that_is_not_known_begins(cluster: cs.Cluster, journal: Journal) -> None:
+    run_id = f"new-{secrets.token_hex(4)}"
+    assert cluster.run(step(journal.path, 1), run_id=run_id, resume=True) == 1
+
+
+def test_resume_needs_an_id(private_cluster: cs.Cluster, journal: Journal) -> None:
+    with pytest.raises(ValueError, match="run_id"):
+        private_cluster.run(step(journal.path, 1), resume=True)
