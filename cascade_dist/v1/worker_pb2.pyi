@@ -205,7 +205,7 @@ class Work(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunHandle, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., bodies: _Optional[_Iterable[_Union[TaskBody, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., retract: _Optional[_Iterable[int]] = ..., cancel: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., ended_runs: _Optional[_Iterable[int]] = ..., close_runs: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., promise: _Optional[int] = ..., forget_bodies: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max", "route_keys", "overrides", "observe_only", "tail", "amounts", "lease", "jump_keys", "jump_exits", "whole")
+    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max", "route_keys", "overrides", "observe_only", "tail", "amounts", "lease", "jump_keys", "jump_exits", "whole", "run")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     TRY_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,7 @@ class Assignment(_message.Message):
     JUMP_KEYS_FIELD_NUMBER: _ClassVar[int]
     JUMP_EXITS_FIELD_NUMBER: _ClassVar[int]
     WHOLE_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     body: int
     args: bytes
@@ -247,7 +248,8 @@ class Assignment(_message.Message):
     jump_keys: bytes
     jump_exits: _containers.RepeatedScalarFieldContainer[int]
     whole: bool
-    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., route_keys: _Optional[_Iterable[bytes]] = ..., overrides: _Optional[bytes] = ..., observe_only: bool = ..., tail: bool = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., lease: bool = ..., jump_keys: _Optional[bytes] = ..., jump_exits: _Optional[_Iterable[int]] = ..., whole: bool = ..., **kwargs) -> None: ...
+    run: int
+    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., route_keys: _Optional[_Iterable[bytes]] = ..., overrides: _Optional[bytes] = ..., observe_only: bool = ..., tail: bool = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., lease: bool = ..., jump_keys: _Optional[bytes] = ..., jump_exits: _Optional[_Iterable[int]] = ..., whole: bool = ..., run: _Optional[int] = ..., **kwargs) -> None: ...
 
 class Reports(_message.Message):
     __slots__ = ("started", "reports", "logs", "draining", "resources", "closed_runs", "leases", "promised")

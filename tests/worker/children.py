@@ -136,6 +136,7 @@ class Children:
             inline_bytes_max,
             0,
             None,
+            run_id,
         )
         self.pool.send(executor, attempt, frames.dumps(frame))
         return attempt

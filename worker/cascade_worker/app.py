@@ -349,11 +349,14 @@ class Worker:
         if not ready:
             self._waiting[attempt] = (assignment, key, functions)
         leased = assignment.lease and self._fast_loops
-        return events.Assigned(attempt, number, assignment.ahead, ready, amounts, leased)
+        run_id = self._session.run_of(number, assignment.run)
+        return events.Assigned(attempt, number, assignment.ahead, ready, amounts, leased, run_id)
 
     def _task_frame(self, assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs: Any) -> bytes:
         fast = self._fast_loops
-        return task_frame(assignment, key, args, inputs, fast=fast, leased=fast and assignment.lease)
+        run_id = self._session.run_of(assignment.body, assignment.run)
+        leased = fast and assignment.lease
+        return task_frame(assignment, key, args, inputs, run_id=run_id, fast=fast, leased=leased)
 
     def _make_frame(self, assignment: worker_pb2.Assignment, key: bytes) -> bool:
         """Makes the frame, if all inputs are here."""

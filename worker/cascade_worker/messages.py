@@ -181,6 +181,8 @@ class Session:
         self.functions: dict[int, bytes] = {}
         """CIDs by the number of the body."""
         self._body_runs: dict[int, int] = {}
+        """The number of the run by that of the body; of those that are of one run."""
+        self._run_bodies: dict[int, list[int]] = {}
         self._computing: dict[int, frames.BodyInfo] = {}
         """Bodies in the mode compute."""
         self._specs: dict[bytes, _Spec] = {}
@@ -194,6 +196,10 @@ class Session:
     def run_numbers(self) -> dict[str, int]:
         """The numbers of runs."""
         return {run_id: number for number, run_id in self._runs.items()}
+
+    def run_of(self, body: int, run: int) -> str:
+        """The id of the run of an assignment that names a body, and a run if that is one of any run."""
+        return self._runs.get(run or self._body_runs.get(body, 0), "")
 
     def functions_of(self, body: int) -> tuple[bytes, ...]:
         """CIDs of all functions that attempts of a body need."""
@@ -235,7 +241,9 @@ class Session:
         if spec.threads:
             self._computing[number] = info
         self.functions[number] = function
-        self._body_runs[number] = run
+        if run:
+            self._body_runs[number] = run
+            self._run_bodies.setdefault(run, []).append(number)
         return BodyKnown(
             number,
             run,
@@ -269,17 +277,19 @@ class Session:
     def forget_bodies(self, numbers: Iterable[int]) -> None:
         """What comes later names other bodies."""
         for number in numbers:
-            for known in (self.body_keys, self.functions, self._body_runs):
+            for known in (self.body_keys, self.functions, self._computing, self.needs):
                 known.pop(number, None)
+            run = self._body_runs.pop(number, 0)
+            if run:
+                self._run_bodies[run].remove(number)
 
     def forget_runs(self, runs: Iterable[int]) -> None:
         """Runs have ended."""
-        ended = set(runs)
-        for number in [number for number, run in self._body_runs.items() if run in ended]:
-            del self.body_keys[number], self.functions[number], self._body_runs[number]
-            self._computing.pop(number, None)
-            self.needs.pop(number, None)
-        for run in ended:
+        for run in runs:
+            for number in self._run_bodies.pop(run, ()):
+                del self.body_keys[number], self.functions[number], self._body_runs[number]
+                self._computing.pop(number, None)
+                self.needs.pop(number, None)
             self._runs.pop(run, None)
             name = self._params.pop(run, None)
             if name is not None and self._functions is not None:
@@ -296,6 +306,7 @@ def task_frame(
     args: Any,
     inputs: list[Any] | None,
     *,
+    run_id: str,
     fast: bool = False,
     leased: bool = False,
 ) -> bytes:
@@ -306,6 +317,7 @@ def task_frame(
         key: its body.
         args: its arguments: bytes, or a file.
         inputs: its inputs.
+        run_id: its run.
         fast: loops may go the fast way.
         leased: it goes on with its loop by itself.
     """
@@ -328,6 +340,7 @@ def task_frame(
             assignment.inline_bytes_max,
             _flags(assignment, fast, leased),
             _more(assignment),
+            run_id,
         )
     )
 

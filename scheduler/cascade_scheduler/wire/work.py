@@ -20,6 +20,8 @@ FUNCTIONS_REMEMBERED = 20_000
 
 BODIES_MAX = 256
 """Of one run, that a session remembers; of more, the oldest is named anew when it comes again."""
+SHARED_BODIES_MAX = 2_000
+"""The same, of those that are of any run."""
 _ASSIGNMENT_BYTES = 96
 """What an assignment takes beside its arguments and inputs."""
 
@@ -81,23 +83,29 @@ def _fields(command: Assign, body: int) -> dict[str, Any]:
     return fields
 
 
+_Bodies = dict[int, tuple[int, Spec, bytes]]
+"""By the identity of the spec, which is cheaper than its hash; it is held, so the id stays its own."""
+
+
 class _Run:
     """What a session has been told of one run."""
 
-    __slots__ = ("bodies", "logs", "number")
+    __slots__ = ("bodies", "logs", "number", "own")
 
-    def __init__(self, number: int, logs: bool) -> None:
+    def __init__(self, number: int, logs: bool, own: bool) -> None:
         self.number = number
         self.logs = logs
-        # By the identity of the spec, which is cheaper than its hash; it is held, so the id stays its own.
-        self.bodies: dict[int, tuple[int, Spec, bytes]] = {}
+        self.own = own
+        """Its params are part of its bodies, so it shares none."""
+        self.bodies: _Bodies = {}
 
 
 class WorkEncoder:
     """Makes the `Work` messages of one worker session.
 
-    Runs and bodies have numbers within the session. They are forgotten on both sides with the run, by
-    `ended_runs`, so what is remembered is bounded by the runs that are going on.
+    Runs and bodies have numbers within the session. Runs are forgotten on both sides by `ended_runs`, and
+    with them the bodies that are theirs alone: those with something that is kept for a run, as resources are.
+    All others are of any run, and outlive them, so that runs of one shape have them in common.
     """
 
     def __init__(
@@ -111,6 +119,8 @@ class WorkEncoder:
         self._params = params
         self._runs: dict[str, _Run] = {}
         self._numbers: dict[int, str] = {}
+        self._bodies: _Bodies = {}
+        """Those of any run, the oldest first."""
         self._functions: OrderedDict[bytes, None] = OrderedDict()
         self._last_run = 0
         self._last_body = 0
@@ -145,10 +155,15 @@ class WorkEncoder:
             run = runs.get(command.run_id)
             extra = len(command.args) + _ASSIGNMENT_BYTES
             if run is None:
-                known = None
-                extra += len(self._params(command.run_id))
+                params = len(self._params(command.run_id))
+                extra += params
+                own = bool(params)
             else:
-                known = run.bodies.get(id(command.spec))
+                own = run.own
+            spec = command.spec
+            shared = not (own or spec.resources or spec.cache_policy)
+            bodies = self._bodies if shared else None if run is None else run.bodies
+            known = None if bodies is None else bodies.get(id(spec))
             inputs = command.inputs
             if inputs:
                 extra += sum(map(value_size, inputs))
@@ -170,8 +185,13 @@ class WorkEncoder:
             if run is None:
                 run = self._name_run(work, command.run_id)
             if known is None or known[2] != command.function:
-                known = self._name_body(work, run, command)
+                if shared:
+                    known = self._name_body(work, self._bodies, 0, command)
+                else:
+                    known = self._name_body(work, run.bodies, run.number, command)
             assignment = add(**_fields(command, known[0]))
+            if shared:
+                assignment.run = run.number
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
             if command.amounts is not None:
@@ -241,19 +261,26 @@ class WorkEncoder:
 
     def _name_run(self, work: worker_pb2.Work, run_id: str) -> _Run:
         self._last_run += 1
-        run = self._runs[run_id] = _Run(self._last_run, self._wants_logs(run_id))
+        params = self._params(run_id)
+        run = self._runs[run_id] = _Run(self._last_run, self._wants_logs(run_id), bool(params))
         self._numbers[run.number] = run_id
-        work.runs.add(run=run.number, run_id=run_id, logs=run.logs, params=self._params(run_id))
+        work.runs.add(run=run.number, run_id=run_id, logs=run.logs, params=params)
         return run
 
-    def _name_body(self, work: worker_pb2.Work, run: _Run, command: Assign) -> tuple[int, Spec, bytes]:
+    def _name_body(
+        self, work: worker_pb2.Work, bodies: _Bodies, run: int, command: Assign
+    ) -> tuple[int, Spec, bytes]:
         self._last_body += 1
         spec = command.spec
-        if len(run.bodies) >= BODIES_MAX:  # a run that goes on as ever new tasks
-            work.forget_bodies.append(run.bodies.pop(next(iter(run.bodies)))[0])
-        known = run.bodies[id(spec)] = (self._last_body, spec, command.function)
+        before = bodies.pop(id(spec), None)
+        most = BODIES_MAX if run else SHARED_BODIES_MAX
+        if before is None and len(bodies) >= most:  # a run that goes on as ever new tasks, say
+            before = bodies.pop(next(iter(bodies)))
+        if before is not None:
+            work.forget_bodies.append(before[0])
+        known = bodies[id(spec)] = (self._last_body, spec, command.function)
         body = work.bodies.add(
-            body=self._last_body, spec=_spec_message(spec), function=command.function, run=run.number
+            body=self._last_body, spec=_spec_message(spec), function=command.function, run=run
         )
         if spec.resources and command.function:
             for resource in spec.resources:

@@ -46,7 +46,7 @@ from cascade_scheduler.wire.values import (
     timestamp_of,
     value_size,
 )
-from cascade_scheduler.wire.work import WorkEncoder
+from cascade_scheduler.wire.work import SHARED_BODIES_MAX, WorkEncoder
 
 BLOB = BlobValue(cid_of(b"blob"), 4)
 OBJECT = ObjectValue(2**63 + 1, 10, "w", "host:1")
@@ -191,8 +191,9 @@ def test_an_assignment_says_everything() -> None:
     assert message.map_index_plus_one == 1
     assert (list(work.retract), list(work.cancel), list(work.release)) == ([1], [2], [3])
     (body,) = work.bodies
-    assert (body.body, body.spec.name, body.function, body.run) == (message.body, "f", FUNCTION.cid, 1)
+    assert (body.body, body.spec.name, body.function, body.run) == (message.body, "f", FUNCTION.cid, 0)
     assert body.spec.amounts[0] == graph_pb2.Amount(name="cpu", micros=1_000_000)
+    assert message.run == 1
     assert [(run.run, run.run_id, run.logs) for run in work.runs] == [(1, "r", True)]
     assert [(f.cid, f.body, f.name, f.code_hash) for f in work.functions] == [FUNCTION]
 
@@ -201,8 +202,8 @@ def test_what_is_shared_goes_once() -> None:
     other = Spec(NodeKind.CALL, "g")
     coder = encoder()
     (work,) = works_of(coder, [assign(1), assign(2), assign(3, spec=other), assign(4, run_id="s")])
-    assert (len(work.functions), len(work.bodies), len(work.runs)) == (1, 3, 2)
-    assert [a.body for a in work.assignments] == [1, 1, 2, 3]
+    assert (len(work.functions), len(work.bodies), len(work.runs)) == (1, 2, 2)
+    assert [(a.body, a.run) for a in work.assignments] == [(1, 1), (1, 1), (2, 1), (1, 2)]
     (work,) = works_of(coder, [assign(5)])
     assert (len(work.functions), len(work.bodies), len(work.runs)) == (0, 0, 0)
 
@@ -222,8 +223,38 @@ def test_runs_that_ended_are_forgotten_on_both_sides() -> None:
     assert len(coder) == 0
     (work,) = works_of(coder, [assign(2)])
     assert [(run.run, run.run_id) for run in work.runs] == [(2, "r")]
-    assert [body.body for body in work.bodies] == [2]
+    assert [(a.body, a.run) for a in work.assignments] == [(1, 2)]
+    assert not work.bodies, "it is of any run"
     assert not work.functions
+
+
+@pytest.mark.parametrize("what", ["resources", "cache_policy", "params"])
+def test_bodies_with_something_of_a_run_are_forgotten_with_it(what: str) -> None:
+    resource = ResourceRef("config", 2, FUNCTION.cid)
+    specs = {
+        "resources": SPEC._replace(resources=(resource,)),
+        "cache_policy": SPEC._replace(cache_policy=b"p"),
+    }
+    spec = specs.get(what, SPEC._replace(name="g"))
+    params = b"p" if what == "params" else b""
+    coder = WorkEncoder({FUNCTION.cid: FUNCTION}.get, lambda run_id: False, lambda run_id: params)
+    for number in (1, 2):
+        (work,) = works_of(coder, [assign(number, spec=spec)])
+        assert [(body.body, body.run) for body in work.bodies] == [(number, number)]
+        assert [(a.body, a.run) for a in work.assignments] == [(number, 0)]
+        works_of(coder, ended=["r"])
+
+
+def test_of_many_bodies_of_any_run_the_oldest_are_forgotten() -> None:
+    coder = encoder()
+    specs = [SPEC._replace(name=f"f{number}") for number in range(SHARED_BODIES_MAX + 1)]
+    for number, spec in enumerate(specs[:-1]):
+        works_of(coder, [assign(number + 1, spec=spec)])
+    (work,) = works_of(coder, [assign(9_000, spec=specs[0]), assign(9_001, spec=specs[-1])])
+    assert [a.body for a in work.assignments] == [1, len(specs)]
+    assert list(work.forget_bodies) == [1]
+    (work,) = works_of(coder, [assign(9_002, spec=specs[0])])
+    assert [body.body for body in work.bodies] == [len(specs) + 1]
 
 
 def test_messages_are_split_at_one_mebibyte() -> None:

@@ -216,6 +216,21 @@ def test_a_new_scheduler_that_knows_nothing_of_a_run_ends_it(bench: Resourceful)
     assert one(out, commands.CloseRun).run_id == "kept"
 
 
+def test_an_attempt_without_resources_keeps_those_of_its_run(bench: Resourceful) -> None:
+    (first,), _ = bench.assign(bench.body_of("a"))
+    bench.set_up(first, "db", RUN, "a")
+    bench.end(first)
+    body, other = bench.body(run=0), 1_000
+    bench.work(assigned=(events.Assigned(other, body, False, True, run_id="a"),))
+    bench.turn(events.Disconnected())
+    bench.connect(epoch=1, keep=(other,), known=(first,))
+    bench.turn(events.Disconnected())
+    assert every(bench.connect(epoch=2, keep=(other,)), commands.CloseRun) == []
+    bench.end(other)
+    bench.turn(events.Disconnected())
+    assert one(bench.connect(epoch=3, known=(other,)), commands.CloseRun).run_id == "a"
+
+
 def test_a_draining_worker_lets_its_executors_tear_down(bench: Resourceful) -> None:
     (attempt,), _ = bench.assign(bench.body_of("a"))
     executor = bench.executor_of(attempt)

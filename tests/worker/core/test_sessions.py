@@ -154,8 +154,11 @@ def test_work_goes_on_while_disconnected(bench: Bench) -> None:
 def test_bodies_of_ended_runs_are_forgotten(bench: Bench) -> None:
     bench.body(run=1)
     kept = bench.body(run=2)
+    shared = bench.body(run=0)
     bench.work(ended_runs=(1,))
-    assert list(bench.state.bodies) == [kept]
+    assert list(bench.state.bodies) == [kept, shared]
+    bench.work(ended_runs=(2,), forget_bodies=(shared,))
+    assert not bench.state.bodies
 
 
 # --- draining ---------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ class Assigned(NamedTuple):
     amounts: tuple[tuple[str, int], ...] | None = None
     leased: bool = False
     """Its executor may go on with its loop by itself."""
+    run_id: str = ""
+    """Its run, when its body does not say."""
 
 
 class WorkReceived(NamedTuple):

@@ -157,6 +157,7 @@ class Core:
         state.next_sequence = 2  # Hello was the first
         state.received = event.sequence
         state.bodies.clear()
+        state.run_bodies.clear()
         state.unacknowledged.clear()
         state.promises.clear()
         state.news_told = state.acked = 0
@@ -226,6 +227,8 @@ class Core:
                 body.resources,
                 body.policy,
             )
+            if body.run:
+                state.run_bodies.setdefault(body.run, []).append(body.number)
         for assigned in event.assigned:
             self._assign(assigned, out)
         if event.retract:
@@ -237,8 +240,9 @@ class Core:
         for number in event.forget_bodies:
             state.bodies.pop(number, None)
         if event.ended_runs:
-            ended = set(event.ended_runs)
-            state.bodies = {number: body for number, body in state.bodies.items() if body.run not in ended}
+            for run in event.ended_runs:
+                for number in state.run_bodies.pop(run, ()):
+                    state.bodies.pop(number, None)
         if event.close_runs:
             resources.close_runs(state, event.close_runs)
         if event.over:
@@ -266,7 +270,7 @@ class Core:
             raise ProtocolError(
                 f"attempt {assigned.attempt} names body {assigned.body}, which was never sent"
             )
-        attempt = Attempt(assigned.attempt, body, False, assigned.ready, assigned.amounts)
+        attempt = Attempt(assigned.attempt, body, False, assigned.ready, assigned.amounts, assigned.run_id)
         attempt.leased = attempt.stepping = assigned.leased
         state.attempts[attempt.id] = attempt
         never_fits = any(state.total.get(name, 0) < micros for name, micros in attempt.amounts)

@@ -98,7 +98,7 @@ def forgotten_runs(state: State) -> list[str]:
     runs = dict.fromkeys(each.run_id for each in held if each.scope == RUN_SCOPE)
     for attempt in state.attempts.values():
         if attempt.wanted != Wanted.DROP:
-            runs.pop(attempt.body.run_id, None)
+            runs.pop(attempt.run_id, None)
     return list(runs)
 
 

@@ -161,6 +161,7 @@ class Attempt:
         "leased",
         "phase",
         "ready",
+        "run_id",
         "sequence",
         "started_at",
         "stepping",
@@ -174,9 +175,11 @@ class Attempt:
         charged: bool,
         ready: bool,
         amounts: tuple[tuple[str, int], ...] | None = None,
+        run_id: str = "",
     ) -> None:
         self.id = attempt
         self.body = body
+        self.run_id = run_id or body.run_id
         self.amounts = body.amounts if amounts is None else amounts
         """What it holds while it runs."""
         self.charged = charged
@@ -291,6 +294,8 @@ class State:
     async_executor: Executor | None = None
     bodies: dict[int, Body] = field(default_factory=dict)
     """Of this session, by number."""
+    run_bodies: dict[int, list[int]] = field(default_factory=dict)
+    """Numbers of those that are of one run, by its number."""
     profiles: dict[bytes, Profile] = field(default_factory=dict)
     next_executor: int = 1
     start_failures: int = 0

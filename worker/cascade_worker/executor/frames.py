@@ -51,8 +51,8 @@ __all__ = [
 # To an executor, one packet each.
 TASK = 1
 """(TASK, attempt, body, args, inputs, node_id, try, map_index, observe, publish, inline_bytes_max, flags,
-more); body is a marshalled BodyInfo; args are bytes, or a file as (path, size); inline_bytes_max 0: as the
-body says. flags are bits, below; more is None, or a dict of what few tasks have, by the name of the
+more, run id); body is a marshalled BodyInfo; args are bytes, or a file as (path, size); inline_bytes_max 0:
+as the body says. flags are bits, below; more is None, or a dict of what few tasks have, by the name of the
 assignment's field."""
 SPILLED = 2
 """(SPILLED, attempt, path): a file with the frame, too large for a packet. Whoever reads it removes it."""
@@ -133,6 +133,7 @@ class BodyInfo(NamedTuple):
 
     name: str
     run_id: str
+    """Empty: of any run; its tasks say of which."""
     function: bytes
     """CID; the body is in the functions' directory under the CID's hex."""
     retry_on: bytes | None

@@ -155,7 +155,7 @@ class SyncExecutor:
         body = task.body = bench.body(task.key)
         info = body.info
         context._of_process[0] = (
-            info.run_id,
+            task.run_id,
             task.node_id,
             task.try_,
             info.name,
@@ -163,7 +163,7 @@ class SyncExecutor:
             self._worker_id,
             attempt,
         )
-        bench.tell_environment(task, info.run_id)
+        bench.tell_environment(task)
         if info.compute_threads:
             bench.use_threads(info.compute_threads)
         step = self._step = bench.step(task)

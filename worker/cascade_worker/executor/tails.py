@@ -130,6 +130,8 @@ class Compiler:
         self._params: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._shapes: dict[Hashable, _Shape] = {}
         self._scanner = Scanner()
+        self.run_id = ""
+        """Of the task whose target is being compiled."""
         self._warned: dict[str, int] = {}
         """By run: the size of arguments that was warned of last."""
 
@@ -256,11 +258,11 @@ class Compiler:
                 f"task {info.name!r} returned a target with {_size(size)} of arguments, and the most is "
                 f"{_size(ARGUMENTS_BYTES_MAX)}: keep what grows in a file or a database, and pass its name"
             )
-        if size < 2 * self._warned.get(info.run_id, 0):
+        if size < 2 * self._warned.get(self.run_id, 0):
             return
         if len(self._warned) >= _WARNED_MAX:
             self._warned.clear()
-        self._warned[info.run_id] = size
+        self._warned[self.run_id] = size
         print(
             f"task {info.name!r} returned a target with {_size(size)} of arguments; if they grow with every "
             f"step, the loop fails at {_size(ARGUMENTS_BYTES_MAX)}",

@@ -90,6 +90,7 @@ class Task:
         "node_id",
         "observe",
         "publish",
+        "run_id",
         "try_",
     )
 
@@ -108,6 +109,7 @@ class Task:
             self.inline_bytes_max,
             self.flags,
             self.more,
+            self.run_id,
         ) = frame
         self.body: Body | None = None
         self.lease: Lease | None = None
@@ -220,11 +222,11 @@ class Workbench:
             name = task.body.info.name if task.body else "?"
             raise Unloadable(_load_error(name, "its arguments", error)) from error
 
-    def tell_environment(self, task: Task, run_id: str) -> None:
+    def tell_environment(self, task: Task) -> None:
         """Sets the variables that say which attempt this is; each only when it changes."""
         told = self._environment
         for name, value in (
-            ("CASCADE_RUN_ID", run_id),
+            ("CASCADE_RUN_ID", task.run_id),
             ("CASCADE_NODE_ID", task.node_id),
             ("CASCADE_ATTEMPT", str(task.try_)),
         ):
@@ -343,6 +345,7 @@ class Workbench:
             raise Unloadable(tails.refusal(info.name, value))
         if self._compiler is None:
             self._compiler = tails.Compiler(self._config.functions_dir)
+        self._compiler.run_id = task.run_id
         told = repr(value)[:_PREVIEW_CHARS]
         try:
             if task.flags & frames.FAST:
