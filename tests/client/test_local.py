@@ -106,6 +106,32 @@ def test_what_the_processes_are_given(
     assert [entry for entry in path if entry in sys.path][:1] == [str(tmp_path)]
 
 
+def test_a_state_goes_to_the_scheduler_alone_and_not_by_its_command_line(
+    install: Install, tmp_path: Path
+) -> None:
+    tell = (
+        "print(json.dumps([sys.argv[1:], {k: v for k, v in os.environ.items() if 'CASCADE' in k}]),"
+        f" file=open({str(tmp_path)!r} + '/%s', 'w'), flush=True); "
+    )
+    install((tell % "scheduler") + "ready(); live()", (tell % "worker") + "live()")
+    cluster = LocalCluster(workers=1, state="redis://:secret@host/0")
+    cluster.start()
+    told = tmp_path / "worker"
+    deadline = time.monotonic() + 20
+    while not (told.exists() and told.read_text().endswith("\n")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    cluster.stop()
+    import json
+
+    arguments, variables = json.loads((tmp_path / "scheduler").read_text())
+    assert not {"--state", "--blob-dir"} & set(arguments), "blobs last as long as the state"
+    assert variables == {"CASCADE_CONFIG": "", "CASCADE_SCHEDULER__STATE": "redis://:secret@host/0"}
+    for name in ("scheduler", "worker"):
+        arguments, variables = json.loads((tmp_path / name).read_text())
+        assert "secret" not in " ".join(arguments)
+    assert variables == {"CASCADE_CONFIG": ""}
+
+
 def test_a_scheduler_that_does_not_start_shows_its_reason(install: Install) -> None:
     install("print('the port is taken', file=sys.stderr); sys.exit(3)")
     with pytest.raises(CascadeError, match=r"ended with code 3 before it was ready.*\n.*the port is taken"):
