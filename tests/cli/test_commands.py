@@ -155,6 +155,19 @@ def test_a_run_whose_task_leaves(cli: Cli, scheduler: FakeScheduler, flow: str) 
     assert result.err.startswith("error: SystemExit: 0 (raised by task ")
 
 
+def test_resume_goes_with_the_submit(cli: Cli, scheduler: FakeScheduler, flow: str) -> None:
+    assert cli("run", f"{flow}:main", "--run-id", "mine", "--resume").out == "42\n"
+    submit = scheduler.wait_heard("submit")[-1]
+    assert submit.run_id == "mine"
+    assert submit.options.resume
+
+
+def test_resume_needs_an_id(cli: Cli, flow: str) -> None:
+    result = cli("run", f"{flow}:main", "--resume")
+    assert result.code == 2
+    assert "--run-id" in result.err
+
+
 def test_detach_prints_the_id_and_leaves_the_run(cli: Cli, scheduler: FakeScheduler, flow: str) -> None:
     scheduler.hold = True
     result = cli("run", f"{flow}:main", "--detach")
