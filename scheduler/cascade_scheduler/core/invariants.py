@@ -106,7 +106,7 @@ def _check_run(books: Books, run: Run, step: int) -> None:
     if run.state == "running" and run.error is None:
         asked = run.cached is not None and run.cached.asked
         moves = run.active or run.ready or run.waiting_retry or run.observing or run.waits or run.nested
-        moves = moves or asked
+        moves = moves or asked or run.watching  # an observation that nobody waits for ends the wait
         stuck = not moves
         _must(not stuck, "a running run has something that moves", run.run_id)
     if run.error is not None and run.on_failure == "cancel":
