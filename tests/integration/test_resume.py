@@ -72,6 +72,20 @@ def size(path: str, value: bytes) -> int:
 
 
 @cs.task
+def down(path: str, flag: str, n: int) -> Any:
+    """A loop of two tasks, which no worker leases; it blocks at 3 until somebody has made the flag."""
+    note(path, f"down{n}")
+    while n == 3 and not os.path.exists(flag):
+        time.sleep(0.02)
+    return "over" if n == 0 else further(path, flag, n)
+
+
+@cs.task
+def further(path: str, flag: str, n: int) -> Any:
+    return down(path, flag, n - 1)
+
+
+@cs.task
 def add(*values: Any) -> Any:
     return sum(values)
 
@@ -96,17 +110,28 @@ def free_port() -> int:
 
 
 class Life:
-    """A scheduler and a worker of four slots, which die together."""
+    """A scheduler and a worker of four slots, which die together, or the scheduler alone."""
 
     def __init__(self, state: str, blobs: Path) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        scheduler = ["cascade_scheduler", "--port", str(port), "--state", state, "--blob-dir", str(blobs)]
-        worker = ["cascade_worker", self.address, "--slots", "4"]
-        self._processes = [
-            subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
-            for command in (scheduler, worker)
-        ]
+        self._command = ["cascade_scheduler", "--port", str(port), "--state", state, "--blob-dir", str(blobs)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.start_scheduler()
+        self._start("cascade_worker", self.address, "--slots", "4")
+
+    def _start(self, *command: str) -> None:
+        process = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
+        self._processes.append(process)
+
+    def start_scheduler(self) -> None:
+        """A scheduler at the address of the last one."""
+        self._start(*self._command)
+
+    def kill_scheduler(self) -> None:
+        """The worker stays, and looks for the next one."""
+        os.killpg(self._processes[0].pid, signal.SIGKILL)
+        self._processes.pop(0).wait(20)
 
     def connect(self) -> cs.Cluster:
         deadline = time.monotonic() + START_SECONDS
@@ -176,6 +201,25 @@ def test_s91_tasks_done_before_a_crash_are_not_executed_again(
     assert sorted(journal.lines()) == ["gate", "gate", "step1", "step2", "step3"]
     assert kinds.count("TaskExecutionFinished") == 1, "what was done is told of no second time"
     assert "TaskSkipped" not in kinds
+
+
+def test_a_client_and_workers_that_outlive_the_scheduler_go_on_with_the_next(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"outlived-{secrets.token_hex(4)}"
+    target = gate(journal.path, str(flag), step(journal.path, 1), size(journal.path, large(journal.path)))
+    life = new_life()
+    with life.connect() as cluster:
+        run = cluster.submit(target, run_id=run_id, progress=False)
+        wait_until(lambda: "gate" in journal.lines())
+        wait_until(lambda: finished(cluster, run_id) >= 3)
+        life.kill_scheduler()
+        life.start_scheduler()
+        with pytest.raises(cs.RunLostError):
+            run.result(60)
+        flag.touch()
+        assert cluster.run(target, run_id=run_id, resume=True, timeout=60) == 1 + (1 << 20)
+    assert sorted(journal.lines()) == ["gate", "gate", "large", "size", "step1"]
 
 
 def test_children_of_a_map_are_not_executed_again(
@@ -284,6 +328,50 @@ def test_a_cancelled_run_is_resumed(redis_cluster: cs.Cluster, journal: Journal,
     flag.touch()
     assert redis_cluster.run(target, run_id=run_id, resume=True) == 1
     assert journal.lines() == ["step1", "gate", "gate"]
+
+
+def test_a_run_that_was_refused_when_it_was_resumed_can_be_resumed_later(
+    redis_cluster: cs.Cluster, journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"refused-{secrets.token_hex(4)}"
+    first = step(journal.path, 1)
+    target = fails_without(journal.path, str(flag), first).with_constraints(tokens=2)
+    with pytest.raises(RuntimeError):
+        redis_cluster.run(target, run_id=run_id, system_resources={"tokens": 2})
+    with pytest.raises(cs.AmountError, match="tokens"):
+        redis_cluster.run(target, run_id=run_id, resume=True, system_resources={"tokens": 1})
+    flag.touch()
+    assert redis_cluster.run(target, run_id=run_id, resume=True, system_resources={"tokens": 2}) == 10
+    assert journal.lines() == ["step1", "flaky", "flaky"]
+
+
+def test_a_loop_that_had_gone_on_begins_anew(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"loop-{secrets.token_hex(4)}"
+    target = down(journal.path, str(flag), 4)
+    life = new_life()
+    with life.connect() as cluster:
+        cluster.submit(target, run_id=run_id, progress=False, detach=True)
+        wait_until(lambda: "down3" in journal.lines())
+        life.kill()
+    flag.touch()
+    with new_life().connect() as cluster:
+        assert cluster.run(target, run_id=run_id, resume=True) == "over"
+    assert journal.lines() == ["down4", "down3", "down4", "down3", "down2", "down1", "down0"]
+
+
+async def test_resume_with_asyncio(
+    redis_cluster: cs.Cluster, cluster_address: str, journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"aio-{secrets.token_hex(4)}"
+    target = fails_without(journal.path, str(flag), step(journal.path, 1))
+    async with cs.aio.connect(cluster_address) as cluster:
+        with pytest.raises(RuntimeError):
+            await cluster.run(target, run_id=run_id)
+        flag.touch()
+        assert await cluster.run(target, run_id=run_id, resume=True) == 10
+    assert journal.lines() == ["step1", "flaky", "flaky"]
 
 
 def test_with_the_state_in_memory_a_failed_run_begins_anew(
