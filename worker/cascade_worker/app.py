@@ -80,8 +80,8 @@ class Worker:
         self._session = Session(0)
         self._frames: dict[int, bytes] = {}
         """What makes an executor run an attempt, as long as that may still be needed."""
-        self._waiting: dict[int, tuple[worker_pb2.Assignment, bytes, tuple[bytes, ...]]] = {}
-        """Attempts whose inputs are being fetched: assignment, body and functions."""
+        self._waiting: dict[int, tuple[worker_pb2.Assignment, bytes, str, tuple[bytes, ...]]] = {}
+        """Attempts whose inputs are being fetched: assignment, body, run and functions."""
         self._function_fetch = asyncio.Lock()
         self._jobs: dict[int, asyncio.Task[None]] = {}
         """Fetches and publishes under way, by attempt."""
@@ -304,35 +304,38 @@ class Worker:
         if response.WhichOneof("body") != "work":
             self.feed(events.MarkMoved(response.sequence, response.acked_through))
             return
-        work = response.work
+        # Only the parts that there are: each look at another one would cost something.
+        parts: dict[str, Any] = {field.name: value for field, value in response.work.ListFields()}
+        part = parts.get
         session = self._session
-        if work.runs:
-            session.take_runs(work.runs)
-        if work.functions:
-            self._functions.add(work.functions, session.functions_in_use())
-        bodies = tuple([session.take_body(body) for body in work.bodies])
+        if "runs" in parts:
+            session.take_runs(parts["runs"])
+        if "functions" in parts:
+            self._functions.add(parts["functions"], session.functions_in_use())
+        ended = part("ended_runs", ())
+        forgotten = part("forget_bodies", ())
         self.feed(
             events.WorkReceived(
                 response.sequence,
                 response.acked_through,
-                bodies,
-                tuple([self._assigned(assignment) for assignment in work.assignments]),
-                tuple(work.retract),
-                tuple(work.cancel),
-                tuple(work.ended_runs),
-                work.promise,
-                session.run_ids(work.close_runs),
-                session.run_ids(work.ended_runs),
-                tuple(work.recall),
-                tuple(work.forget_bodies),
+                tuple([session.take_body(body) for body in part("bodies", ())]),
+                tuple([self._assigned(assignment) for assignment in part("assignments", ())]),
+                tuple(part("retract", ())),
+                tuple(part("cancel", ())),
+                tuple(ended),
+                part("promise", 0),
+                session.run_ids(part("close_runs", ())),
+                session.run_ids(ended),
+                tuple(part("recall", ())),
+                tuple(forgotten),
             )
         )
-        if work.forget_bodies:
-            session.forget_bodies(work.forget_bodies)
-        for attempt in work.release:
+        if forgotten:
+            session.forget_bodies(forgotten)
+        for attempt in part("release", ()):
             self.store.release(attempt)
-        if work.ended_runs:
-            session.forget_runs(work.ended_runs)
+        if ended:
+            session.forget_runs(ended)
 
     def _assigned(self, assignment: worker_pb2.Assignment) -> events.Assigned:
         """Makes the frame of an assignment; when something for it is not here, remembers what."""
@@ -345,20 +348,21 @@ class Worker:
             return events.Assigned(attempt, number, assignment.ahead, False)  # the core knows what to do
         functions = self._session.functions_of(number)
         here = all(map(self._functions.__contains__, functions))
-        ready = here and self._make_frame(assignment, key)
-        if not ready:
-            self._waiting[attempt] = (assignment, key, functions)
-        leased = assignment.lease and self._fast_loops
         run_id = self._session.run_of(number, assignment.run)
+        ready = here and self._make_frame(assignment, key, run_id)
+        if not ready:
+            self._waiting[attempt] = (assignment, key, run_id, functions)
+        leased = assignment.lease and self._fast_loops
         return events.Assigned(attempt, number, assignment.ahead, ready, amounts, leased, run_id)
 
-    def _task_frame(self, assignment: worker_pb2.Assignment, key: bytes, args: Any, inputs: Any) -> bytes:
+    def _task_frame(
+        self, assignment: worker_pb2.Assignment, key: bytes, run_id: str, args: Any, inputs: Any
+    ) -> bytes:
         fast = self._fast_loops
-        run_id = self._session.run_of(assignment.body, assignment.run)
         leased = fast and assignment.lease
         return task_frame(assignment, key, args, inputs, run_id=run_id, fast=fast, leased=leased)
 
-    def _make_frame(self, assignment: worker_pb2.Assignment, key: bytes) -> bool:
+    def _make_frame(self, assignment: worker_pb2.Assignment, key: bytes, run_id: str) -> bool:
         """Makes the frame, if all inputs are here."""
         inputs: list[Any] | None = None
         args: Any = assignment.args
@@ -374,7 +378,7 @@ class Worker:
             if found is None:
                 return False
             args = found[1:]
-        self._frames[assignment.attempt] = self._task_frame(assignment, key, args, inputs)
+        self._frames[assignment.attempt] = self._task_frame(assignment, key, run_id, args, inputs)
         return True
 
     def next_message(self, force: bool) -> worker_pb2.ConnectRequest | None:
@@ -422,7 +426,7 @@ class Worker:
 
     async def _fetch(self, attempt: int) -> None:
         """Gets what an attempt needs."""
-        assignment, key, functions = self._waiting[attempt]
+        assignment, key, run_id, functions = self._waiting[attempt]
         try:
             async with self._function_fetch:  # many attempts may wait for one body
                 for cid in functions:
@@ -436,7 +440,7 @@ class Worker:
                 log.exception("attempt %d: its inputs could not be made ready", attempt)
             self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), ())))
         else:
-            self._frames[attempt] = self._task_frame(assignment, key, args, inputs)
+            self._frames[attempt] = self._task_frame(assignment, key, run_id, args, inputs)
             self._waiting.pop(attempt, None)
             self.feed(events.InputsReady(attempt))
 

@@ -91,15 +91,17 @@ def assign(
             graph.node_ids[16 * origin : 16 * origin + 16].hex(),
             index if index >= 0 else graph.map_index(node) if graph.maps else -1,
             None if cls.amounts == spec.amounts else cls.amounts,
-            _route_keys(run, node),
-            tail=node in run.plan.tails,
-            frame_id="" if run.parent is None else run.frame_id,
-            lease=attempt.leased,
-            overrides=graph.overrides if node == graph.target else b"",
-            jump=graph.jumps.get(node) if graph.jumps else None,
+            _route_keys(run, node) if run.plan.wanted else (),
+            False,
+            node in run.plan.tails,
+            "" if run.parent is None else run.frame_id,
+            False,
+            graph.overrides if node == graph.target else b"",
+            graph.jumps.get(node) if graph.jumps else None,
+            attempt.leased,
         )
     )
-    if node in run.whole:
+    if run.whole and node in run.whole:
         assigned = out.pop()
         assert isinstance(assigned, Assign)
         out.append(_put_together(run, node, assigned))
@@ -114,8 +116,7 @@ def _put_together(run: Run, node: int, assign: Assign) -> Assign:
 
 def _route_keys(run: Run, node: int) -> tuple[bytes, ...]:
     """The keys of the routers that the node's value may choose a route of."""
-    wanted = run.plan.wanted
-    routers = wanted.get(node) if wanted else None
+    routers = run.plan.wanted.get(node)
     return () if routers is None else tuple(run.graph.node_args[router] for router in routers)
 
 

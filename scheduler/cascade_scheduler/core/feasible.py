@@ -21,13 +21,16 @@ def refusal(books: Books, event: RunSubmitted) -> str | None:
     Pools are closed. Workers are, once all are there that are expected; else more may come, but with pools of
     its own a run says that it knows the names of all that there is.
     """
-    pools = {name: Pool(name, micros, of_run=True) for name, micros in event.pools}
+    pools = {name: Pool(name, micros, of_run=True) for name, micros in event.pools} if event.pools else {}
     settings = books.settings
     complete = settings.closed and books.workers and len(books.workers) >= settings.expected_workers
     if not (complete or pools or books.lines.pools):
         return None
+    plain = not (pools or books.lines.pools)
     for spec in event.graph.specs:
         if spec.kind not in (NodeKind.CALL, NodeKind.MAP) or not spec.amounts:
+            continue
+        if plain and _any_could(books, spec.amounts):
             continue
         of_pools: list[tuple[Pool, int]] = []
         of_workers: list[tuple[str, int]] = []
@@ -45,6 +48,13 @@ def refusal(books: Books, event: RunSubmitted) -> str | None:
         ):
             return never(books, spec.name, cls)
     return None
+
+
+def _any_could(books: Books, amounts: Amounts) -> bool:
+    for worker in books.workers.values():  # noqa: SIM110 - a loop is faster here, and this is hot
+        if worker.could(amounts):
+            return True
+    return False
 
 
 def undeclared(books: Books, amounts: Amounts) -> bool:

@@ -87,9 +87,9 @@ def _holds(executor: Executor, run_id: str) -> bool:
 
 def close_lost_runs(state: State, runs: Iterable[str]) -> None:
     """Runs are over, and nothing was said about their resources: what there is of these goes."""
-    close_runs(
-        state, [run for run in runs if any(_holds(executor, run) for executor in state.executors.values())]
-    )
+    holders = [executor for executor in state.executors.values() if executor.holds]
+    if holders:
+        close_runs(state, [run for run in runs if any(_holds(executor, run) for executor in holders)])
 
 
 def forgotten_runs(state: State) -> list[str]:
