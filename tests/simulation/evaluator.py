@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import cascade_dist as cs
 from cascade_dist.language.lazy import UNSET, LazyResult, MappedLazyResult, Unmapped
-
-from . import tasks
+from tests.simulation import tasks
 
 __all__ = ["Problem", "SkippedCall", "Verdict", "evaluate"]
 
@@ -424,12 +423,12 @@ class _Evaluation:
         if chain is not None:
             condition = chain.condition
             policies = (
-                self._identity(condition) if _is_lazy(condition) else self._content(condition),
+                self._identity(condition) if _is_lazy(condition) else bool(self._filled(condition)),
                 tuple(sorted({repr(self._identity(other)) for other in chain.after})),
                 chain.retry,
                 self._content(chain.passed) if _passes(lazy) else None,
             )
-            if policies == (self._content(True), (), None, None):
+            if policies == (True, (), None, None):
                 policies = None
         columns = getattr(lazy, "columns", None)
         content = self._content((lazy.args, dict(lazy.kwargs), columns))

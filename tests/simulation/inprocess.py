@@ -35,10 +35,9 @@ from cascade_scheduler.wire.shapes import ShapeCache
 from cascade_scheduler.wire.updates import fill_finish, fill_results
 from cascade_scheduler.wire.values import fill_value
 from cascade_scheduler.wire.work import WorkEncoder
-
-from .outcome import Happened, Outcome, told
-from .programs import Program, build
-from .worker import Depot, Worker
+from tests.simulation.outcome import Happened, Outcome, told
+from tests.simulation.programs import Program, build
+from tests.simulation.worker import Depot, Worker
 
 __all__ = ["Simulation", "simulate"]
 
@@ -260,8 +259,15 @@ class Simulation:
     def _hire(self) -> None:
         self._hired += 1
         name = f"w{self._hired}"
-        cpu, ahead = self._rng.randint(1, 3), self._rng.randint(0, 8)
-        self._workers[name] = Worker(name, self._depot, self._deferred, self._inline_max, cpu, ahead)
+        self._workers[name] = Worker(
+            name,
+            self._depot,
+            self._deferred,
+            inline_bytes_max=self._inline_max,
+            cpu=self._rng.randint(1, 3),
+            ahead=self._rng.randint(0, 8),
+            fast=self._rng.random() < 0.5,
+        )
         self._connect(name, ())
 
     def _connect(self, name: str, held: tuple[e.Held, ...]) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import cascade_dist as cs
 from cascade_dist.client.events import TaskExecutionFinished, TaskRetrying, TaskSkipped
-
-from .evaluator import evaluate
-from .outcome import Happened, Outcome, differences
-from .programs import Program, build
+from tests.simulation.evaluator import evaluate
+from tests.simulation.outcome import Happened, Outcome, differences
+from tests.simulation.programs import Program, build
 
 __all__ = ["run_all"]
 

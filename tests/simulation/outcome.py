@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
-from .evaluator import PRUNED, Problem, Verdict
-from .programs import Program
-from .tasks import INNER, text
+from tests.simulation.evaluator import PRUNED, Problem, Verdict
+from tests.simulation.programs import Program
+from tests.simulation.tasks import INNER, text
 
 __all__ = ["Happened", "Outcome", "differences", "told"]
 

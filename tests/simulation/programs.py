@@ -9,8 +9,7 @@ from typing import Any, TypeAlias, Union
 from hypothesis import strategies as st
 
 import cascade_dist as cs
-
-from . import tasks
+from tests.simulation import tasks
 
 __all__ = ["Built", "Program", "build", "programs"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from .programs import Box, Call, Chain, Const, Map, Pipe, Program, Ref, Route, Step
+from tests.simulation.programs import Box, Call, Chain, Const, Map, Pipe, Program, Ref, Route, Step
 
 __all__ = ["shrunk"]
 

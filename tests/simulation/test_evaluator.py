@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import cascade_dist as cs
-
-from . import tasks
-from .evaluator import Verdict, evaluate
+from tests.simulation import tasks
+from tests.simulation.evaluator import Verdict, evaluate
 
 
 def call(name: str, op: str = "const", *args: Any, **named: Any) -> Any:

@@ -11,15 +11,14 @@ from collections.abc import Callable
 from random import SystemRandom
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 import cascade_dist as cs
-
-from .oncluster import run_all
-from .programs import Program, programs
-from .test_oracle import SEEDS, check, oracle
+from tests.simulation.checking import SEEDS, check, oracle
+from tests.simulation.oncluster import run_all
+from tests.simulation.programs import Program, programs
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 
@@ -59,26 +58,25 @@ def test_soak_in_process() -> None:
     rounds(SECONDS / 2, play)
 
 
-def test_soak_on_a_cluster() -> None:
+def play_on(cluster: cs.Cluster, seed: int) -> None:
+    drawn: list[Program] = []
+
+    @seeded(seed)
+    @settings(oracle, max_examples=40, database=None, phases=[Phase.generate])
+    @given(program=programs())
+    def draw(program: Program) -> None:
+        drawn.append(program)
+
+    draw()
+    wrong = run_all(cluster, drawn)
+    assert not wrong, "\n".join(f"{'; '.join(found)}\n{program!r}" for program, found in wrong)
+
+
+def test_soak_on_a_private_cluster() -> None:
     with cs.connect(None, workers=2, slots=2) as cluster:
+        rounds(SECONDS / 4, lambda seed: play_on(cluster, seed))
 
-        def play(seed: int) -> None:
-            drawn: list[Program] = []
 
-            @seeded(seed)
-            @settings(
-                max_examples=40,
-                deadline=None,
-                database=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(program=programs())
-            def draw(program: Program) -> None:
-                drawn.append(program)
-
-            draw()
-            wrong = run_all(cluster, drawn)
-            assert not wrong, "\n".join(f"{'; '.join(found)}\n{program!r}" for program, found in wrong)
-
-        rounds(SECONDS / 2, play)
+def test_soak_on_a_cluster_with_redis(cluster_address: str) -> None:
+    with cs.connect(cluster_address) as cluster:
+        rounds(SECONDS / 4, lambda seed: play_on(cluster, seed))

@@ -19,6 +19,7 @@ from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_worker.core.commands import Ending, EndingKind, SendReports
 from cascade_worker.executor import frames
 from cascade_worker.executor.work import Task, Workbench
+from cascade_worker.leases import LeaseBook
 from cascade_worker.messages import (
     FunctionStore,
     LostInputs,
@@ -29,13 +30,6 @@ from cascade_worker.messages import (
 )
 
 __all__ = ["Depot", "Deferred", "Worker"]
-
-try:
-    from cascade_worker.leases import LeaseBook
-
-    _LEASES: tuple[Any, ...] = (LeaseBook(),)
-except ImportError:
-    _LEASES = ()
 
 Template = bytes | value_pb2.BlobRef | None
 Deferred = Callable[[value_pb2.DeferredValue], tuple[Template, Iterable[value_pb2.Value]]]
@@ -110,13 +104,23 @@ class Worker:
         inline_bytes_max: larger results are objects.
         cpu: how many sync tasks fit.
         ahead: how many are sent ahead.
+        fast: steps of loops that are like the last one are not compiled.
     """
 
     def __init__(
-        self, name: str, depot: Depot, deferred: Deferred, inline_bytes_max: int, cpu: int, ahead: int
+        self,
+        name: str,
+        depot: Depot,
+        deferred: Deferred,
+        *,
+        inline_bytes_max: int,
+        cpu: int,
+        ahead: int,
+        fast: bool,
     ) -> None:
         self.name = name
         self.cpu = cpu
+        self.fast = fast
         self.ahead = ahead
         self._depot = depot
         self._deferred = deferred
@@ -128,8 +132,8 @@ class Worker:
         """What has not been reported."""
         self.executed: list[tuple[str, int]] = []
         """(task, index in its map or -1) of every call that was made here."""
-        self._bodies: dict[int, bytes] = {}
-        """By attempt: what an assignment's body is, which outlives the session that told it."""
+        self._bodies: dict[int, tuple[bytes, str]] = {}
+        """By attempt: what an assignment's body and run are, which outlive the session that told them."""
         self.begin_session()
 
     def begin_session(self) -> None:
@@ -144,10 +148,13 @@ class Worker:
         for body in work.bodies:
             self._session.take_body(body)
         for assignment in work.assignments:
-            self._bodies[assignment.attempt] = self._session.body_keys[assignment.body]
+            number = assignment.body
+            run_id = self._session.run_of(number, assignment.run)
+            self._bodies[assignment.attempt] = self._session.body_keys[number], run_id
             self.waiting[assignment.attempt] = assignment
         for attempt in work.release:
             self.lose_object(attempt)
+        self._session.forget_bodies(work.forget_bodies)
         self._session.forget_runs(work.ended_runs)
 
     def give_back(self, attempt: int) -> None:
@@ -190,7 +197,8 @@ class Worker:
         args: Any = assignment.args
         if assignment.HasField("args_blob"):
             args = self._depot.blob_file(assignment.args_blob)[1:]
-        packet = task_frame(assignment, self._bodies[attempt], args, inputs)
+        key, run_id = self._bodies[attempt]
+        packet = task_frame(assignment, key, args, inputs, run_id=run_id, fast=self.fast)
         frame: Any = self._run(Task(frames.loads(packet)))
         if frame[0] == frames.TAIL:
             for cid, _, path in frame[4]:
@@ -208,7 +216,7 @@ class Worker:
             info = body.info
             self.executed.append((info.name, task.map_index))
             context._of_process[0] = (
-                info.run_id,
+                task.run_id,
                 task.node_id,
                 task.try_,
                 info.name,
@@ -280,7 +288,7 @@ class Worker:
         endings, self.endings = tuple(self.endings[:count]), self.endings[count:]
         self._sequence += 1
         said = SendReports(self._sequence, 0, started, endings, False)
-        message = reports_message(said, [], self.name, self._session, *_LEASES)
+        message = reports_message(said, [], self.name, self._session, LeaseBook())
         return worker_pb2.ConnectRequest.FromString(message.SerializeToString()).reports
 
 
