@@ -48,6 +48,8 @@ def assign(
 ) -> None:
     """Makes an attempt of a ready node on a worker; it holds what its line says."""
     graph = run.graph
+    if run.whole and node in run.whole and run.whole[node].incomplete:
+        frames.start_over(books, run, node)
     origin, index = run.origin(node)
     spec = graph.specs[graph.node_spec[origin]]
     attempt_id = books.next_attempt()
@@ -168,7 +170,9 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
     if attempt.observing:
         observing.on_report(books, attempt, report)
         return
-    if isinstance(report, AttemptDone):
+    if attempt.run.halting:
+        frames.in_vain(books, attempt, report)
+    elif isinstance(report, AttemptDone):
         _done(books, attempt, report)
     elif isinstance(report, AttemptTail):
         frames.on_tail(books, attempt, report)
@@ -397,7 +401,11 @@ def worker_lost(books: Books, attempt: Attempt, reason: str) -> None:
     if attempt.observing:
         observing.on_report(books, attempt, AttemptLost(attempt.id, reason))
         return
-    _lost(books, attempt, AttemptLost(attempt.id, reason))
+    lost = AttemptLost(attempt.id, reason)
+    if attempt.run.halting:
+        frames.in_vain(books, attempt, lost)
+    else:
+        _lost(books, attempt, lost)
     _over(books, attempt)
 
 

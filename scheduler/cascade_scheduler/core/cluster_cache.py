@@ -148,7 +148,7 @@ def on_answered(books: Books, event: CacheAnswered) -> None:
         return
     cached, node = run.cached, event.node
     del cached.asked[node]
-    if run.state != "running":
+    if run.state != "running" or run.halting:
         return
     if event.value is None:
         _miss(books, run, node, event.trouble)

@@ -9,7 +9,7 @@ its target becomes the node's. What a nested frame has come to is handed to its 
 
 from __future__ import annotations
 
-from cascade_scheduler.core import feasible, leases, nodes, observing, runs, waits
+from cascade_scheduler.core import feasible, leases, lineage, nodes, observing, runs, waits
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
@@ -20,7 +20,14 @@ from cascade_scheduler.core.commands import (
     SaveResult,
     TargetValue,
 )
-from cascade_scheduler.core.events import AttemptTail, NextFrame, PlanMade, RunSubmitted
+from cascade_scheduler.core.events import (
+    AttemptDone,
+    AttemptTail,
+    NextFrame,
+    PlanMade,
+    Report,
+    RunSubmitted,
+)
 from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.run import ACTIVE, DONE, NESTED, Loop, Run
 from cascade_scheduler.core.values import PICKLED_NONE, ErrorInfo
@@ -31,6 +38,7 @@ __all__ = [
     "count_steps",
     "forget",
     "hand_over",
+    "in_vain",
     "on_plan_made",
     "on_tail",
     "over",
@@ -128,7 +136,9 @@ def _go_on(books: Books, attempt: Attempt, report: AttemptTail) -> None:
 
 def _halt(books: Books, run: Run) -> None:
     """Whatever the old frame still does is in vain: lost values that were being made again, say."""
+    _forget_parts(books, run)
     books.queues.forget(run)
+    run.delays.clear()
     run.ready = run.waiting_retry = 0
     if run.waits:
         waits.forget(books, run)
@@ -140,6 +150,20 @@ def _halt(books: Books, run: Run) -> None:
         books.out.append(CancelAttempt(attempt.worker.id, attempt_id))
     for child in run.nested.values():
         runs.stop(books, child)
+
+
+def in_vain(books: Books, attempt: Attempt, report: Report) -> None:
+    """An attempt has ended in a frame that the run has left: what it made or met is nobody's concern."""
+    run, node = attempt.run, attempt.node
+    run.status[node] = DONE
+    run.done += 1
+    if isinstance(report, AttemptTail):
+        gone(books, report.frame)
+    elif isinstance(report, AttemptDone):
+        books.keep(run, node, report.value)  # it goes with all that the frame held
+    if attempt.started and node not in run.finished_once:
+        on = {"worker": attempt.worker.name, "attempt": attempt.try_}
+        books.tell(run, "TaskExecutionFinished", node, status="Cancelled", **on)
 
 
 def advance(books: Books, run: Run) -> bool:
@@ -336,7 +360,7 @@ def hand_over(books: Books) -> None:
 
 def _take(books: Books, parent: Run, child: Run) -> None:
     node = child.parent_node
-    if parent.state != "running" or parent.status[node] != NESTED or (parent.loop and parent.loop.next):
+    if parent.state != "running" or parent.status[node] != NESTED or parent.halting:
         parent.status[node] = DONE
         parent.done += 1
         _discard(books, child)
@@ -347,6 +371,10 @@ def _take(books: Books, parent: Run, child: Run) -> None:
         if parent.error is None:
             parent.missing = child.missing
         nodes.fail(books, parent, node, error, child.failed_task)
+        return
+    if child.incomplete:
+        _discard(books, child)
+        lineage.ready_again(books, parent, node)
         return
     target = child.resolve(child.graph.target)
     if child.missing is not None:
@@ -382,11 +410,15 @@ def start_over(books: Books, run: Run, node: int) -> bool:
     return True
 
 
-def forget(books: Books, run: Run) -> None:
-    """The run, or the frame, has ended: what it held for frames goes."""
+def _forget_parts(books: Books, run: Run) -> None:
     for child in run.whole.values():
         _discard(books, child)
     run.whole.clear()
+
+
+def forget(books: Books, run: Run) -> None:
+    """The run, or the frame, has ended: what it held for frames goes."""
+    _forget_parts(books, run)
     loop = run.loop
     if loop is not None:
         gone(books, loop.frame)

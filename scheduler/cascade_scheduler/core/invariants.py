@@ -36,8 +36,10 @@ def check(books: Books, *, sample: int = 16) -> None:
     """
     for run in books.runs.values():
         _must(books.runs.get(run.frame_id) is run, "frames are booked under their id", run.frame_id)
-        if run.live and run.loop is not None and run.loop.next is not None:
+        if run.live and run.halting:
+            assert run.loop is not None
             waits = run.active or run.watching or run.nested or run.loop.asked
+            _must(not run.ready, "a frame that is left has nothing ready", run.frame_id)
             _must(bool(waits), "a run that waits for its next frame waits for something", run.frame_id)
         elif run.live and run.state != "closing":
             _check_run(books, run, sample if len(run.status) > SAMPLE_ABOVE_NODES else 1)

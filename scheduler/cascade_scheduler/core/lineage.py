@@ -20,14 +20,18 @@ __all__ = ["object_lost", "ready_again", "remake"]
 def object_lost(books: Books, run: Run, attempt_id: int) -> None:
     """Nobody has the object any more."""
     entry = books.objects.get(attempt_id)
-    if entry is not None and entry[0] is run and run.live:
+    if entry is None or entry[0] is not run:
+        return
+    if run.parent is not None and run.state != "running":
+        run.incomplete = True
+        books.drop(run, entry[1])
+    elif run.live:
         remake(books, run, entry[1])
 
 
 def ready_again(books: Books, run: Run, node: int) -> None:
     """A node whose attempt ended without an outcome is ready, or waits for what was lost meanwhile."""
-    if run.loop is not None and run.loop.next is not None:
-        return  # the run goes on as another graph as soon as all has stopped
+    assert not run.halting
     missing = run.pending[node] = _unsettled(run, node)
     if missing:
         run.status[node] = WAITING
@@ -37,7 +41,7 @@ def ready_again(books: Books, run: Run, node: int) -> None:
 
 def remake(books: Books, run: Run, node: int) -> None:
     """Has a lost value made again, if anybody still needs it."""
-    if run.state != "running":
+    if run.state != "running" or run.halting:
         books.drop(run, node)
         return
     if not nodes.is_needed(run, node):

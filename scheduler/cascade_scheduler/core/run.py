@@ -119,6 +119,7 @@ class Run:
         "finished_once",
         "frame_id",
         "graph",
+        "incomplete",
         "items",
         "lanes",
         "lengths",
@@ -195,6 +196,8 @@ class Run:
         """Of a nested frame: the frame with the node whose value it makes."""
         self.parent_node = -1
         self.parent_attempt = 0
+        self.incomplete = False
+        """A value was lost when the frame had come to its end."""
         self.loop: Loop | None = None
         self.quiet = False
         """Its steps are so fast that they have no events of their own."""
@@ -275,6 +278,11 @@ class Run:
     def live(self) -> bool:
         """The run has not ended."""
         return self.state in ("running", "cancelling", "closing")
+
+    @property
+    def halting(self) -> bool:
+        """Its next frame is there, and what the old one still has under way stops."""
+        return self.loop is not None and self.loop.next is not None
 
     @property
     def framed(self) -> bool:

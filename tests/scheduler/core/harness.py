@@ -71,6 +71,8 @@ class GraphMaker:
         items: Sequence[int] = (),
         passthrough: bool = False,
         lazy: Mapping[str, int] | None = None,
+        spawn: bool = False,
+        args: bytes = b"",
     ) -> int:
         spec = Spec(
             kind,
@@ -81,6 +83,7 @@ class GraphMaker:
             retry=retry,
             priority=priority,
             passthrough=passthrough,
+            spawn=spawn,
         )
         edges = [(s, EdgeKind.DATA) for s in inputs] + [(s, EdgeKind.ITEMS) for s in items]
         if run_if is not None:
@@ -88,11 +91,13 @@ class GraphMaker:
         edges += [(s, EdgeKind.SEQUENCE) for s in after]
         if gate is not None:
             edges.append((gate, EdgeKind.GATE))
-        return self.with_amounts(spec, edges, lazy or {})
+        return self.with_amounts(spec, edges, lazy or {}, args)
 
-    def with_amounts(self, spec: Spec, edges: list[tuple[int, EdgeKind]], lazy: Mapping[str, int]) -> int:
+    def with_amounts(
+        self, spec: Spec, edges: list[tuple[int, EdgeKind]], lazy: Mapping[str, int], args: bytes = b""
+    ) -> int:
         first = len(edges)
-        node = self.node(spec, edges + [(s, EdgeKind.AMOUNT) for s in lazy.values()])
+        node = self.node(spec, edges + [(s, EdgeKind.AMOUNT) for s in lazy.values()], args)
         for at, name in enumerate(lazy, first):
             self.amounts[node, at] = name
         return node
@@ -199,6 +204,14 @@ class Sim:
             self.executed.append(name)
         return self.report(e.AttemptDone(assign.attempt, value, **facts))  # type: ignore[arg-type]
 
+    def tail(self, name: str, graph: Graph, **facts: object) -> list[c.Command]:
+        """A task returns a graph, whose plan is known unless `plan` says otherwise."""
+        facts.setdefault("plan", solve(graph))
+        plan, iterations = facts.pop("plan"), facts.pop("iterations", 0)
+        frame = e.NextFrame(graph, plan, pins=(b"pin",), size=10, **facts)  # type: ignore[arg-type]
+        self.executed.append(name)
+        return self.report(e.AttemptTail(self.one(name).attempt, frame, 0.001, iterations=iterations))  # type: ignore[arg-type]
+
     def failed(self, name: str, **facts: object) -> list[c.Command]:
         error = ErrorInfo("ValueError", "no")
         return self.report(e.AttemptFailed(self.one(name).attempt, error, **facts))  # type: ignore[arg-type]
@@ -219,7 +232,7 @@ class Sim:
         return found[0]
 
     def name_of(self, assign: c.Assign) -> str:
-        return self.core.runs[assign.run_id].task(assign.node)
+        return self.core.runs[assign.frame_id or assign.run_id].task(assign.node)
 
     @property
     def assigned(self) -> list[str]:
