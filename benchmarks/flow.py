@@ -1,8 +1,8 @@
 """`python -m benchmarks.flow`: what control flow costs the scheduler, beside a plain edge.
 
 Each shape is a graph of many equal pieces on a private cluster of two workers with one slot each. The figure
-is the CPU time of the scheduler's process from submit to result, divided by the nodes of the graph, structural
-ones included; the ratio is to a plain edge in the same round. Shapes take turns, round after round.
+is the CPU time of the scheduler's process from submit to result, divided by the nodes of the graph,
+structural ones included; the ratio is to a plain edge in the same round. Shapes take turns.
 """
 
 from __future__ import annotations

@@ -32,5 +32,5 @@ def test_the_largest_of_too_many_bytes_stays_behind_and_says_so_when_it_is_wante
 
 def test_what_cannot_be_pickled_stays_behind() -> None:
     params = load_params(dump_params({"lock": threading.Lock()}))
-    with pytest.raises(cs.GraphError, match="param 'lock' .*cannot be pickled.*pass the value on"):
+    with pytest.raises(cs.GraphError, match=r"param 'lock' .*cannot be pickled.*pass the value on"):
         build(double(cs.Param("lock")), params)

@@ -17,6 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if pages.program(page)]
 PREAMBLE = (Path(__file__).parent / "preamble.py").read_text()
 
+
 def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def _loaded(root: Path, code: str) -> str:
-    text = f"import sys\n{code}\nprint([m for m in sys.modules if m in ('grpc', 'cascade_dist.wire.grpc_import')])"
+    named = "('grpc', 'cascade_dist.wire.grpc_import')"
+    text = f"import sys\n{code}\nprint([m for m in sys.modules if m in {named}])"
     done = subprocess.run([sys.executable, "-c", text], cwd=root, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
