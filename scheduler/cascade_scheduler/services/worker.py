@@ -141,20 +141,22 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             session.taken = message.sequence
             body = message.WhichOneof("body")
             if body == "reports":
-                reports = message.reports
-                if reports.logs:
-                    hub.lines(session, [(line.attempt, line.stream, line.text) for line in reports.logs])
-                draining = draining or reports.draining
+                # Only the parts that there are: each look at another one would cost something.
+                parts: dict[str, Any] = {f.name: value for f, value in message.reports.ListFields()}
+                if "logs" in parts:
+                    hub.lines(session, [(line.attempt, line.stream, line.text) for line in parts["logs"]])
+                says_so = "draining" in parts
+                draining = draining or says_so
                 turn.post(
                     WorkerReported(
                         worker,
-                        reports_from(worker, reports.reports, hub.tails.read),
-                        tuple(reports.started),
-                        reports.draining,
-                        reports.promised,
-                        resources_from(reports.resources, session.run_id) if reports.resources else (),
-                        tuple([session.run_id(run) for run in reports.closed_runs]),
-                        leases_from(reports.leases) if reports.leases else (),
+                        reports_from(worker, parts.get("reports", ()), hub.tails.read),
+                        tuple(parts.get("started", ())),
+                        says_so,
+                        parts.get("promised", 0),
+                        resources_from(parts["resources"], session.run_id) if "resources" in parts else (),
+                        tuple([session.run_id(run) for run in parts.get("closed_runs", ())]),
+                        leases_from(parts["leases"]) if "leases" in parts else (),
                     ),
                     then=partial(_stored, session, message.sequence),
                 )
