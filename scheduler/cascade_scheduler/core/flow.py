@@ -84,17 +84,14 @@ def decide(run: Run, node: int) -> Verdict:
             return Skip(run.skips[source].reason, run.skips[source].source)
     if run.plan.routed:
         for source, kind in edges:
-            if kind not in _VALUES or status[source] != SKIPPED:
-                continue
-            of = run.graph.spec(source).kind
-            if of == NodeKind.ROUTER:
+            if (
+                kind in _VALUES
+                and status[source] == SKIPPED
+                and run.graph.spec(source).kind == NodeKind.ROUTER
+            ):
                 return (
                     errors[source] if errors and source in errors else Skip(run.skips[source].reason, source)
                 )
-            if of == NodeKind.GATHER and run.skips[source].reason == SKIPPED_ROUTE:
-                return run.skips[
-                    source
-                ]  # a container that a stage lets pass: what is in it are its arguments
     items = False
     for source, kind in edges:
         if kind in _VALUES and status[source] == SKIPPED and not run.has_value(source):
