@@ -282,11 +282,14 @@ class _Evaluation:
 
     def _call(self, lazy: LazyResult[Any]) -> _State:
         states = [(need, self._wanted(need)) for need in self._needs((lazy.args, dict(lazy.kwargs)))]
-        if lazy.chain is not None and _passes(lazy) and not _is_lazy(lazy.chain.passed):
+        boxed = lazy.chain is not None and _passes(lazy) and not _is_lazy(lazy.chain.passed)
+        if lazy.chain is not None and boxed:
             self._container(lazy.chain.passed)  # what it may let pass is put together in any case
         if not self._gate(lazy) or any(isinstance(state, _Failed) for _, state in states):
             return FAILED
         verdict = self._before(lazy) or self._by_values(states)
+        if isinstance(verdict, _Skipped) and boxed and BY_ROUTE in verdict.reasons:
+            verdict = _Skipped(verdict.reasons | {BY_DATA})  # the container with the router is missing too
         if verdict is not None:
             if isinstance(verdict, _Skipped):
                 self._skipped.append(SkippedCall(lazy.task.name, verdict.reasons))
