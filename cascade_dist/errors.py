@@ -66,10 +66,10 @@ class DependencyMissingError(CascadeError):
     """A value that was asked for was never made, because the node that makes it was skipped.
 
     Attributes:
-        task_id: name of the task that needed the value.
-        arg_name: name of the argument it was needed for.
-        dependency_id: name of the node that has no value.
-        reason: why it was skipped, such as ``ConditionFalse``.
+        task_id: name of the task that needed the value, or name or id of the run.
+        arg_name: name of the argument it was needed for; of a run: ``target``.
+        dependency_id: name of the node that is to blame: a false condition, or what was skipped before.
+        reason: why the value was not made, such as ``ConditionFalse``.
     """
 
     def __init__(self, task_id: str, arg_name: str, dependency_id: str, reason: str = "") -> None:
@@ -77,8 +77,8 @@ class DependencyMissingError(CascadeError):
         self.arg_name = arg_name
         self.dependency_id = dependency_id
         self.reason = reason
-        because = f" because it was skipped ({reason})" if reason else ""
-        super().__init__(f"{task_id!r} needs {arg_name!r}, but {dependency_id!r} has no value{because}")
+        because = f"{reason}, because of {dependency_id!r}" if reason else f"because of {dependency_id!r}"
+        super().__init__(f"{task_id!r} has no value for {arg_name!r}: it was skipped ({because})")
 
     def __reduce__(self) -> tuple[type[DependencyMissingError], tuple[str, str, str, str]]:
         return type(self), (self.task_id, self.arg_name, self.dependency_id, self.reason)

@@ -33,6 +33,7 @@ class Bridge:
 
     Raises:
         TypeError: the object is no connector.
+        TimeoutError: of all calls: the connector took longer than 30 s.
     """
 
     def __init__(self, cluster: Cluster, run_id: str, connector: Connector) -> None:
@@ -117,4 +118,13 @@ class Bridge:
         await asyncio.to_thread(self._cluster.send, topic, payload)
 
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._cluster._session.background.call(coroutine, CALL_SECONDS)
+        try:
+            self._cluster._session.background.call(coroutine, CALL_SECONDS)
+        except TimeoutError as error:
+            if error.args:
+                raise  # the connector's own, which says what it is
+            kind = type(self._connector).__name__
+            raise TimeoutError(
+                f"the connector, a {kind}, did not answer within {CALL_SECONDS:g} s: "
+                "is what it connects to there?"
+            ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,13 +31,18 @@ class MessageBus:
         """Calls `handler` with every event of a type; returns what ends the subscription.
 
         Raises:
-            TypeError: the type is no event, or the handler cannot be called.
+            TypeError: the type is no event, or the handler cannot be called, or is an async function.
         """
         given: object = event_type
         if not (isinstance(given, type) and issubclass(given, Event)):
             raise TypeError(f"subscribe got {given!r}: give cs.events.Event, or a class of cs.events")
         if not callable(handler):
             raise TypeError(f"the handler {handler!r} cannot be called: give a function that takes an event")
+        if inspect.iscoroutinefunction(handler):
+            raise TypeError(
+                f"the handler {handler!r} is async, and nothing would await it: give a plain function "
+                "(handlers have a thread of their own, which may block)"
+            )
         handlers = self._handlers.setdefault(event_type, [])
         handlers.append(handler)
 

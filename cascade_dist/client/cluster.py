@@ -174,7 +174,12 @@ class Cluster:
                 raise
             run._telling = telling
             self._tellings.add(telling)
-            telling.begin(run, run._topics)
+            try:
+                telling.begin(run, run._topics)
+            except BaseException:
+                run.cancel()  # nobody gets a handle of it
+                telling.abandon()
+                raise
         if not run.done():
             run._keeper = self
         return run

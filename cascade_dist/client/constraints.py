@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 LIMIT_MAX = 2**31 - 1
+TTL_MAX = 100 * 365 * 86_400.0
+"""Seconds, a hundred years; a scheduler can count no date much later."""
+
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "hour": 3600}
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:/\s*([a-z]+))?\s*")
 _TYPES: Mapping[str, pb.ConstraintType] = {
@@ -124,7 +127,7 @@ def concurrency(
     """Asks that so many run at a time."""
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
         raise ConfigError(
-            f"the limit is {limit!r}: give how many may run at a time, an int of 1 or more; "
+            f"the limit is {limit!r}: give how many may run at a time, an int from 1 to {LIMIT_MAX}; "
             "to let nothing start, set a pause"
         )
     request = _request(scope, "concurrency", ttl, id)
@@ -176,8 +179,10 @@ def _request(scope: str, kind: str, ttl: float | str | None, id: Any) -> pb.SetC
     request = pb.SetConstraintRequest(constraint=constraint)
     if ttl is not None:
         seconds = parse_duration(ttl)
-        if not seconds:
-            raise ConfigError(f"the time to live is {ttl!r}: give more than 0, or None for no end")
+        if not 0 < seconds <= TTL_MAX:
+            raise ConfigError(
+                f"the time to live is {ttl!r}: give more than 0, at most 100 years, or None for no end"
+            )
         request.ttl.CopyFrom(duration(seconds))
     return request
 

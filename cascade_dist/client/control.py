@@ -40,9 +40,13 @@ def _set(cluster: Cluster, payload: Any) -> None:
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
     params = payload.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise TypeError(f"its params are {params!r}: an object, such as {{'limit': 2}}")
     ttl: float | None = None
-    if payload.get("expires_at") is not None:
-        ttl = float(payload["expires_at"]) - time.time()
+    if (expires_at := payload.get("expires_at")) is not None:
+        if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)):
+            raise TypeError(f"its expires_at is {expires_at!r}: seconds since the Unix epoch, or null")
+        ttl = expires_at - time.time()
         if ttl <= 0:
             return  # it has ended already
     scope, kind = payload["scope"], payload["type"]

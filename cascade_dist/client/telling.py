@@ -85,6 +85,13 @@ class Telling:
         thread, run = self._thread, self._run
         if thread is not None and thread is not threading.current_thread() and run is not None and run.done():
             thread.join(LAST_WORDS_SECONDS)
+            if thread.is_alive():
+                log.warning(
+                    "the listeners of run %s have not heard all of its events %g s after its end; "
+                    "nobody waits for them any longer",
+                    run.id,
+                    LAST_WORDS_SECONDS,
+                )
 
     def _follow(self, run: Run[object]) -> None:
         try:

@@ -98,9 +98,9 @@ class Tracker:
         """The scheduler does not have the run and will not."""
         if self.accepted and message.code == pb.REFUSAL_CODE_NOT_FOUND:
             self.lose(
-                f"the scheduler at {self._session.address} came back without run {self.run.id!r}: it "
-                "keeps runs in memory, so a restart forgets them. Submit it again; with `cascade-scheduler "
-                "--state redis://…` runs are remembered"
+                f"the scheduler at {self._session.address} came back without run {self.run.id!r}: with its "
+                "state in memory a restart forgets everything. Submit it again; with `cascade-scheduler "
+                f"--state redis://…`, submit(…, run_id={self.run.id!r}, resume=True) goes on where it was"
             )
             return
         kind = _REFUSALS.get(message.code, errors.RunRefusedError)

@@ -184,8 +184,14 @@ def checked_amounts(amounts: Mapping[str, Any]) -> dict[str, int]:
     """Amounts by name in millionths of a unit.
 
     Raises:
+        TypeError: the amounts are no mapping.
         ValueError: an amount is no number, negative, not finite, or too small or large to count.
     """
+    given: object = amounts
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"the amounts are {given!r}, a {type(given).__name__}: give a dict, such as {{'gpu': 1}}"
+        )
     counted = {}
     for name, amount in amounts.items():
         if not name or not is_text(name):

@@ -81,6 +81,13 @@ def test_a_handler_has_to_be_callable() -> None:
         MessageBus().subscribe(ev.Event, handler)
 
 
+def test_a_handler_that_nobody_would_await_is_refused() -> None:
+    async def handler(event: ev.Event) -> None: ...
+
+    with pytest.raises(TypeError, match=r"handler.*async.*plain function"):
+        MessageBus().subscribe(ev.Event, handler)
+
+
 def lines(level: str, form: str, *events: ev.Event) -> list[str]:
     stream = io.StringIO()
     write = EventLines(level, form, stream)

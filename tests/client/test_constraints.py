@@ -91,6 +91,8 @@ def test_requests() -> None:
         lambda: constraints.pause("task:", None, None),
         lambda: constraints.pause("global", 0, None),
         lambda: constraints.pause("global", "soon", None),
+        lambda: constraints.pause("global", 1e20, None),
+        lambda: constraints.pause("global", 3e11, None),
         lambda: constraints.pause("global", None, ""),
         lambda: constraints.concurrency("global", 0, None, None),
         lambda: constraints.concurrency("global", 2**31, None, None),

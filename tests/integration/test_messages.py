@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cascade_dist as cs
+from cascade_dist.client.control import apply_constraint
 
 pytestmark = pytest.mark.integration
 
@@ -236,6 +237,45 @@ def test_a_connector_that_cannot_connect_fails_the_submit(cluster: cs.Cluster) -
 
     with pytest.raises(ConnectionRefusedError, match="no broker"):
         cluster.run(echo(1), connector=Broken())
+
+
+def test_a_connector_that_hangs_is_given_up_by_name(
+    cluster: cs.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(cs.connectors.InProcessConnector):
+        async def connect(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("cascade_dist.client.bridge.CALL_SECONDS", 0.1)
+    with pytest.raises(TimeoutError, match=r"connector, a Silent, did not answer within 0.1 s"):
+        cluster.run(echo(1), connector=Silent())
+
+
+def test_a_connector_that_refuses_a_topic_leaves_no_run_behind(cluster: cs.Cluster) -> None:
+    class Picky(cs.connectors.InProcessConnector):
+        async def subscribe(self, topic: str, callback: Any) -> Any:
+            if topic == "not/allowed":
+                raise PermissionError(topic)
+            return await super().subscribe(topic, callback)
+
+    with pytest.raises(PermissionError, match="not/allowed"):
+        cluster.submit(cs.recv("not/allowed", timeout=60), run_id="refused-topic", connector=Picky())
+    with pytest.raises(CancelledError):
+        cluster.attach("refused-topic").result(30)
+
+
+def test_a_constraint_with_odd_parts_is_reported_and_changes_nothing(
+    cluster: cs.Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    odd = {"id": "odd", "scope": "task:odd", "type": "concurrency"}
+    apply_constraint(cluster, "cascade/constraints/task/odd", {**odd, "params": [1]})
+    apply_constraint(
+        cluster, "cascade/constraints/task/odd", {**odd, "params": {"limit": 1}, "expires_at": "soon"}
+    )
+    shown = capfd.readouterr().err
+    assert "its params are [1]" in shown
+    assert "its expires_at is 'soon'" in shown
+    assert not [found for found in cluster.constraints() if found.scope == "task:odd"]
 
 
 # --- a command line --------------------------------------------------------------------------------

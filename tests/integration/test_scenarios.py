@@ -161,6 +161,13 @@ def test_s23_a_true_condition(cluster: cs.Cluster) -> None:
     assert not skips(run)
 
 
+def test_s24_a_skip_names_what_is_to_blame(cluster: cs.Cluster) -> None:
+    with pytest.raises(cs.DependencyMissingError) as caught:
+        cluster.run(value("never").run_if(value([])), name="nightly")
+    told = "'nightly' has no value for 'target': it was skipped (ConditionFalse, because of 'value')"
+    assert str(caught.value) == told
+
+
 def test_s24_a_false_condition_on_the_target(cluster: cs.Cluster) -> None:
     run = cluster.submit(value("never").run_if(value([])))
     with pytest.raises(cs.DependencyMissingError, match="ConditionFalse"):

@@ -231,6 +231,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
         ({"resources": {"gpu": -1}}, ValueError, "gpu"),
         ({"resources": {"": 1}}, ValueError, "named"),
         ({"resources": {3: 1}}, ValueError, "named"),
+        ({"resources": ["gpu"]}, TypeError, "give a dict"),
     ],
 )
 def test_a_bad_option_names_itself(options: dict[str, Any], error: type[Exception], word: str) -> None:

@@ -56,8 +56,12 @@ def constraint_from(request: client_pb2.SetConstraintRequest, now: float) -> Con
     expires_at: float | None = None
     if request.HasField("ttl"):
         expires_at = now + request.ttl.seconds + request.ttl.nanos * NANOS
+        if expires_at >= EXPIRY_MAX:
+            raise ConstraintInvalid(
+                f"a time to live of {request.ttl.seconds} s is out of range: leave it out for no end"
+            )
     elif message.HasField("expires_at"):
-        if not 0 <= message.expires_at.seconds <= EXPIRY_MAX:
+        if not 0 <= message.expires_at.seconds < EXPIRY_MAX:
             raise ConstraintInvalid("expires_at is out of range")
         expires_at = message.expires_at.seconds + message.expires_at.nanos * NANOS
     capacity = message.capacity

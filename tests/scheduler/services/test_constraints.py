@@ -103,6 +103,7 @@ async def test_limits_are_set_listed_and_cleared() -> None:
         (asked(ttl=0.0), "expired"),
         (asked(expires_at={"seconds": 1}), "expired"),
         (asked(expires_at={"seconds": -5}), "out of range"),
+        (asked(ttl=3e11), "out of range"),
         (asked(id="a\nb"), "the id"),
         (client_pb2.SetConstraintRequest(), "has no type"),
     ],
