@@ -383,7 +383,7 @@ def _take(books: Books, parent: Run, child: Run) -> None:
     if value is None or parent.observe(node):
         # A list or container of several values, or one about which facts are wanted: an attempt makes it one.
         parent.whole[node] = child
-        nodes.make_ready(books, parent, node)
+        lineage.ready_again(books, parent, node)
         return
     del child.values[target]
     _discard(books, child)

@@ -364,7 +364,7 @@ class Program:
 def live(seed: int) -> None:
     rng = Random(seed)
     program = Program(rng)
-    sim = running(program.target, workers=2, loss_budget=1_000)
+    sim = running(program.target, workers=2, loss_budget=1_000, fast_loops=rng.random() < 0.7)
     lost = answered = 0
     while not sim.of(c.RunEnded):
         wanted = sim.of(c.PlanWanted)
@@ -384,6 +384,12 @@ def live(seed: int) -> None:
             sim.report(e.AttemptLost(assign.attempt, "killed", innocent=rng.random() < 0.5))
         elif dice < 0.15 and assign.spec.retry is not None and assign.try_ < 3:
             sim.report(e.AttemptFailed(assign.attempt, ErrorInfo("ValueError", "flaky")))
+        elif assign.lease and dice < 0.3:
+            said = e.LeaseProgress(assign.attempt, rng.randint(0, 50), b"", bytes(16))
+            sim.turn(e.WorkerReported(assign.worker, leases=(said,)))
+        elif dice < 0.6 and not assign.whole and sim.core.runs[assign.frame_id or "r"].graph.size == 1:
+            again = single(name, spawn=assign.spec.spawn)
+            sim.report(e.AttemptTail(assign.attempt, e.NextFrame(again, solve(again)), iterations=2))
         elif name in program.graphs and not assign.whole:
             graph = program.graphs[name]
             plan = solve(graph) if rng.random() < 0.8 else None
