@@ -28,7 +28,7 @@ def draw(number: int) -> list[Program]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(program=programs())
+    @given(program=programs(resources=True))
     def one(program: Program) -> None:
         drawn.append(program)
 

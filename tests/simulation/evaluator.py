@@ -428,10 +428,10 @@ class _Evaluation:
             policies = (
                 self._identity(condition) if _is_lazy(condition) else bool(self._filled(condition)),
                 tuple(sorted({repr(self._identity(other)) for other in chain.after})),
-                chain.retry,
+                (chain.retry, chain.priority, chain.timeout, repr(chain.amounts)),
                 self._content(chain.passed) if _passes(lazy) else None,
             )
-            if policies == (True, (), None, None):
+            if policies == (True, (), (None, 0, UNSET, "None"), None):
                 policies = None
         columns = getattr(lazy, "columns", None)
         content = self._content((lazy.args, dict(lazy.kwargs), columns))
@@ -517,8 +517,18 @@ def _problem(error: Exception) -> Problem:
     return Problem(type(error).__name__, str(error))
 
 
+def _injected(func: Callable[..., Any]) -> dict[str, Any]:
+    """[6] What parameters get whose default is a marker."""
+    markers = {name: p.default for name, p in inspect.signature(func).parameters.items()}
+    return {
+        name: next(marker.resource.func(**_injected(marker.resource.func)))
+        for name, marker in markers.items()
+        if type(marker).__name__ == "Inject"
+    }
+
+
 def _called(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    made = func(*args, **kwargs)
+    made = func(*args, **{**_injected(func), **kwargs})
     if not inspect.iscoroutine(made):
         return made
     try:

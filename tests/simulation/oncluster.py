@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import cascade_dist as cs
-from cascade_dist.client.events import TaskExecutionFinished, TaskRetrying, TaskSkipped
+from cascade_dist.client.events import (
+    ResourceAcquired,
+    ResourceReleased,
+    TaskExecutionFinished,
+    TaskRetrying,
+    TaskSkipped,
+)
 from tests.simulation.evaluator import evaluate
 from tests.simulation.outcome import Happened, Outcome, differences
 from tests.simulation.programs import Program, build
@@ -45,6 +51,8 @@ def _outcome(run: cs.Run[Any]) -> Outcome:
             happened.add(event.kind, event.task, event.status, "")
         elif isinstance(event, TaskRetrying):
             happened.add(event.kind, event.task, "", "")
+        elif isinstance(event, ResourceAcquired | ResourceReleased):
+            happened.add(event.kind, event.resource, "", "")
     if error is None:
         return Outcome("value", run.result(), None, happened)
     if isinstance(error, cs.DependencyMissingError):

@@ -22,6 +22,8 @@ class Happened:
         self.skipped: Counter[tuple[str, str]] = Counter()
         self.finished: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()
+        """Resources that were set up and not torn down."""
 
     def add(self, kind: str, task: str, status: str, reason: str) -> None:
         """Counts an event."""
@@ -33,6 +35,8 @@ class Happened:
             self.finished[task] += 1
         elif kind == "TaskRetrying":
             self.retries[task] += 1
+        elif kind in ("ResourceAcquired", "ResourceReleased"):
+            self.held[task] += 1 if kind == "ResourceAcquired" else -1
 
 
 class Outcome(NamedTuple):
@@ -63,6 +67,7 @@ def differences(program: Program, verdict: Verdict, outcome: Outcome) -> list[st
     elif verdict.kind == "failed" and not _is_one_of(outcome.error, verdict):
         found.append(f"it failed with {outcome.error!r}, and not with one of {verdict.problems}")
     happened = outcome.happened
+    found += [f"{count} instances of {name} were left" for name, count in happened.held.items() if count]
     if verdict.kind == "failed" and program.on_failure == "cancel":
         found += _beyond(happened, verdict)
     else:

@@ -62,6 +62,7 @@ class Call:
     retry: int = 0
     passthrough: bool = False
     pure: bool = False
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Map:
     after: tuple[int, ...] = ()
     retry: int = 0
     pure: bool = False
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Built:
             lazy.after(*[self._made[i] for i in step.after])
         if step.retry:
             lazy.with_retry(step.retry)
-        return lazy
+        return tasks.POLICIES[step.policy](lazy) if step.policy else lazy
 
     def _call(self, number: int, step: Call) -> Any:
         task = self._task(step.op, f"n{number}", step.pure)
@@ -224,9 +226,10 @@ STAGES = ("mix", "echo", "later", "pack", "items", "select")
 class _Draft:
     """A program that is being drawn: what its steps may give, as far as that can be known."""
 
-    def __init__(self, draw: Callable[[Any], Any], fails: bool) -> None:
+    def __init__(self, draw: Callable[[Any], Any], fails: bool, ops: tuple[str, ...]) -> None:
         self.draw = draw
         self.fails = fails
+        self.ops = ops
         self.steps: list[Step] = []
         self.gives: list[str] = []
         """Per step: "list", "map", "key", "truth", "router" or "any"."""
@@ -286,6 +289,10 @@ class _Draft:
         plain: Arg = self.draw(st.sampled_from((Const(True), Const(False), Given("p"))))
         return plain
 
+    def policy(self) -> str:
+        """Shrinks to none."""
+        return str(self.draw(st.sampled_from(sorted(tasks.POLICIES)))) if self.chance(8) else ""
+
     def after(self, percent: int) -> tuple[int, ...]:
         if not self.steps or not self.chance(percent):
             return ()
@@ -297,7 +304,7 @@ class _Draft:
 
 
 def _draw_call(draft: _Draft) -> None:
-    op = draft.draw(st.sampled_from(OPS))
+    op = draft.draw(st.sampled_from(draft.ops))
     named: tuple[tuple[str, Arg], ...] = ()
     retry = 0
     args: tuple[Arg, ...]
@@ -323,7 +330,8 @@ def _draw_call(draft: _Draft) -> None:
         retry = 2
     pure = draft.chance(12)
     passes = bool(args) and op not in ("flaky", "nest") and draft.chance(10)
-    step = Call(op, args, named, draft.condition(25), draft.after(15), retry, passes, pure)
+    policy = draft.policy()
+    step = Call(op, args, named, draft.condition(25), draft.after(15), retry, passes, pure, policy)
     kind = {"items": "list", "wide": "list", "select": "key", "pick": "key", "truth": "truth"}.get(op, "any")
     draft.add(step, kind)
 
@@ -347,7 +355,8 @@ def _draw_map(draft: _Draft) -> None:
         columns[0] = (columns[0][0], draft.ref())
     retry = 2 if draft.chance(10) else 0
     pure = draft.chance(8)
-    draft.add(Map(op, tuple(columns), draft.condition(20), draft.after(15), retry, pure), "map")
+    policy = draft.policy()
+    draft.add(Map(op, tuple(columns), draft.condition(20), draft.after(15), retry, pure, policy), "map")
 
 
 def _draw_route(draft: _Draft) -> None:
@@ -378,11 +387,11 @@ def _draw_chain(draft: _Draft) -> None:
 
 
 @st.composite
-def programs(draw: Callable[[Any], Any], steps_max: int = STEPS_MAX) -> Program:
-    """Programs of all that the language has."""
+def programs(draw: Callable[[Any], Any], resources: bool = False) -> Program:
+    """Programs of all that the language has; those that have resources injected need real executors."""
     fails = draw(st.integers(0, 3)) == 3
-    draft = _Draft(draw, fails)
-    for _ in range(draw(st.integers(1, steps_max))):
+    draft = _Draft(draw, fails, (*OPS, "using") if resources else OPS)
+    for _ in range(draw(st.integers(1, STEPS_MAX))):
         dice = draw(st.integers(0, 99))
         if dice >= 82 and draft.steps:
             _draw_route(draft)

@@ -135,6 +135,8 @@ def _simpler_steps(step: Step) -> Iterator[Step]:
                     yield replace(step, run_if=simpler)
         if step.pure:
             yield replace(step, pure=False)
+        if step.policy:
+            yield replace(step, policy="")
         if step.retry and step.op != "flaky":
             yield replace(step, retry=0)
     if isinstance(step, Call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -122,6 +123,37 @@ def flaky(failures: int = 1, *values: Any) -> int:
     if attempt() <= failures:
         raise LookupError(f"flaky {number(values)} at try {attempt()}")
     return number(failures, values) % 983
+
+
+# --- resources, policies -------------------------------------------------------------------------------
+
+
+@cs.resource(name="oracle-crate", scope="run")
+def crate() -> Iterator[int]:
+    yield 11
+
+
+@cs.resource(name="oracle-box", scope="task")
+def box(crate: Any = cs.inject(crate)) -> Iterator[int]:
+    yield 7 * crate
+
+
+BOX = 77
+"""What `box` gives."""
+
+
+def using(*values: Any, handle: Any = cs.inject(box)) -> int:
+    """Needs a resource, which needs another."""
+    return number(values, handle) % 971
+
+
+POLICIES: dict[str, Callable[[Any], Any]] = {
+    "half": lambda lazy: lazy.with_constraints(cpu=0.5),
+    "nothing": lambda lazy: lazy.with_constraints(cpu=0),
+    "first": lambda lazy: lazy.with_priority(3),
+    "patient": lambda lazy: lazy.with_timeout(60),
+}
+"""What changes when and where a call runs, and nothing of what it comes to."""
 
 
 # --- tasks that return targets ------------------------------------------------------------------------

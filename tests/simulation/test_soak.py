@@ -63,7 +63,7 @@ def play_on(cluster: cs.Cluster, seed: int) -> None:
 
     @seeded(seed)
     @settings(oracle, max_examples=40, database=None, phases=[Phase.generate])
-    @given(program=programs())
+    @given(program=programs(resources=True))
     def draw(program: Program) -> None:
         drawn.append(program)
 
