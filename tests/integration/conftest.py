@@ -30,12 +30,26 @@ def redis_cluster(cluster_address: str) -> Iterator[cs.Cluster]:
         yield cluster
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(scope="session")
+def one_worker() -> Iterator[cs.Cluster]:
+    """One worker with two slots; state in memory."""
+    with cs.connect(None, workers=1, slots=2) as cluster:
+        yield cluster
+
+
+CLUSTERS = {"memory": "private_cluster", "redis": "redis_cluster", "one-worker": "one_worker"}
+
+
+@pytest.fixture(params=CLUSTERS)
 def cluster(request: pytest.FixtureRequest) -> cs.Cluster:
-    """Each test runs on both."""
-    name = "private_cluster" if request.param == "memory" else "redis_cluster"
-    found: cs.Cluster = request.getfixturevalue(name)
+    """Each test runs with state in memory and in Redis; scenarios also on a cluster with one worker."""
+    found: cs.Cluster = request.getfixturevalue(CLUSTERS[request.param])
     return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves the cluster with one worker to the scenarios of the language."""
+    items[:] = [item for item in items if "one-worker" not in item.name or item.name.startswith("test_s")]
 
 
 class Journal:
