@@ -16,7 +16,9 @@ from cascade_dist.storage.seal import Sealer
 from cascade_scheduler.core.commands import (
     DropConstraint,
     SaveAttempt,
+    SaveCheckpoint,
     SaveConstraint,
+    SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
@@ -32,7 +34,9 @@ from cascade_scheduler.store.base import (
     RunRenewed,
     RunStore,
     StoredAttempt,
+    StoredFrame,
     StoredFunction,
+    StoredJump,
     StoredResult,
     StoredRun,
     StoreError,
@@ -318,6 +322,77 @@ async def test_constraints_land_with_the_runs_of_their_batch(open_store: Open) -
     again = await open_store()
     assert list(await again.constraints()) == [LIMITS[0]]
     assert (await load(again))["r"].skipped == {"aa": "Pruned"}
+
+
+def frame(number: int, name: bytes = b"a chunk", body: bytes = b"\x80\x05K\x01.") -> SaveFrame:
+    function = StoredFunction(cid_of(body), "mod.g", body, b"\3")
+    return SaveFrame("r", number, StoredFrame(name, b"its end", (function,)))
+
+
+async def test_a_run_that_went_on_is_the_frame_that_it_is_in(open_store: Open) -> None:
+    store = await open_store()
+    await land(store, 1, created(), SaveResult("r", 0, "aa", 7, b"one"), SaveAttempt("r", 0, 7, 1, "w"))
+    await land(
+        store, 2, SaveSkip("r", 1, "bb", "ConditionFalse"), frame(1), SaveResult("r", 0, "cc", 8, b"two")
+    )
+    found = (await load(await open_store()))["r"]
+    stored = frame(1).stored
+    assert isinstance(stored, StoredFrame)
+    assert (found.frame, found.jump, found.checkpoint) == (1, None, None)
+    assert found.created == created(chunks=(stored.chunk,), end=stored.end, functions=stored.functions)
+    assert found.results == {"cc": StoredResult(8, b"two")}
+    assert not found.skipped
+    assert not found.attempts
+
+
+async def test_of_many_frames_in_a_batch_the_last_counts(open_store: Open) -> None:
+    store = await open_store()
+    steps: list[Record] = [created(), created("other"), SaveResult("other", 0, "zz", 3, b"kept")]
+    for number in range(1, 6):
+        steps.append(frame(number, b"chunk %d" % number, b"\x80\x05K%c." % number))
+        steps.append(SaveAttempt("r", 0, 100 + number, 1, "w"))
+    await land(store, 1, *steps, RunEvents("r", 1, b"events"))
+    runs = await load(await open_store())
+    assert runs["r"].frame == 5
+    assert runs["r"].created.chunks == (b"chunk 5",)
+    assert [function.body for function in runs["r"].created.functions] == [b"\x80\x05K\x05."]
+    assert runs["r"].attempts == {0: StoredAttempt(105, 1, "w")}
+    assert runs["r"].events == {1: b"events"}
+    assert runs["other"].results == {"zz": StoredResult(3, b"kept")}
+
+
+async def test_a_checkpoint_holds_until_the_next_frame(open_store: Open) -> None:
+    store = await open_store()
+    node_id = b"n" * 16
+    await land(store, 1, created(), frame(1), SaveCheckpoint("r", 1, node_id, b"at 5"))
+    await land(store, 2, SaveCheckpoint("r", 1, node_id, b"at 9"))
+    assert (await load(await open_store()))["r"].checkpoint == (node_id, b"at 9")
+    later = await open_store()
+    await land(later, 1, frame(2))
+    assert (await load(await open_store()))["r"].checkpoint is None
+
+
+async def test_a_jump_keeps_the_graph_and_is_over_with_the_next_frame(open_store: Open) -> None:
+    store = await open_store()
+    jump = StoredJump(4, ("rate", "☃"), b"\0pickled")
+    await land(store, 1, created(), SaveResult("r", 0, "aa", 7, b"one"), SaveFrame("r", 1, jump))
+    found = (await load(await open_store()))["r"]
+    assert (found.frame, found.jump, found.created) == (1, jump, created())
+    assert not found.results
+    later = await open_store()
+    await land(later, 1, frame(2))
+    found = (await load(await open_store()))["r"]
+    assert (found.frame, found.jump) == (2, None)
+    assert found.created.chunks == (b"a chunk",)
+
+
+async def test_a_run_that_is_resumed_begins_with_its_first_frame(open_store: Open) -> None:
+    store = await open_store()
+    await land(store, 1, created(), frame(3), SaveCheckpoint("r", 3, b"n" * 16, b"at 5"))
+    await land(store, 2, SaveFrame("r", 4, StoredJump(1, (), b"")), created(resumed=True))
+    found = (await load(await open_store()))["r"]
+    assert found.created == created()
+    assert (found.frame, found.jump, found.checkpoint) == (0, None, None)
 
 
 async def test_the_pools_of_a_run_come_back(open_store: Open) -> None:
