@@ -57,6 +57,9 @@ class EdgeKind(IntEnum):
     AMOUNT = 8
 
 
+_INPUTS = frozenset((EdgeKind.DATA, EdgeKind.ITEMS))
+
+
 class Retry(NamedTuple):
     """When a failed attempt is tried again; times in seconds."""
 
@@ -282,7 +285,11 @@ class Graph:
 
     def inputs(self, node: int) -> list[int]:
         """The sources whose values the node's arguments refer to, in order."""
-        return [s for s, kind in self.sources(node) if kind == EdgeKind.DATA or kind == EdgeKind.ITEMS]
+        first, last = self.edge_start[node], self.edge_start[node + 1]
+        if first == last:
+            return []
+        sources, kinds = self.edge_source, self.edge_kind
+        return [sources[e] for e in range(first, last) if kinds[e] in _INPUTS]
 
     def routes(self, node: int) -> list[int]:
         """The routes of a router, in the order of its keys; of other nodes none."""
@@ -306,8 +313,8 @@ class Graph:
 
     def name(self, node: int) -> str:
         """The node's name as people see it."""
-        index = self.map_index(node)
-        name = self.spec(node).name
+        index = self.map_index(node) if self.maps else -1
+        name = self.specs[self.node_spec[node]].name
         return name if index < 0 else f"{name}[{index}]"
 
 

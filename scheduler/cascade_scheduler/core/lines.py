@@ -7,7 +7,7 @@ Without pools and limits a node's line is its amount class, and nothing is worke
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cascade_scheduler.core.limits import Limits
 from cascade_scheduler.core.plans import AmountClass
@@ -31,11 +31,10 @@ class Lines:
         """There is nothing but amounts of workers."""
         self._memo: dict[tuple[str, str, AmountClass], AmountClass] = {}
 
-    def open_run(self, run_id: str, pools: Iterable[tuple[str, int]]) -> None:
+    def open_run(self, run_id: str, pools: Sequence[tuple[str, int]]) -> None:
         """A run brings pools of its own."""
-        made = make_pools(pools, of_run=True)
-        if made:
-            self.run_pools[run_id] = made
+        if pools:
+            self.run_pools[run_id] = make_pools(pools, of_run=True)
             self.changed()
 
     def close_run(self, run_id: str) -> None:

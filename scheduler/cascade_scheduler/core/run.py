@@ -363,8 +363,9 @@ class Run:
 
     def is_leaf(self, node: int) -> bool:
         """The node's value is the target's, or part of it."""
-        origin, _ = self.origin(node)
-        return bool(self.plan.leaves[origin])
+        if node >= self.graph.size:
+            node = self.children[node - self.graph.size][0]
+        return bool(self.plan.leaves[node])
 
     def is_told(self, node: int) -> bool:
         """Clients are told of the node's value, which is the target's or part of it."""
@@ -377,7 +378,9 @@ class Run:
 
     def height(self, node: int) -> int:
         """Length of the longest chain of calls that waits for it."""
-        return self.plan.heights[self.origin(node)[0]]
+        if node >= self.graph.size:
+            node = self.children[node - self.graph.size][0]
+        return self.plan.heights[node]
 
     def observe(self, node: int) -> int:
         """Bits of what has to be observed of the value; nothing of a map's child."""
