@@ -20,7 +20,7 @@ from cascade_scheduler.core.events import (
     Held,
     ResourceReported,
 )
-from cascade_scheduler.core.graph import NodeKind, ResourceRef, Spec
+from cascade_scheduler.core.graph import JumpTable, NodeKind, ResourceRef, Spec
 from cascade_scheduler.core.values import (
     BlobValue,
     CompoundValue,
@@ -196,6 +196,17 @@ def test_an_assignment_says_everything() -> None:
     assert message.run == 1
     assert [(run.run, run.run_id, run.logs) for run in work.runs] == [(1, "r", True)]
     assert [(f.cid, f.body, f.name, f.code_hash) for f in work.functions] == [FUNCTION]
+
+
+def test_what_loops_need_goes_with_the_assignment() -> None:
+    table = JumpTable(b"keys", (4, -1, 0, -1))
+    orders = [assign(1, tail=True, lease=True), assign(2, overrides=b"laid over", jump=table), assign(3)]
+    (work,) = works_of(encoder(), orders, recall=[9])
+    assert list(work.recall) == [9]
+    leased, jumps, other = work.assignments
+    assert (leased.tail, leased.lease) == (True, True)
+    assert (jumps.overrides, jumps.jump_keys, list(jumps.jump_exits)) == (b"laid over", b"keys", [1, 3])
+    assert not (other.tail or other.lease or other.overrides or other.jump_keys)
 
 
 def test_what_is_shared_goes_once() -> None:

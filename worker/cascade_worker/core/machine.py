@@ -238,7 +238,9 @@ class Core:
         if event.recall:
             self._recall(self._find(event.recall), out)
         for number in event.forget_bodies:
-            state.bodies.pop(number, None)
+            gone = state.bodies.pop(number, None)
+            if gone is not None and number in state.run_bodies.get(gone.run, ()):
+                state.run_bodies[gone.run].remove(number)
         if event.ended_runs:
             for run in event.ended_runs:
                 for number in state.run_bodies.pop(run, ()):
