@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from dataclasses import dataclass
@@ -150,35 +151,35 @@ def run(
         )
     if resume and run_id is None:
         raise ConfigError("--resume goes on with a run: give its id with --run-id")
-    made = load_target(target)
-    with client.connect(address, token_file=token_file, logs=logs, progress=progress) as cluster:
-        if detach:
+    as_json = output_format(output) is Output.JSON
+    if detach:
+        logs = progress = False
+    # Standard output is the JSON's alone: what the tasks and their module print goes to stderr then.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        made = load_target(target)
+        with client.connect(address, token_file=token_file, logs=logs, progress=progress) as cluster:
             handle = cluster.submit(
-                made,
-                params=params,
-                run_id=run_id,
-                resume=resume,
-                name=name,
-                detach=True,
-                progress=False,
-                logs=False,
+                made, params=params, run_id=run_id, resume=resume, name=name, detach=detach
             )
-            if output_format(output) is Output.JSON:
-                emit_json({"run_id": handle.id, "status": str(handle.status)})
-            else:
-                print(handle.id, flush=True)
-            return
-        handle = cluster.submit(made, params=params, run_id=run_id, resume=resume, name=name)
-        try:
-            value = handle.result(seconds)
-        except TimeoutError:
-            if handle.done():
-                raise
-            raise TimeoutError(f"run {handle.id} was not done within {timeout} and is cancelled") from None
-    if output_format(output) is Output.JSON:
-        emit_json({"run_id": handle.id, "status": str(handle.status), "value": value})
+            told = {"run_id": handle.id, "status": str(handle.status)}
+            if not detach:
+                value = _wait(handle, seconds, timeout)
+                told |= {"status": str(handle.status), "value": value}
+    if as_json:
+        emit_json(told)
+    elif detach:
+        print(handle.id, flush=True)
     else:
         print_value(value)
+
+
+def _wait(handle: client.Run[Any], seconds: float | None, timeout: str | None) -> Any:
+    try:
+        return handle.result(seconds)
+    except TimeoutError:
+        if handle.done():
+            raise
+        raise TimeoutError(f"run {handle.id} was not done within {timeout} and is cancelled") from None
 
 
 @app.command()

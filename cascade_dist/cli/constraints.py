@@ -93,7 +93,10 @@ def clear(
         raise ConfigError("say which constraints to clear: SCOPE, --type, --id, or --all")
     with connect(address, token_file) as cluster:
         found = cluster.clear_constraints(scope, type_, id_)
-    _print(found, output, heading=f"cleared {len(found)}:" if found else "")
+    if not found and output_format(output) is not Output.JSON:
+        print("there was nothing to clear", flush=True)
+        return
+    _print(found, output, heading=f"cleared {len(found)}:")
 
 
 @app.command()

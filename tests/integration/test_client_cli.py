@@ -146,6 +146,15 @@ def test_run_without_a_cluster(flow: str) -> None:
     assert out.endswith("hello me\n")
 
 
+def test_json_has_standard_output_to_itself(up: dict[str, Any], flow: str) -> None:
+    code, out, err = cascade(
+        "run", f"{flow}:target", "-p", "name=me", "-o", "json", CASCADE_ADDRESS=up["address"]
+    )
+    assert code == 0
+    assert json.loads(out)["value"] == "hello me"
+    assert "greeting me" in err
+
+
 def test_a_port_that_is_taken(up: dict[str, Any]) -> None:
     port = up["address"].rpartition(":")[2]
     code, _, err = cascade("up", "--port", port)
