@@ -31,7 +31,7 @@ class UnknownName(Exception):
 
 
 class Part(NamedTuple):
-    """A part of a graph, as columns without literals."""
+    """A part of a graph, as columns without literals; good for every graph of the same columns."""
 
     columns: Graph
     order: tuple[int, ...]
@@ -44,6 +44,11 @@ class Part(NamedTuple):
         made = columns.with_literals(
             b"".join(ids), [base.node_args[node] if node >= 0 else NONE for node in order]
         )
+        made.specs = [*base.specs, _REPLACED] if order[0] < 0 else base.specs
+        made.functions = base.functions
+        made.jumps = {at: base.jumps[n] for at, n in enumerate(order) if n in base.jumps}
+        if base.timers:
+            made.timers = {at: base.timers[n] for at, n in enumerate(order) if n in base.timers}
         if base.blob_args or base.blob_inputs:
             made.blob_args = {at: base.blob_args[n] for at, n in enumerate(order) if n in base.blob_args}
             made.blob_inputs = {
@@ -121,9 +126,7 @@ def part_of(base: Graph, target: int, dropped: frozenset[int] = frozenset()) -> 
         maps=_ranges(base, nodes, len(order) - len(nodes)),
         map_columns={index[n]: length for n, length in base.map_columns.items() if n in index},
         amount_names=amount_names,
-        timers={index[n]: timer for n, timer in base.timers.items() if n in index},
     )
-    columns.jumps = {index[n]: table for n, table in base.jumps.items() if n in index}
     return Part(columns, order)
 
 

@@ -206,7 +206,7 @@ def test_what_loops_need_goes_with_the_assignment() -> None:
     leased, jumps, other = work.assignments
     assert (leased.tail, leased.lease) == (True, True)
     assert (jumps.overrides, jumps.jump_keys, list(jumps.jump_exits)) == (b"laid over", b"keys", [1, 3])
-    assert not (other.tail or other.lease or other.overrides or other.jump_keys)
+    assert [other.tail, other.lease, other.overrides, other.jump_keys] == [False, False, b"", b""]
 
 
 def test_what_is_shared_goes_once() -> None:
