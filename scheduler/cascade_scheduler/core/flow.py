@@ -84,14 +84,13 @@ def decide(run: Run, node: int) -> Verdict:
             return Skip(run.skips[source].reason, run.skips[source].source)
     if run.plan.routed:
         for source, kind in edges:
-            if (
-                kind in _VALUES
-                and status[source] == SKIPPED
-                and run.graph.spec(source).kind == NodeKind.ROUTER
-            ):
-                return (
-                    errors[source] if errors and source in errors else Skip(run.skips[source].reason, source)
-                )
+            if kind not in _VALUES or status[source] != SKIPPED:
+                continue
+            error = run.picks.error_of(source) if run.picks is not None else None
+            if error is not None:
+                return error
+            if run.graph.spec(source).kind == NodeKind.ROUTER:
+                return Skip(run.skips[source].reason, source)
     items = False
     for source, kind in edges:
         if kind in _VALUES and status[source] == SKIPPED and not run.has_value(source):
@@ -143,7 +142,7 @@ def choose(run: Run, router: int) -> Skip | ErrorInfo | Unobserved | int:
     graph = run.graph
     selector = graph.edge_source[graph.edge_start[router]]
     assert run.picks is not None
-    error = run.picks.errors.get(selector)
+    error = run.picks.error_of(selector)
     if error is not None:
         return error
     if not run.has_value(selector):

@@ -244,6 +244,9 @@ def _pass_on(books: Books, run: Run, node: int) -> bool:
         return False
     source = graph.first_input(node)
     if not run.has_value(source):
+        error = picks.error_of(source)
+        if error is not None:
+            picks.passed[node] = error
         return False
     rest = graph.inputs(node)
     rest.remove(source)

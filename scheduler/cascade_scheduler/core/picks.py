@@ -11,7 +11,7 @@ __all__ = ["Picks"]
 class Picks:
     """The books of a run whose plan has routers, stages that let values pass, or indirect uses."""
 
-    __slots__ = ("alias", "chosen_by", "decided", "demand", "errors", "opened", "shut", "source")
+    __slots__ = ("alias", "chosen_by", "decided", "demand", "errors", "opened", "passed", "shut", "source")
 
     def __init__(self, plan: Plan) -> None:
         self.shut = bytearray(plan.gated)
@@ -26,10 +26,16 @@ class Picks:
         """Route → the routers that chose it."""
         self.errors: dict[int, ErrorInfo] = {}
         """Router without a value → why its consumers fail."""
+        self.passed: dict[int, ErrorInfo] = {}
+        """Skipped stage that would let such a router's value pass → why those fail that want it."""
         self.decided: set[int] = set()
         """Nodes that have let go of their indirect uses: what they asked for has been answered."""
         self.opened: list[int] = []
         """Nodes that a router has just set going."""
+
+    def error_of(self, node: int) -> ErrorInfo | None:
+        """Why who wants the node's value fails; None: not because of a router."""
+        return self.errors.get(node) or self.passed.get(node)
 
     def shed(self) -> None:
         """The run has ended: of all this, only whose value is whose is still asked for."""

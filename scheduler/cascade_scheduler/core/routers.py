@@ -33,8 +33,9 @@ def pick(books: Books, run: Run, node: int) -> bool:
         picks.alias[node] = picks.alias.get(route, route)
         nodes.structural_done(books, run, node)
         return True
-    if route in picks.errors:
-        return _without_value(books, run, node, picks.errors[route])
+    error = picks.error_of(route)
+    if error is not None:
+        return _without_value(books, run, node, error)
     if run.status[route] == SKIPPED:
         return _without_value(books, run, node, Skip(SKIPPED_ROUTE, route))
     run.pending[node] = 1

@@ -59,6 +59,18 @@ def test_a_router_without_a_route_is_nobodys_business_when_the_consumer_is_skipp
     assert sim.ended.skip_reason == "ConditionFalse"
 
 
+def test_a_router_without_a_route_fails_who_wants_what_a_skipped_stage_lets_pass(sim: Sim) -> None:
+    make = GraphMaker()
+    selector, a, never = make.call("selector"), make.call("a"), make.call("never")
+    stage = make.call("stage", make.router(selector, a), run_if=never, passthrough=True)
+    make.call("consumer", make.call("second", stage, run_if=never, passthrough=True))
+    sim.submit(make.graph())
+    sim.done("selector", routes=(-1,), route_text="no")
+    sim.done("never", truth=False)
+    assert skips(sim) == [("a", "Pruned"), ("stage", "ConditionFalse"), ("second", "ConditionFalse")]
+    assert (sim.ended.failed_task, sim.ended.error) == ("consumer", ErrorInfo("RouteNotFoundError", "no"))
+
+
 def test_s35_a_branch_deeper_than_the_selector_is_pruned(sim: Sim) -> None:
     make = GraphMaker()
     selector, a = make.call("selector"), make.call("a")
