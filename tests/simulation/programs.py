@@ -218,7 +218,21 @@ def build(program: Program) -> Any:
 # --- drawing ------------------------------------------------------------------------------------------
 
 CONSTS = (0, 1, 2, 3, True, False, None, "", "a", "text", 2.5, (), (1, "x"))
-OPS = ("mix", "mix", "later", "echo", "pack", "pair", "select", "select", "pick", "truth", "truth", "items")
+OPS = (
+    "mix",
+    "mix",
+    "later",
+    "echo",
+    "pack",
+    "pair",
+    "select",
+    "select",
+    "pick",
+    "truth",
+    "truth",
+    "items",
+    "wide",
+)
 MAPPED = ("mix", "later", "pair", "mix")
 STAGES = ("mix", "echo", "later", "pack", "items", "select")
 
