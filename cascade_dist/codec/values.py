@@ -21,6 +21,7 @@ first byte tells the forms apart.
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -333,7 +334,7 @@ def dump_items(
     payloads: list[Inline | Packed] = []
     total = 0
     small = True
-    for index, item in enumerate(value):
+    for index, item in enumerate(itertools.islice(value, count + 1)):
         try:
             payload = dump_inline_or_packed(item, inline_max, what=what)
         except ResultSerializationError:
@@ -342,9 +343,8 @@ def dump_items(
         small = small and type(payload) is bytes
         payloads.append(payload)
     if len(payloads) != count:
-        raise TypeError(
-            f"{what} is a {type_name(value)} that says it has {count} items, but gave {len(payloads)}"
-        )
+        given = "more" if len(payloads) > count else len(payloads)
+        raise TypeError(f"{what} is a {type_name(value)} that says it has {count} items, but gave {given}")
     if small and total <= inline_max:
         return cast("list[bytes]", payloads)
     kind = _KINDS.get(type(value), _KIND_OTHER)

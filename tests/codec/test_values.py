@@ -258,6 +258,8 @@ def test_splitting_needs_a_length_that_is_true() -> None:
         dump_items(5)
     with pytest.raises(TypeError, match="says it has 7 items, but gave 1"):
         dump_items(Lying([1]))
+    with pytest.raises(TypeError, match="says it has 7 items, but gave more"):
+        dump_items(Lying(range(100)))
 
 
 def test_a_column_is_a_view_that_loads_what_is_asked() -> None:

@@ -125,6 +125,13 @@ def test_lists_are_split() -> None:
     assert error_of(see(OBSERVE_SPLIT, 3))[0] == "TypeError"
 
 
+def test_a_list_that_is_too_long_is_not_split() -> None:
+    seen = see(OBSERVE_SPLIT, range(10**12))
+    assert (seen.length, seen.items, seen.packed) == (None, None, None)
+    assert error_of(seen)[0] == "ValueError"
+    assert "1,000,000,000,000 items" in error_of(seen)[1]
+
+
 def test_equal_content_has_an_equal_digest() -> None:
     digests = [more(see(OBSERVE_DIGEST, value))["digest"] for value in ([1, 2], [1, 2], (1, 2))]
     assert digests[0] == digests[1] != digests[2]

@@ -16,6 +16,7 @@ from cascade_dist.codec.exceptions import encode_exception
 from cascade_dist.codec.preview import preview, qualified_name
 from cascade_dist.codec.values import Packed, dump_items, load
 from cascade_dist.errors import ResultSerializationError
+from cascade_dist.language.task import ITEMS_MAX
 
 __all__ = [
     "OBSERVE_AMOUNT",
@@ -136,12 +137,15 @@ def _split(value: Any, inline_max: int, what: str) -> tuple[int, list[bytes] | N
 
     Raises:
         TypeError: it is no list to map over; the same things are refused where the client maps over them.
+        ValueError: it is longer than any list that is mapped over; its items would fill the memory first.
     """
     if isinstance(value, str | bytes | bytearray):
         raise TypeError(f"a {type(value).__name__} is not a list to map over")
     if isinstance(value, set | frozenset):
         raise TypeError(f"a {type(value).__name__} has no order to map in")
     length = len(value)
+    if length > ITEMS_MAX:
+        raise ValueError(f"it has {length:,} items, and the most is {ITEMS_MAX:,}: map over batches")
     split = dump_items(value, inline_max, what=what)
     return (length, None, split) if isinstance(split, Packed) else (length, split, None)
 
