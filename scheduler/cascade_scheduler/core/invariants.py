@@ -54,6 +54,8 @@ def check(books: Books, *, sample: int = 16) -> None:
         _check_worker(books, worker.id)
     rule = line_invariants.broken(books)
     _must(rule is None, *(rule or ("",)))
+    leased = sum(attempt.leased for attempt in books.attempts.values())
+    _must(leased == books.leased, "leases are counted", leased)
     for attempt_id, attempt in books.attempts.items():
         _must(attempt.id == attempt_id, "attempts are booked under their id", attempt_id)
         _must(
