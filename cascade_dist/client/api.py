@@ -247,9 +247,12 @@ def choose_cluster(cluster: Cluster | None, state_backend: Any) -> Cluster:
     """The cluster that a run is for: the one given, that of a state, or the default one.
 
     Raises:
-        TypeError: a state for a cluster that runs already, or one that is no text.
+        TypeError: a state for a cluster that runs already, or one that is no text; or it is no cluster.
         Exception: as `connect`.
     """
+    if cluster is not None and not hasattr(cluster, "submit"):
+        kind = type(cluster).__name__
+        raise TypeError(f"cluster is {cluster!r}, a {kind}: give what cs.connect(…) returns, or nothing")
     if state_backend is None:
         return _default_cluster() if cluster is None else cluster
     uri = check_state_uri(state_backend)

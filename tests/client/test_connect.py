@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -294,3 +295,9 @@ def test_a_forked_child_is_told_and_harms_nobody(scheduler: FakeScheduler) -> No
         "ConnectionFailedError True",
         "5",
     ]
+
+
+@pytest.mark.parametrize("wrong", ["127.0.0.1:7420", 5])
+def test_an_address_is_no_cluster(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"cluster is .*cs\.connect"):
+        cs.run(one(), cluster=wrong)
