@@ -386,6 +386,8 @@ def root_of(target: Any) -> LazyResult[Any]:
     """
     if isinstance(target, LazyResult):
         return target
+    if type(target) is tuple:
+        target = list(target)
     if isinstance(target, list | tuple | dict):
         return Gather(target, _gather_task.name)
     remedy = "a target is a lazy result, a map, or a list, tuple or dict of such"

@@ -150,7 +150,7 @@ def test_s19_env(cluster: cs.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_s20_containers_as_targets(cluster: cs.Cluster) -> None:
     assert cluster.run([value(1), "lit", value(2)]) == [1, "lit", 2]
-    assert cluster.run((value(1), "lit")) == (1, "lit")
+    assert cluster.run((value(1), "lit")) == [1, "lit"]
     assert cluster.run({"a": value(1), "b": [value(2)]}) == {"a": 1, "b": [2]}
     assert cluster.run([]) == []
 

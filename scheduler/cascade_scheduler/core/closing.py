@@ -17,9 +17,23 @@ from cascade_scheduler.core.graph import Spec
 from cascade_scheduler.core.run import Run
 from cascade_scheduler.core.worker import Worker
 
-__all__ = ["Closing", "begin", "expire", "lost", "note", "on_closed", "on_resource", "wakeup", "welcomed"]
+__all__ = [
+    "KILLED",
+    "Closing",
+    "begin",
+    "expire",
+    "killed",
+    "lost",
+    "note",
+    "on_closed",
+    "on_resource",
+    "wakeup",
+    "welcomed",
+]
 
 RUN_SCOPE = 2
+KILLED = "killed"
+"""Why a resource was released whose executor was killed: no teardown ran."""
 ANSWER_SECONDS = 1.0
 """What a worker may take beyond the grace, which it keeps to itself, to say so."""
 
@@ -99,8 +113,28 @@ def expire(books: Books) -> None:
         _finish(books, closing)
 
 
+def killed(books: Books, worker: Worker) -> None:
+    """A worker is gone, and nothing that its executors held was torn down."""
+    for (run_id, name), count in worker.resources.items():
+        run = books.runs.get(run_id)
+        if run is not None and run.live:
+            for _ in range(count):
+                books.tell(run, "ResourceReleased", resource=name, reason=KILLED, worker=worker.name)
+    worker.resources.clear()
+
+
+def _count(worker: Worker, report: ResourceReported) -> None:
+    key = (report.run_id, report.name)
+    left = worker.resources.get(key, 0) + (-1 if report.released else 1)
+    if left > 0:
+        worker.resources[key] = left
+    else:
+        worker.resources.pop(key, None)
+
+
 def on_resource(books: Books, worker: Worker, report: ResourceReported) -> None:
     """A resource was set up or torn down: an event of its run, unless that has ended."""
+    _count(worker, report)
     attempt = books.attempts.get(report.attempt)
     node = -1
     if attempt is not None and attempt.worker is worker and not attempt.observing:

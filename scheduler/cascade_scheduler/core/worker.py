@@ -98,6 +98,7 @@ class Worker:
         "pid",
         "queue",
         "reserved",
+        "resources",
         "sync_credits",
         "sync_running",
     )
@@ -115,6 +116,8 @@ class Worker:
         """Attempts that are leases; nothing is sent ahead of their end."""
         self.reserved: object = None
         """The amount class for which the worker is kept free, when one starves."""
+        self.resources: dict[tuple[str, str], int] = {}
+        """(run, name) → how many of that resource its executors hold, as far as it has said."""
         self.introduce(hello, now)
 
     def introduce(self, hello: WorkerConnected, now: float) -> None:

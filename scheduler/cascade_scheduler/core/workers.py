@@ -105,6 +105,8 @@ def _lose(books: Books, worker: Worker, reason: str) -> None:
     books.out.append(WorkerGone(worker.id, reason))
     if books.promises:
         constraints.lost(books, worker.id)
+    if worker.resources:
+        closing.killed(books, worker)
     gone = [(a, run) for a, (run, _, holder) in books.objects.items() if holder == worker.id]
     for attempt in list(worker.attempts.values()):
         attempts.worker_lost(books, attempt, f"worker {worker.name} was lost: {reason}")

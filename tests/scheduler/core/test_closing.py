@@ -159,3 +159,23 @@ def test_what_belongs_to_no_attempt_is_told_by_the_run(sim: Sim) -> None:
     assert [record.kind for record in sim.events()][-2:] == ["ResourceReleased", "RunFinished"]
     sim.turn(e.WorkerReported("w", resources=(change, change._replace(run_id=""))))
     assert sim.events()[-1].kind == "RunFinished", "nothing comes after the end"
+
+
+def test_what_a_lost_worker_held_was_killed(sim: Sim) -> None:
+    sim.submit(maker("a", "b").graph())
+    attempt = sim.one("a").attempt
+    acquired = e.ResourceReported("r", "db", False, "", attempt, 0.0)
+    sim.turn(e.WorkerReported("w", resources=(acquired,)))
+    sim.turn(e.WorkerDisconnected("w", "its stream ended", gone=True))
+    told = [(x.kind, x.resource, x.reason) for x in sim.of(c.EventRecord) if x.kind.startswith("Resource")]
+    assert told == [("ResourceAcquired", "db", ""), ("ResourceReleased", "db", "killed")]
+
+
+def test_what_was_released_is_not_released_again(sim: Sim) -> None:
+    sim.submit(maker("a", "b").graph())
+    attempt = sim.one("a").attempt
+    for released in (False, True):
+        report = e.ResourceReported("r", "db", released, "", attempt, 0.0)
+        sim.turn(e.WorkerReported("w", resources=(report,)))
+    sim.turn(e.WorkerDisconnected("w", "its stream ended", gone=True))
+    assert sum(x.kind == "ResourceReleased" for x in sim.of(c.EventRecord)) == 1
