@@ -26,6 +26,7 @@ from cascade_dist.language.lazy import LazyResult, WithParams
 from cascade_dist.language.resources import Filler, Inject, filling
 from cascade_worker.executor import frames
 from cascade_worker.executor.caching import Policies
+from cascade_worker.executor.environment import set_variable
 from cascade_worker.executor.files import map_file, reserve
 from cascade_worker.executor.frames import DONE, FAILED, TAIL, BodyInfo, ExecutorConfig
 from cascade_worker.executor.leases import Lease, NextStep
@@ -232,7 +233,7 @@ class Workbench:
         ):
             if told.get(name) != value:
                 told[name] = value
-                os.environ[name] = value
+                set_variable(name, value)
 
     def use_threads(self, threads: int) -> None:
         """Gives numeric libraries so many threads; 0 leaves them as they are.
