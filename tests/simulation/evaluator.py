@@ -115,10 +115,10 @@ class _Evaluation:
         if _is_lazy(target):
             self._tails.add(self._identity(target))
             state = self._visit(target)
-            if isinstance(state, _NoRoute):
-                state = self._fails(state.problem)
         else:
-            state = self._container(target)
+            state = self._container(list(target) if isinstance(target, tuple) else target)  # [S20] a list
+        if isinstance(state, _NoRoute):
+            state = self._fails(state.problem)
         self._prune(target)
         return self._verdict(state)
 
@@ -202,8 +202,12 @@ class _Evaluation:
         states = [(lazy, self._wanted(lazy)) for lazy in self._needs(value)]
         if any(isinstance(state, _Failed) for _, state in states):
             return FAILED
-        verdict = self._by_values(states)
-        return _Value(self._filled(value)) if verdict is None else verdict
+        missing = next((state for lazy, state in states if _says_why(lazy, state)), None)
+        if missing is not None:
+            return missing
+        if any(isinstance(state, _Skipped) for _, state in states):
+            return _Skipped(frozenset({BY_DATA}))
+        return _Value(self._filled(value))
 
     def _router(self, router: Any) -> _State:
         """[3] It waits for the selector and the chosen route, never for the others."""
@@ -258,11 +262,9 @@ class _Evaluation:
 
     def _by_values(self, states: list[tuple[Any, _State]]) -> _State | None:
         """[4] Then routes, then data; None: all values are there."""
-        for lazy, state in states:
-            if isinstance(state, _NoRoute):
-                return self._fails(state.problem)
-            if _is_router(lazy) and isinstance(state, _Skipped):
-                return state
+        missing = next((state for lazy, state in states if _says_why(lazy, state)), None)
+        if missing is not None:
+            return self._fails(missing.problem) if isinstance(missing, _NoRoute) else missing
         if any(isinstance(state, _Skipped) for _, state in states):
             return _Skipped(frozenset({BY_DATA}))
         return None
@@ -283,8 +285,6 @@ class _Evaluation:
     def _call(self, lazy: LazyResult[Any]) -> _State:
         states = [(need, self._wanted(need)) for need in self._needs((lazy.args, dict(lazy.kwargs)))]
         boxed = lazy.chain is not None and _passes(lazy) and not _is_lazy(lazy.chain.passed)
-        if lazy.chain is not None and boxed:
-            self._container(lazy.chain.passed)  # what it may let pass is put together in any case
         if not self._gate(lazy) or any(isinstance(state, _Failed) for _, state in states):
             return FAILED
         verdict = self._before(lazy) or self._by_values(states)
@@ -487,6 +487,11 @@ def _is_lazy(value: Any) -> bool:
 def _passes(lazy: Any) -> bool:
     """The call is a stage: made by `pipeline`, or marked `passthrough`."""
     return lazy.chain is not None and lazy.chain.passed is not UNSET
+
+
+def _says_why(lazy: Any, state: _State) -> bool:
+    """Who wants the value is skipped, or fails, for the reason of this router."""
+    return isinstance(state, _NoRoute) or (_is_router(lazy) and isinstance(state, _Skipped))
 
 
 def _parts(value: Any) -> Iterator[Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "structural_done",
 ]
 
+_CONTAINERS = (NodeKind.GATHER, NodeKind.COLLECT)
 GATHERED = "gather"
 """The name of a list, tuple or dict of lazy values; all other lists are maps."""
 
@@ -183,6 +184,10 @@ def _answer(books: Books, run: Run, node: int) -> bool:
         if isinstance(verdict, Skip):
             skip(books, run, node, verdict)
             return True
+        if verdict is not None and picks is not None and _is_argument(run, node):
+            picks.passed[node] = verdict  # said by the call that it is for, if that wants it
+            skip(books, run, node, Skip(routers.NO_ROUTE, node))
+            return True
         if verdict is not None:
             fail(books, run, node, verdict)
             return False
@@ -224,7 +229,8 @@ def skip(books: Books, run: Run, node: int, skip: Skip) -> None:
         run.skipped += 1
     kind = run.graph.spec(node).kind
     told = not recovering.is_past(run, skip)
-    if kind != NodeKind.ROUTER and told:  # to users it is no node: what it stands for has its own event
+    if kind != NodeKind.ROUTER and told and skip.reason != routers.NO_ROUTE:
+        # A router is no node to users: what it stands for has its own event.
         if run.parent is None:
             books.out.append(SaveSkip(run.run_id, node, run.key(node), skip.reason))
         if not _is_silent(run, node):
@@ -265,9 +271,15 @@ def _is_silent(run: Run, node: int) -> bool:
     Lists, containers and literals are arguments to users; they are skipped with the calls that they are for.
     """
     kind = run.graph.spec(node).kind
-    if kind in (NodeKind.GATE, NodeKind.LITERAL):
+    if kind in (NodeKind.GATE, NodeKind.LITERAL) or _is_argument(run, node):
         return True
     return kind == NodeKind.CALL and any(k == EdgeKind.GATE for _, k in run.graph.sources(node))
+
+
+def _is_argument(run: Run, node: int) -> bool:
+    """The node is a container that a call is given, or a router's route; it is none of the user's calls."""
+    spec = run.graph.spec(node)
+    return spec.name == GATHERED and spec.kind in _CONTAINERS and node != run.graph.target
 
 
 def _expand(books: Books, run: Run, node: int) -> bool:

@@ -27,7 +27,7 @@ class Picks:
         self.errors: dict[int, ErrorInfo] = {}
         """Router without a value → why its consumers fail."""
         self.passed: dict[int, ErrorInfo] = {}
-        """Skipped stage that would let such a router's value pass → why those fail that want it."""
+        """Skipped stage that would let such a router's value pass, or container that would hold it → why."""
         self.decided: set[int] = set()
         """Nodes that have let go of their indirect uses: what they asked for has been answered."""
         self.opened: list[int] = []

@@ -71,6 +71,20 @@ def test_a_router_without_a_route_fails_who_wants_what_a_skipped_stage_lets_pass
     assert (sim.ended.failed_task, sim.ended.error) == ("consumer", ErrorInfo("RouteNotFoundError", "no"))
 
 
+def test_a_container_with_such_a_router_fails_who_wants_it_and_nobody_else() -> None:
+    for condition in (True, False):
+        sim = Sim()
+        sim.worker("w1")
+        make = GraphMaker()
+        selector, a, maybe = make.call("selector"), make.call("a"), make.call("maybe")
+        make.call("consumer", make.gather(make.router(selector, a)), run_if=maybe)
+        sim.submit(make.graph())
+        sim.done("selector", routes=(-1,), route_text="no")
+        sim.done("maybe", truth=condition)
+        assert sim.ended.failed_task == ("consumer" if condition else "")
+        assert skips(sim) == [("a", "Pruned")] + ([] if condition else [("consumer", "ConditionFalse")])
+
+
 def test_s35_a_branch_deeper_than_the_selector_is_pruned(sim: Sim) -> None:
     make = GraphMaker()
     selector, a = make.call("selector"), make.call("a")
