@@ -40,7 +40,7 @@ async def test_s86_an_entry_has_its_key_and_expires(client: Any) -> None:
     await backend.set("k", {"value": [1, None]}, ttl=300)
     assert await client.keys() == [b"cascade:cache:k"]
     assert 0 < await client.ttl("cascade:cache:k") <= 300
-    assert await client.expiretime("cascade:cache:k") - (await client.time())[0] in (299, 300)
+    assert await client.expiretime("cascade:cache:k") - (await client.time())[0] in (299, 300, 301)
     assert await backend.get("k") == {"value": [1, None]}
     await backend.delete("k")
     await backend.delete("k")
