@@ -356,7 +356,7 @@ def test_other_containers_are_pickles() -> None:
     containers: list[tuple[Any, Any]] = [
         ([lazy, lazy], ["v", "v"]),
         ([lazy, 5], ["v", 5]),
-        ((lazy,), ("v",)),
+        ([(lazy,)], [("v",)]),
         ({"k": lazy}, {"k": "v"}),
         ([], []),
     ]
