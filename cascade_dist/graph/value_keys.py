@@ -56,8 +56,8 @@ class _Writer(Encoder):
         """By the id of a lazy result: which input it is."""
         self.keys: list[bytes] = []
         """By input, its key; empty: it is not known yet."""
-        self.later: list[int] = []
-        """Inputs that were met and are not known yet."""
+        self.later: dict[int, int] = {}
+        """Inputs that were met and are not known yet: ordinal → how many were before it."""
 
     def reference(self, value: Any, out: bytearray) -> None:
         hashed = self._hasher.hash(value)
@@ -78,10 +78,8 @@ class _Writer(Encoder):
             out += _KNOWN
             out += key
             return
-        if ordinal not in self.later:
-            self.later.append(ordinal)
         out += _LATER
-        out += self.later.index(ordinal).to_bytes(4, "little")
+        out += self.later.setdefault(ordinal, len(self.later)).to_bytes(4, "little")
 
 
 class ValueKeys:
@@ -168,7 +166,7 @@ class ValueKeys:
     def _parts_of(self, name: str, value: Any, keys: list[bytes]) -> list[Part] | None:
         """What an argument adds to the key: its content, and each input in it that is not known yet."""
         writer, out = self._writer, bytearray()
-        writer.keys, writer.later = keys, []
+        writer.keys, writer.later = keys, {}
         try:
             writer.write(value, out)
         except (Unencodable, RecursionError):

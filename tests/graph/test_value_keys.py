@@ -248,3 +248,20 @@ def test_a_long_chain_needs_no_recursion() -> None:
     for _ in range(5_000):
         value = between(value)
     assert len(keys_of(f(value))) == 5_001
+
+
+def test_a_container_of_many_impure_inputs_is_written_once_each() -> None:
+    """Its cost grows with its inputs, not with their square: this takes a moment, or many minutes."""
+
+    @cs.task
+    def impure(number: int) -> int:
+        return number
+
+    @cs.task(pure=True, cache="cluster")
+    def kept(values: list[int]) -> int:
+        return len(values)
+
+    nodes = list(Compilation(kept([impure(number) for number in range(60_000)])).nodes())
+    keys = ValueKeys()
+    (last,) = [key for node in nodes for key in keys.add(node)]
+    assert len([part for part in last.parts if not part.digest]) == 60_000
