@@ -439,9 +439,6 @@ async def test_a_stop_during_teardown_waits_for_it(children: Children, executor:
     assert children.lines_of(attempt) == ["down", "clean"]
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a stop between `told` and the telling of it: a release is told without its setup"
-)
 async def test_stops_at_any_moment_leave_nothing_set_up(children: Children) -> None:
     executor = await children.executor()
 

@@ -244,9 +244,9 @@ class AsyncExecutor:
     def _speak_for(self, attempt: int) -> None:
         _attempt.set(attempt)
 
-    def _say(self, answer: Frame) -> None:
+    def _say(self, answer: Frame, sent: Callable[[], None] | None = None) -> None:
         try:
-            self._speaker.say(answer)
+            self._speaker.say(answer, sent)
         except OSError as error:  # the worker is gone
             print(f"no worker to answer to: {error}", file=sys.__stderr__)
             os._exit(1)

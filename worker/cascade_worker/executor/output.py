@@ -40,8 +40,13 @@ class Speaker:
         self._main = threading.get_ident()
         self._queued: list[bytes] = []
 
-    def say(self, frame: tuple[Any, ...]) -> None:
-        """Sends one frame; waits for the worker if that is slow."""
+    def say(self, frame: tuple[Any, ...], sent: Callable[[], None] | None = None) -> None:
+        """Sends one frame; waits for the worker if that is slow.
+
+        Args:
+            frame: what is sent.
+            sent: called when it is on its way; a stop that comes meanwhile is raised after that.
+        """
         data = dumps(frame)
         packet = LENGTH.pack(len(data)) + data
         if threading.get_ident() != self._main:
@@ -57,6 +62,8 @@ class Speaker:
                 self._sock.sendall(packet)
                 while self._queued:
                     self._sock.sendall(self._queued.pop(0))
+            if sent is not None:
+                sent()
         finally:
             self.sending = False
         if self.deferred is not None:

@@ -149,13 +149,16 @@ class Keeper:
     """The resources of one executor.
 
     Args:
-        say: sends a frame to the worker.
+        say: sends a frame to the worker, and calls back when it is on its way, before a stop can interrupt.
         speak_for: has what is printed from now on count as an attempt's.
         loops: where async generators run.
     """
 
     def __init__(
-        self, say: Callable[[tuple[Any, ...]], None], speak_for: Callable[[int], None], loops: Loops
+        self,
+        say: Callable[[tuple[Any, ...], Callable[[], None]], None],
+        speak_for: Callable[[int], None],
+        loops: Loops,
     ) -> None:
         self._say = say
         self._speak_for = speak_for
@@ -304,7 +307,6 @@ class Keeper:
                 instance.value = next(made)
             except StopIteration:
                 raise never(definition.name) from None
-        instance.told = True
         self._tell(instance, False, "", time.perf_counter_ns() - began)
 
     async def _set_up_async(self, instance: Instance, generator: Any) -> None:
@@ -340,7 +342,6 @@ class Keeper:
         if reason:
             print(f"teardown of resource {name!r}: {reason}", file=sys.stderr)
         if instance.told:
-            instance.told = False
             self._tell(instance, True, reason, time.perf_counter_ns() - began)
 
     async def _tear_down_async(
@@ -374,6 +375,10 @@ class Keeper:
 
     def _tell(self, instance: Instance, released: bool, reason: str, duration_ns: int) -> None:
         definition = instance.definition
+
+        def sent() -> None:  # one step with the sending: a stop between the two would tell half of a pair
+            instance.told = not released
+
         self._say(
             (
                 RESOURCE,
@@ -385,7 +390,8 @@ class Keeper:
                 released,
                 reason,
                 duration_ns,
-            )
+            ),
+            sent,
         )
 
 
