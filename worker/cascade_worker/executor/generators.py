@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["Host", "LoopOfTheTask", "LoopOnDemand", "Loops", "complete", "end", "never"]
@@ -17,6 +18,12 @@ class Loops(Protocol):
 
     async def until(self, future: asyncio.Future[Any]) -> Any:
         """Waits for something on it; when that is interrupted, what is waited for goes on."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """A stop that comes meanwhile is raised behind it."""
+
+    def lock(self) -> AbstractAsyncContextManager[Any]:
+        """Lets one attempt in at a time."""
 
     def close(self) -> None:
         """It is needed no more."""
@@ -33,15 +40,30 @@ class LoopOfTheTask:
         """Waits as coroutines do."""
         return await asyncio.shield(future)
 
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing is raised here but where something waits."""
+        return nullcontext()
+
+    def lock(self) -> AbstractAsyncContextManager[Any]:
+        """A lock: attempts run side by side."""
+        return asyncio.Lock()
+
     def close(self) -> None:
         """It is somebody else's."""
 
 
 class LoopOnDemand:
-    """A loop for a sync executor, made when the first async generator comes."""
+    """A loop for a sync executor, made when the first async generator comes.
+
+    A stop signal raises in the main thread, wherever that is. Raised within the loop's own code it would take
+    a callback with it that others wait for. So while the loop runs, a stop ends its run, and is raised then.
+    Code that blocks the loop is not interrupted: it ends with its process, when the grace is over.
+    """
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
+        self._held = False
+        self._deferred: BaseException | None = None
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop, which does not run."""
@@ -51,7 +73,37 @@ class LoopOnDemand:
 
     async def until(self, future: asyncio.Future[Any]) -> Any:
         """Runs the loop, here and now."""
-        return self.loop().run_until_complete(future)
+        with self.held():
+            return self.loop().run_until_complete(future)
+
+    def defer(self, error: BaseException) -> bool:
+        """For the signal handler: whether the error is raised later, since the loop is at work."""
+        if not self._held:
+            return False
+        self._deferred = error
+        if self._runner is not None:
+            self._runner.get_loop().call_soon_threadsafe(self._stop)
+        return True
+
+    def _stop(self) -> None:
+        if self._deferred is not None:
+            self.loop().stop()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A stop that comes meanwhile is raised behind it, whatever else has happened."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            if self._deferred is not None:
+                error, self._deferred = self._deferred, None
+                raise error from None
+
+    def lock(self) -> AbstractAsyncContextManager[Any]:
+        """No lock: there is one attempt at a time, and a stop could leave one locked."""
+        return nullcontext()
 
     def close(self) -> None:
         """Ends it."""

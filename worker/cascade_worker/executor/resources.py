@@ -15,6 +15,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from types import GeneratorType
 from typing import Any, Final
 
@@ -137,8 +138,8 @@ class _Place:
 
     __slots__ = ("instance", "lock")
 
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+    def __init__(self, lock: AbstractAsyncContextManager[Any]) -> None:
+        self.lock = lock
         self.instance: Instance | None = None
 
 
@@ -235,7 +236,7 @@ class Keeper:
         while True:
             place = self._places.get(key)
             if place is None:
-                place = self._places[key] = _Place()
+                place = self._places[key] = _Place(self._loops.lock())
             async with place.lock:
                 if self._places.get(key) is place:  # else it was taken away while this waited
                     instance = await self._instance_at(key, place, definition, step, held)
@@ -311,7 +312,9 @@ class Keeper:
 
     async def _set_up_async(self, instance: Instance, generator: Any) -> None:
         loops = self._loops
-        host = instance.host = Host(instance.definition.name, generator, loops.loop())
+        loop = loops.loop()
+        with loops.held():  # a stop between the two would leave a generator that nobody knows
+            host = instance.host = Host(instance.definition.name, generator, loop)
         try:
             outcome = await loops.until(host.ready)
         except BaseException:  # it is not wanted any more

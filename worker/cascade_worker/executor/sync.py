@@ -57,7 +57,8 @@ class SyncExecutor:
         self._stopped = False
         self.current = 0
         """The attempt that runs, for lines that are printed."""
-        self._keeper = Keeper(speaker.say, self._speak_for, LoopOnDemand())
+        self._loop = LoopOnDemand()
+        self._keeper = Keeper(speaker.say, self._speak_for, self._loop)
         self._step: Step | None = None
         """What the attempt that runs has of resources."""
         self._forked = False
@@ -226,6 +227,8 @@ class SyncExecutor:
         self._armed = 0
         self._stopped = True
         error = TaskCancelled("the task is being stopped")
+        if self._loop.defer(error):
+            return
         if self._speaker.sending:
             self._speaker.deferred = error
         else:
