@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -42,6 +43,7 @@ def test_a_stop_that_comes_as_the_loop_ends_is_raised_all_the_same() -> None:
     with pytest.raises(TaskCancelled, match="late"):
         complete(loops.until(future))
     assert complete(loops.until(future)) == 1
+    assert complete(loops.until(loops.loop().create_task(asyncio.sleep(0.001, 2)))) == 2
     loops.close()
 
 
@@ -58,7 +60,7 @@ def test_a_host_whose_setup_was_stopped_is_still_there_to_be_torn_down() -> None
     loops = LoopOnDemand()
     done = []
 
-    async def resource():  # type: ignore[no-untyped-def]
+    async def resource() -> AsyncIterator[int]:
         await asyncio.sleep(0)
         yield 1
         done.append("torn down")

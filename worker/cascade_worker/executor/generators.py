@@ -73,8 +73,14 @@ class LoopOnDemand:
 
     async def until(self, future: asyncio.Future[Any]) -> Any:
         """Runs the loop, here and now."""
+        loop = self.loop()
         with self.held():
-            return self.loop().run_until_complete(future)
+            future.add_done_callback(self._halt)
+            # Not run_until_complete: a halt that is left over from an earlier run would end it with an error.
+            while not future.done() and self._deferred is None:
+                loop.run_forever()
+            future.remove_done_callback(self._halt)
+            return future.result() if future.done() else None
 
     def defer(self, error: BaseException) -> bool:
         """For the signal handler: whether the error is raised later, since the loop is at work."""
@@ -82,11 +88,12 @@ class LoopOnDemand:
             return False
         self._deferred = error
         if self._runner is not None:
-            self._runner.get_loop().call_soon_threadsafe(self._stop)
+            self._runner.get_loop().call_soon_threadsafe(self._halt)
         return True
 
-    def _stop(self) -> None:
-        if self._deferred is not None:
+    def _halt(self, _: object = None) -> None:
+        """Ends a run of ours; one that comes late costs the next run a further round."""
+        if self._held:
             self.loop().stop()
 
     @contextmanager
