@@ -662,3 +662,93 @@ class GetBlobResponse(_message.Message):
     size_bytes: int
     data: bytes
     def __init__(self, size_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class KeepStateRequest(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class KeepStateResponse(_message.Message):
+    __slots__ = ("number", "records", "last")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    records: _containers.RepeatedCompositeFieldContainer[StateRecord]
+    last: bool
+    def __init__(self, number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[StateRecord, _Mapping]]] = ..., last: bool = ...) -> None: ...
+
+class StateRecord(_message.Message):
+    __slots__ = ("run_id", "node_id", "result", "skipped", "cleared")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    CLEARED_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    node_id: str
+    result: _value_pb2.Value
+    skipped: str
+    cleared: bool
+    def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., result: _Optional[_Union[_value_pb2.Value, _Mapping]] = ..., skipped: _Optional[str] = ..., cleared: bool = ...) -> None: ...
+
+class ExportRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ExportRunResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class ImportRunRequest(_message.Message):
+    __slots__ = ("run_id", "data")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    data: bytes
+    def __init__(self, run_id: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ImportRunResponse(_message.Message):
+    __slots__ = ("run_id", "existed", "state", "results", "blobs")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EXISTED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    existed: bool
+    state: RunState
+    results: int
+    blobs: int
+    def __init__(self, run_id: _Optional[str] = ..., existed: bool = ..., state: _Optional[_Union[RunState, str]] = ..., results: _Optional[int] = ..., blobs: _Optional[int] = ...) -> None: ...
+
+class CollectGarbageRequest(_message.Message):
+    __slots__ = ("dry_run",)
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    def __init__(self, dry_run: bool = ...) -> None: ...
+
+class CollectGarbageResponse(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: _containers.RepeatedCompositeFieldContainer[Garbage]
+    def __init__(self, found: _Optional[_Iterable[_Union[Garbage, _Mapping]]] = ...) -> None: ...
+
+class Garbage(_message.Message):
+    __slots__ = ("kind", "count", "bytes", "names", "error")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    count: int
+    bytes: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    error: str
+    def __init__(self, kind: _Optional[str] = ..., count: _Optional[int] = ..., bytes: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ...) -> None: ...

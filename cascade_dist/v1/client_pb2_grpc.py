@@ -98,6 +98,26 @@ class ClientServiceStub(object):
                 request_serializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeRequest.SerializeToString,
                 response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeResponse.FromString,
                 _registered_method=True)
+        self.KeepState = channel.stream_stream(
+                '/cascade_dist.v1.ClientService/KeepState',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.KeepStateRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.KeepStateResponse.FromString,
+                _registered_method=True)
+        self.ExportRun = channel.unary_stream(
+                '/cascade_dist.v1.ClientService/ExportRun',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.ExportRunRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ExportRunResponse.FromString,
+                _registered_method=True)
+        self.ImportRun = channel.stream_unary(
+                '/cascade_dist.v1.ClientService/ImportRun',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunResponse.FromString,
+                _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/cascade_dist.v1.ClientService/CollectGarbage',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
 
 
 class ClientServiceServicer(object):
@@ -195,6 +215,40 @@ class ClientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepState(self, request_iterator, context):
+        """Results and skips of all runs, for a client that keeps them in backends of its own; of a private cluster that
+        was started for it, one such stream at a time. A batch that is not acknowledged is sent again on the next stream;
+        what clients are told of a run waits for the acknowledgement. FAILED_PRECONDITION: the scheduler keeps its state
+        elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportRun(self, request, context):
+        """A whole stored run as a run file (runfile.proto). NOT_FOUND: no such run is stored. FAILED_PRECONDITION: the
+        scheduler stores nothing. DATA_LOSS: a blob of the run is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportRun(self, request_iterator, context):
+        """Stores a run from a run file. Bytes that the client has not checked are checked here too. INVALID_ARGUMENT: it is
+        none, or is damaged, or of a newer format. ALREADY_EXISTS: another run has the id. FAILED_PRECONDITION: the
+        scheduler stores nothing. RESOURCE_EXHAUSTED: too large for a bound.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectGarbage(self, request, context):
+        """Frees what nobody needs any more: keys of runs that are gone, blobs that no run names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClientServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -257,6 +311,26 @@ def add_ClientServiceServicer_to_server(servicer, server):
                     servicer.ExplainNode,
                     request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeRequest.FromString,
                     response_serializer=cascade__dist_dot_v1_dot_client__pb2.ExplainNodeResponse.SerializeToString,
+            ),
+            'KeepState': grpc.stream_stream_rpc_method_handler(
+                    servicer.KeepState,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.KeepStateRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.KeepStateResponse.SerializeToString,
+            ),
+            'ExportRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportRun,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ExportRunRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.ExportRunResponse.SerializeToString,
+            ),
+            'ImportRun': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportRun,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.CollectGarbageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -587,6 +661,114 @@ class ClientService(object):
             '/cascade_dist.v1.ClientService/ExplainNode',
             cascade__dist_dot_v1_dot_client__pb2.ExplainNodeRequest.SerializeToString,
             cascade__dist_dot_v1_dot_client__pb2.ExplainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepState(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cascade_dist.v1.ClientService/KeepState',
+            cascade__dist_dot_v1_dot_client__pb2.KeepStateRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.KeepStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/ExportRun',
+            cascade__dist_dot_v1_dot_client__pb2.ExportRunRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.ExportRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportRun(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/cascade_dist.v1.ClientService/ImportRun',
+            cascade__dist_dot_v1_dot_client__pb2.ImportRunRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.ImportRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/CollectGarbage',
+            cascade__dist_dot_v1_dot_client__pb2.CollectGarbageRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,
