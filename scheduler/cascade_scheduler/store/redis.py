@@ -25,7 +25,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -34,31 +34,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
-from cascade_dist.codec.cid import cid_from_text, cid_to_text
+from cascade_dist.codec.cid import cid_from_text
 from cascade_dist.errors import ConfigError
-from cascade_dist.storage.records import BlobRecord, ObjectRecord, RecordError, decode_record, encode_record
+from cascade_dist.storage.records import BlobRecord, ObjectRecord, RecordError, decode_record
 from cascade_dist.storage.seal import Sealer, SealError
-from cascade_scheduler.core.commands import (
-    DropConstraint,
-    SaveAttempt,
-    SaveCheckpoint,
-    SaveConstraint,
-    SaveFrame,
-    SaveOutcome,
-    SaveResult,
-    SaveSkip,
-)
 from cascade_scheduler.core.limits import Constraint, checked
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.store.base import (
     Batch,
-    Record,
     RunCreated,
-    RunDropped,
-    RunEvents,
-    RunRenewed,
     StoredAttempt,
-    StoredFrame,
     StoredFunction,
     StoredJump,
     StoredResult,
@@ -68,55 +53,26 @@ from cascade_scheduler.store.base import (
     StoreUnavailable,
     without_superseded,
 )
+from cascade_scheduler.store.redis_batch import (
+    ARGUMENTS_MAX,
+    BATCH_KEY,
+    COMMIT,
+    CONSTRAINTS_KEY,
+    EPOCH_KEY,
+    PARTS,
+    RUNS_KEY,
+    Script,
+    key_of,
+)
 
 __all__ = ["RedisStore", "masked"]
 
 TTL_SECONDS = 86_400
-TTL_MARGIN_SECONDS = 7_200
 TIMEOUT_SECONDS = 5.0
-ARGUMENTS_MAX = 7_000
-"""Of one command: Lua's `unpack` stops near 8,000. Even, so that pairs stay together."""
-EPOCH_KEY = "cascade:epoch"
-BATCH_KEY = "cascade:batch"
-RUNS_KEY = "cascade:runs"
-CONSTRAINTS_KEY = "cascade:constraints"
-FRAME_PARTS = ("results", "skipped", "facts", "attempts")
-"""What belongs to one frame of a run, beside its graph."""
-RESULT_PARTS = ("results", "facts")
-"""What stays of a run that is resumed."""
 RESULTS_AT_ONCE = 500
 """So many results are checked against their seals before others have their turn."""
 FUNCTION_SETS_MAX = 10_000
 NODE_ID_BYTES = 16
-PARTS = ("results", "skipped", "facts", "attempts", "graph", "functions", "meta", "events")
-
-# One batch: nothing happens unless this epoch leads and the number follows the last one. Then commands, each
-# as name, index of its key, number of arguments, arguments.
-COMMIT = """
-local epoch = redis.call('GET', KEYS[1])
-if epoch ~= ARGV[1] then return {'EPOCH', epoch or ''} end
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'number')
-local last = 0
-if known[1] == ARGV[1] then last = tonumber(known[2]) end
-local number = tonumber(ARGV[2])
-if number == last then return {'LANDED', ''} end
-if number ~= last + 1 then return {'GAP', tostring(last)} end
-local most = tonumber(ARGV[3])
-local at = 4
-while at <= #ARGV do
-  local key, count = KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
-  local first, last_of_all = at + 3, at + 2 + count
-  if count == 0 then redis.call(ARGV[at], key) end
-  while first <= last_of_all do
-    local upto = math.min(first + most - 1, last_of_all)
-    redis.call(ARGV[at], key, unpack(ARGV, first, upto))
-    first = upto + 1
-  end
-  at = last_of_all + 1
-end
-redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'number', ARGV[2])
-return {'OK', ''}
-"""
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -129,11 +85,6 @@ def masked(url: str) -> str:
     user = parts.username or ""
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
-
-
-def key_of(run_id: str, part: str) -> str:
-    """The key of a part of a run."""
-    return f"cascade:run:{run_id}:{part}"
 
 
 class RedisStore:
@@ -214,7 +165,7 @@ class RedisStore:
 
     async def commit(self, batch: Batch) -> None:
         """Lands a batch."""
-        script = _Script(self._sealer, self._ttl, self._functions)
+        script = Script(self._sealer, self._ttl, self._functions)
         keys, arguments = script.of(without_superseded(batch.records))
         try:
             status, told = await self._commit(
@@ -372,173 +323,6 @@ def _constraint(text: bytes) -> Constraint:
         None if expires_at is None else float(expires_at),
     )
     return checked(found, -math.inf)  # whoever loads it sees that its time is over
-
-
-class _Script:
-    """A batch as the arguments of the script: writes to one hash become one command."""
-
-    def __init__(self, sealer: Sealer, ttl: int, stored: Mapping[str, frozenset[bytes]]) -> None:
-        self._sealer = sealer
-        self._ttl = ttl
-        self._stored = stored
-        self.functions: dict[str, frozenset[bytes]] = {}
-        """Of runs that went on as another graph: their functions, once the batch has landed."""
-        self._commands: list[tuple[str, str, list[Any]]] = []
-        self._open: dict[str, list[Any]] = {}
-        """Per key: the arguments of its HSET that may still grow."""
-        self._touched: dict[str, None] = {}
-
-    def of(self, records: Iterable[Record]) -> tuple[list[str], list[Any]]:
-        """(keys, arguments) of these records, in their order."""
-        for record in records:
-            self._add(record)
-        for key in self._touched:
-            self._commands.append(("EXPIRE", key, [self._ttl]))
-        index: dict[str, int] = {}
-        arguments: list[Any] = []
-        for name, key, values in self._commands:
-            number = index.setdefault(key, len(index) + 3)
-            arguments += (name, number, len(values))
-            arguments += values
-        return list(index), arguments
-
-    def _set(self, run_id: str, part: str, field: Any, value: Any) -> None:
-        key = key_of(run_id, part)
-        values = self._open.get(key)
-        if values is None:
-            values = self._open[key] = []
-            self._commands.append(("HSET", key, values))
-            self._touched[key] = None
-        values += (field, value)
-
-    def _do(self, name: str, key: str, *values: Any) -> None:
-        self._open.pop(key, None)  # what is set after this command may not move before it
-        self._commands.append((name, key, list(values)))
-
-    def _add(self, record: Record) -> None:
-        if isinstance(record, SaveConstraint):
-            told = json.dumps(record.constraint._asdict())
-            self._do("HSET", CONSTRAINTS_KEY, record.constraint.id, told)
-            return
-        if isinstance(record, DropConstraint):
-            self._do("HDEL", CONSTRAINTS_KEY, record.id)
-            return
-        run_id = record.run_id
-        if isinstance(record, SaveAttempt):
-            text = f"{record.attempt} {record.try_} {record.worker}"
-            self._set(run_id, "attempts", record.node, text)
-        elif isinstance(record, SaveResult):
-            self._add_result(record)
-        elif isinstance(record, SaveCheckpoint):
-            step = record.node_id + record.args
-            self._set(run_id, "meta", "checkpoint", self._sealer.seal(run_id, "checkpoint", 0, step))
-        elif isinstance(record, SaveFrame):
-            self._add_frame(record)
-        elif isinstance(record, SaveSkip):
-            self._set(run_id, "skipped", record.key, record.reason)
-        elif isinstance(record, SaveOutcome):
-            self._set(run_id, "meta", "state", record.state)
-            self._set(run_id, "meta", "error", record.error)
-            self._renew(run_id)
-        elif isinstance(record, RunEvents):
-            self._set(run_id, "events", record.first, record.payload)
-            if record.dropped:
-                self._do("HDEL", key_of(run_id, "events"), *record.dropped)
-        elif isinstance(record, RunCreated):
-            self._add_run(record)
-        elif isinstance(record, RunRenewed):
-            self._renew(run_id)
-            self._do("ZADD", RUNS_KEY, record.at, run_id)
-        elif isinstance(record, RunDropped):
-            self._drop(run_id)
-            self._do("ZREM", RUNS_KEY, run_id)
-
-    def _add_result(self, record: SaveResult) -> None:
-        value = record.value
-        stored = encode_record(
-            BlobRecord(*value)
-            if isinstance(value, BlobValue)
-            else ObjectRecord(*value)
-            if isinstance(value, ObjectValue)
-            else value
-        )
-        sealed = self._sealer.seal(record.run_id, record.key, record.attempt, stored)
-        self._set(record.run_id, "results", record.key, sealed)
-        facts = {"truth": record.truth, "length": record.length}
-        if any(fact is not None for fact in facts.values()):
-            self._set(record.run_id, "facts", record.key, json.dumps(facts))
-
-    def _add_run(self, record: RunCreated) -> None:
-        run_id, seal = record.run_id, self._sealer.seal
-        # Of a run with this id that ended and was forgotten, or that is resumed.
-        self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
-        told = {
-            "name": record.name,
-            "on_failure": record.on_failure,
-            "logs": record.logs,
-            "submitted": record.submitted,
-            "target": record.target_id,
-            "nodes": record.node_count,
-            "params": record.params_digest.hex(),
-            "template": record.template_id.hex(),
-            "parts": len(record.chunks),
-            "pools": record.pools,
-        }
-        self._set(run_id, "meta", "run", seal(run_id, "meta", 0, json.dumps(told).encode()))
-        self._set(run_id, "meta", "state", "running")
-        for number, chunk in enumerate(record.chunks):
-            self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
-        self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, record.end))
-        self._add_functions(run_id, record.functions)
-        self.functions[run_id] = frozenset(function.cid for function in record.functions)
-        self._do("ZADD", RUNS_KEY, record.submitted, run_id)
-        over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
-        self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
-
-    def _add_functions(self, run_id: str, functions: Iterable[StoredFunction]) -> None:
-        for function in functions:
-            head = json.dumps({"name": function.name, "hash": function.code_hash.hex()}).encode()
-            self._set(run_id, "functions", cid_to_text(function.cid), head + b"\n" + function.body)
-
-    def _add_frame(self, record: SaveFrame) -> None:
-        """What was saved of the last frame goes; the functions stay when they are the same."""
-        run_id, stored = record.run_id, record.stored
-        for part in FRAME_PARTS:
-            self._delete(key_of(run_id, part))
-        self._do("HDEL", key_of(run_id, "meta"), "checkpoint")
-        self._set(run_id, "meta", "frame", record.number)
-        if isinstance(stored, StoredJump):
-            told = {"target": stored.target, "names": stored.names, "overrides": stored.overrides.hex()}
-            self._set(run_id, "meta", "jump", self._sealer.seal(run_id, "jump", 0, json.dumps(told).encode()))
-            return
-        assert isinstance(stored, StoredFrame)
-        self._do("HDEL", key_of(run_id, "meta"), "jump")
-        self._delete(key_of(run_id, "graph"))
-        for name, message in (("0", stored.chunk), ("end", stored.end)):
-            self._set(run_id, "graph", name, self._sealer.seal(run_id, f"graph:{name}", 0, message))
-        self._set(run_id, "meta", "parts", 1)
-        functions = frozenset(function.cid for function in stored.functions)
-        if self.functions.get(run_id, self._stored.get(run_id)) != functions:
-            self._delete(key_of(run_id, "functions"))
-            self._add_functions(run_id, stored.functions)
-            self.functions[run_id] = functions
-
-    def _delete(self, key: str) -> None:
-        self._do("DEL", key)
-        self._touched.pop(key, None)
-
-    def _renew(self, run_id: str) -> None:
-        for part in PARTS:
-            self._touched[key_of(run_id, part)] = None
-
-    def _drop(self, run_id: str, keep: Iterable[str] = ()) -> None:
-        for part in PARTS:
-            key = key_of(run_id, part)
-            if part in keep:
-                self._touched[key] = None
-                continue
-            self._do("DEL", key)
-            self._touched.pop(key, None)
 
 
 async def _answer(pending: Awaitable[Any] | Any) -> Any:
