@@ -7,27 +7,10 @@ from hashlib import blake2b
 from typing import Any
 
 from cascade_dist.graph.code_hash import CodeHasher
-from cascade_dist.graph.encoding import DIGEST_SIZE, Encoder, Unencodable
+from cascade_dist.graph.content import ContentEncoder
+from cascade_dist.graph.encoding import DIGEST_SIZE, Unencodable
 
 __all__ = ["content_digest", "content_key"]
-
-
-class _ContentEncoder(Encoder):
-    """Writes values, and code in them by its hash; refuses what has no canonical form."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._hasher = CodeHasher()
-
-    def reference(self, value: Any, out: bytearray) -> None:
-        hashed = self._hasher.hash(value)
-        if hashed.reason:
-            raise Unencodable(hashed.reason)
-        out += hashed.digest
-
-    def unknown(self, value: Any, out: bytearray) -> None:
-        kind = type(value)
-        raise Unencodable(f"a {kind.__module__}.{kind.__qualname__}, whose content has no canonical form")
 
 
 def content_digest(value: Any) -> bytes:
@@ -38,7 +21,7 @@ def content_digest(value: Any) -> bytes:
     """
     out = bytearray()
     try:
-        _ContentEncoder().write(value, out)
+        ContentEncoder(CodeHasher()).write(value, out)
     except RecursionError:
         raise Unencodable("something that holds itself or is nested too deeply") from None
     return blake2b(out, digest_size=DIGEST_SIZE).digest()

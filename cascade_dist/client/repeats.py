@@ -18,6 +18,7 @@ from cascade_dist.graph.identity import Specs, scalars_content
 from cascade_dist.language.lazy import LazyResult
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import graph_pb2
+from cascade_dist.wire.fields import field
 
 if TYPE_CHECKING:
     from cascade_dist.client.link import Link
@@ -67,18 +68,6 @@ _calls: dict[tuple[int, Hashable], _Call] = {}
 """By the identity of the spec, which is kept, and the options."""
 
 
-def _field(tag: bytes, body: bytes) -> bytes:
-    size = len(body)
-    if size < 0x80:
-        return tag + bytes((size,)) + body
-    head = bytearray(tag)
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + body
-
-
 def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
     """What to send for a call that is like an earlier one; None when it has to be compiled.
 
@@ -106,13 +95,13 @@ def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
     if len(payload) > min(_PAYLOAD_MAX, link.inline_max or _PAYLOAD_MAX):
         return None
     content = scalars_content(spec, args)
-    own = _field(_CHUNK, _field(_NODE_IDS, content) + _field(_NODE_ARGS, payload))
+    own = field(_CHUNK, field(_NODE_IDS, content) + field(_NODE_ARGS, payload))
     return Repeat(call.head, own, call.functions, (call.template_id, content, call.params_digest))
 
 
 def frame(run_id: str, found: Repeat) -> bytes:
     """The serialized OpenRequest."""
-    return _field(_SUBMIT, found.shared + found.own + _field(_RUN_ID, run_id.encode()))
+    return field(_SUBMIT, found.shared + found.own + field(_RUN_ID, run_id.encode()))
 
 
 def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionCache) -> None:
@@ -131,7 +120,7 @@ def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionC
         return
     if not SCALARS.issuperset(map(type, target.args)):
         return
-    if not {field.name for field, _ in chunk.ListFields()} <= _FIELDS:
+    if not {entry.name for entry, _ in chunk.ListFields()} <= _FIELDS:
         return
     spec = Specs(CodeHasher()).of(target.task, None)
     if spec.retry is not None or not spec.code_hash:  # such a spec is made anew for every submit

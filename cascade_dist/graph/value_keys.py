@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from cascade_dist.errors import GraphError
 from cascade_dist.graph.code_hash import CodeHasher
-from cascade_dist.graph.encoding import DIGEST_SIZE, Encoder, Unencodable
+from cascade_dist.graph.content import ContentEncoder
+from cascade_dist.graph.encoding import DIGEST_SIZE, Unencodable
 from cascade_dist.graph.keys import key_of_parts
 from cascade_dist.graph.model import EdgeKind, Node, NodeKind, TaskSpec
 from cascade_dist.language.lazy import LazyResult
@@ -46,28 +47,17 @@ class ValueKey(NamedTuple):
     known: bool
 
 
-class _Writer(Encoder):
+class _Writer(ContentEncoder):
     """Writes an argument; lazy results by their keys, or as something to come, in their order."""
 
     def __init__(self, hasher: CodeHasher) -> None:
-        super().__init__()
-        self._hasher = hasher
+        super().__init__(hasher)
         self.ordinals: Mapping[int, int] = {}
         """By the id of a lazy result: which input it is."""
         self.keys: list[bytes] = []
         """By input, its key; empty: it is not known yet."""
         self.later: dict[int, int] = {}
         """Inputs that were met and are not known yet: ordinal → how many were before it."""
-
-    def reference(self, value: Any, out: bytearray) -> None:
-        hashed = self._hasher.hash(value)
-        if hashed.reason:
-            raise Unencodable(hashed.reason)
-        out += hashed.digest
-
-    def unknown(self, value: Any, out: bytearray) -> None:
-        kind = type(value)
-        raise Unencodable(f"a {kind.__module__}.{kind.__qualname__}, whose content has no canonical form")
 
     def lazy(self, value: LazyResult[Any], out: bytearray) -> None:
         ordinal = self.ordinals.get(id(value))
