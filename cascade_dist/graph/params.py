@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from cascade_dist.errors import GraphError, ParamMissingError
 from cascade_dist.graph.encoding import Encoder, digest_of
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.resources import Inject, Slot
+from cascade_dist.language.warn import warn_user
 
 __all__ = ["Inputs", "Withheld"]
 
@@ -114,7 +114,7 @@ class Inputs:
         if self._strict:
             raise GraphError(f"{text} (strict_params)")
         if self._warn:
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warn_user(text)
 
     def digest(self, encoder: Encoder) -> bytes:
         """16 bytes over the given params, whatever their order."""

@@ -13,7 +13,6 @@ import functools
 import inspect
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from types import FunctionType
@@ -21,6 +20,7 @@ from typing import Any, Final, NoReturn, overload
 
 from cascade_dist.errors import ResourceNotFoundError
 from cascade_dist.language.policies import is_text
+from cascade_dist.language.warn import warn_user
 
 __all__ = [
     "SCOPES",
@@ -342,11 +342,9 @@ def register(definition: Resource) -> Resource:
         raise TypeError(f"{definition!r}, a {kind}, is no resource: make one with @cs.resource")
     known = _registry.get(definition.name)
     if known is not None and known is not definition and known.__module__ != definition.__module__:
-        warnings.warn(
+        warn_user(
             f"resource {definition.name!r} of {known.__module__} is replaced by that of "
-            f"{definition.__module__}: give one of them another name",
-            UserWarning,
-            stacklevel=3,
+            f"{definition.__module__}: give one of them another name"
         )
     _registry[definition.name] = definition
     return definition

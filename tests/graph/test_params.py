@@ -74,8 +74,9 @@ def test_s19_env_is_read_at_submit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_params_are_a_warning_or_an_error() -> None:
     target = f(cs.Param("day", default=1), cs.Param("count", default=1))
-    with pytest.warns(UserWarning, match="no Param is named 'dya'; the target knows 'count', 'day'"):
+    with pytest.warns(UserWarning, match="no Param is named 'dya'; the target knows 'count', 'day'") as told:
         build(target, {"dya": 1, "day": 2})
+    assert told[0].filename == __file__, "it points at the user's line"
     with pytest.raises(cs.GraphError, match="no Param is named 'dya'"):
         build(target, {"dya": 1}, strict_params=True)
     with pytest.warns(UserWarning, match="the target knows none"):
