@@ -29,6 +29,7 @@ __all__ = [
     "RunStore",
     "StoreError",
     "StoreFenced",
+    "StoreGap",
     "StoreUnavailable",
     "StoredAttempt",
     "StoredFrame",
@@ -49,7 +50,11 @@ class StoreUnavailable(StoreError):
 
 
 class StoreFenced(StoreError):
-    """Another scheduler has taken the store over, or it lost what it had; this one may not go on."""
+    """Another scheduler has taken the store over; this one may not go on."""
+
+
+class StoreGap(StoreError):
+    """The store has lost what it had acknowledged; what is still held has to be written again."""
 
 
 class StoredFunction(NamedTuple):
@@ -213,7 +218,7 @@ class RunStore(Protocol):
         """`commit` never waits, and nothing survives the process."""
 
     async def open(self) -> int:
-        """Connects, and begins a new epoch; returns it.
+        """Connects, and begins a new epoch, whoever led before; returns it.
 
         Raises:
             StoreError: the store is not there, or is not one; names the URL and the remedy.
@@ -245,6 +250,7 @@ class RunStore(Protocol):
         Raises:
             StoreUnavailable: it may or may not have landed; send it again.
             StoreFenced: it has not landed and never will.
+            StoreGap: it has not landed, since what was acknowledged before it is gone.
         """
 
     async def close(self) -> None:

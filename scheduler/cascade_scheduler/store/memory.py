@@ -26,6 +26,7 @@ from cascade_scheduler.store.base import (
     StoredResult,
     StoredRun,
     StoreFenced,
+    StoreGap,
 )
 
 __all__ = ["ForgetfulStore", "MemoryRuns", "MemoryStore"]
@@ -132,9 +133,7 @@ class MemoryStore:
         if batch.number == shared.number:
             return
         if batch.number != shared.number + 1:
-            raise StoreFenced(
-                f"batch {batch.number} came after batch {shared.number}: batches between are lost"
-            )
+            raise StoreGap(f"batch {batch.number} came after batch {shared.number}: batches between are lost")
         shared.number = batch.number
         for record in batch.records:
             self._apply(record)

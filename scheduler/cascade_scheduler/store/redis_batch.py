@@ -188,6 +188,19 @@ class Script:
         run_id, seal = record.run_id, self._sealer.seal
         # Of a run with this id that ended and was forgotten, or that is resumed.
         self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
+        self._set(run_id, "meta", "run", self.told(record))
+        self._set(run_id, "meta", "state", "running")
+        for number, chunk in enumerate(record.chunks):
+            self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
+        self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, record.end))
+        self._add_functions(run_id, record.functions)
+        self.functions[run_id] = frozenset(function.cid for function in record.functions)
+        self._do("ZADD", RUNS_KEY, record.submitted, run_id)
+        over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
+        self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
+
+    def told(self, record: RunCreated) -> bytes:
+        """What is told of a run besides its graph, sealed; the same bytes for the same run."""
         told = {
             "name": record.name,
             "on_failure": record.on_failure,
@@ -200,16 +213,7 @@ class Script:
             "parts": len(record.chunks),
             "pools": record.pools,
         }
-        self._set(run_id, "meta", "run", seal(run_id, "meta", 0, json.dumps(told).encode()))
-        self._set(run_id, "meta", "state", "running")
-        for number, chunk in enumerate(record.chunks):
-            self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
-        self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, record.end))
-        self._add_functions(run_id, record.functions)
-        self.functions[run_id] = frozenset(function.cid for function in record.functions)
-        self._do("ZADD", RUNS_KEY, record.submitted, run_id)
-        over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
-        self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
+        return self._sealer.seal(record.run_id, "meta", 0, json.dumps(told).encode())
 
     def _add_functions(self, run_id: str, functions: Iterable[StoredFunction]) -> None:
         for function in functions:

@@ -1,0 +1,138 @@
+"""What is looked at in a Redis before it is used: what makes it unfit, and what it can lose."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from cascade_scheduler.store.base import StoreError
+from cascade_scheduler.store.redis_batch import BATCH_KEY, CONSTRAINTS_KEY, EPOCH_KEY, RUNS_KEY
+
+__all__ = ["VERSION_MIN", "check_redis", "unusable", "warnings_of"]
+
+VERSION_MIN = (6, 2)
+"""Older ones are no longer maintained by anybody, and are not tested with."""
+LEADER_KEY = "cascade:leader"
+TYPES = {
+    EPOCH_KEY: "string",
+    LEADER_KEY: "string",
+    BATCH_KEY: "hash",
+    RUNS_KEY: "zset",
+    CONSTRAINTS_KEY: "hash",
+}
+"""Of the keys that all runs share."""
+SETTINGS = (
+    *("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save"),
+    *("maxmemory", "maxmemory-policy", "min-replicas-to-write"),
+)
+
+logger = logging.getLogger("cascade.scheduler")
+
+
+async def check_redis(client: Any, url: str) -> None:
+    """Looks whether a Redis can be used, and warns by name of settings with which it can lose results.
+
+    Raises:
+        StoreError: it cannot; names the URL, the reason and the remedy.
+        redis.RedisError: it cannot be asked.
+    """
+    await client.ping()
+    facts = await _facts(client, url)
+    reason = _unfit(facts, url)
+    if reason is not None:
+        raise StoreError(reason)
+    for key, kind in TYPES.items():
+        found = (await client.type(key)).decode()
+        if found not in ("none", kind):
+            raise StoreError(
+                f"the key {key} in Redis at {url} is a {found} and not a {kind}: another program wrote it; "
+                f"delete or rename it, or choose another database number in --state"
+            )
+    try:
+        settings = await client.config_get(*SETTINGS)
+    except RedisError:
+        logger.info("Redis at %s does not tell its settings: whether it can lose results is unknown", url)
+        return
+    for text in warnings_of(settings, int(facts.get("connected_slaves", 0))):
+        logger.warning("Redis at %s has %s", url, text)
+
+
+async def _facts(client: Any, url: str) -> Mapping[str, Any]:
+    """What the server tells of itself; nothing when it does not."""
+    try:
+        facts: Mapping[str, Any] = await client.info("everything")
+    except NoPermissionError:
+        logger.info("Redis at %s does not tell what it is: its version and role are unknown", url)
+        return {}
+    return facts
+
+
+def _unfit(facts: Mapping[str, Any], url: str) -> str | None:
+    """Why a Redis cannot be used, with the remedy."""
+    version = str(facts.get("redis_version", ""))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < VERSION_MIN:
+        wanted = ".".join(map(str, VERSION_MIN))
+        return f"Redis at {url} is version {version}, which is too old: use {wanted} or later (7 is tested)"
+    if facts.get("cluster_enabled"):
+        return (
+            f"Redis at {url} is a Redis Cluster, which cannot be used: a batch is one script over the keys "
+            "of many runs, and a cluster keeps these on different nodes; use one Redis, with replicas or not"
+        )
+    if facts.get("role") == "slave":
+        primary = f"{facts.get('master_host')}:{facts.get('master_port')}"
+        return f"Redis at {url} is a read-only replica of {primary}: name its primary in --state"
+    return None
+
+
+def warnings_of(settings: Mapping[str, str], replicas: int) -> list[str]:
+    """Settings with which results can be lost, each with what it loses and the remedy."""
+    found = []
+    if settings.get("appendonly", "yes") != "yes":
+        if settings.get("save"):
+            lost = f"what came after its last snapshot (save={settings['save']!r}) is lost"
+        else:
+            lost = "everything is lost (save is empty)"
+        found.append(f"appendonly=no: {lost} when it restarts, and results with it; set appendonly yes")
+    elif settings.get("appendfsync") == "no":
+        found.append(
+            "appendfsync=no: half a minute of results can be lost when its machine goes down; set "
+            "appendfsync everysec (at most two seconds) or always (none)"
+        )
+    elif settings.get("no-appendfsync-on-rewrite") == "yes":
+        found.append(
+            "no-appendfsync-on-rewrite=yes: half a minute of results can be lost when its machine goes down "
+            "while the file is rewritten; set no-appendfsync-on-rewrite no"
+        )
+    policy = settings.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction":
+        found.append(
+            f"maxmemory-policy={policy}: results can be evicted when memory is short; "
+            "set maxmemory-policy noeviction"
+        )
+    if replicas and settings.get("min-replicas-to-write", "0") == "0":
+        found.append(
+            "min-replicas-to-write=0 and replicas: what a replica has not got yet is lost when it takes "
+            "over; set min-replicas-to-write 1 to lose less"
+        )
+    return found
+
+
+def unusable(error: BaseException, url: str) -> StoreError:
+    """What to tell people when a Redis cannot be opened."""
+    why = str(error).strip() or type(error).__name__
+    if isinstance(error, AuthenticationError):
+        return StoreError(f"Redis at {url} refuses us: {why}; correct user and password in --state")
+    if isinstance(error, NoPermissionError):
+        return StoreError(
+            f"Redis at {url} does not let its user do what a scheduler does: {why}; grant it the keys "
+            "cascade:* and the commands of hashes, strings, sorted sets and scripts"
+        )
+    if isinstance(error, ResponseError):
+        if "NOAUTH" in why or "WRONGPASS" in why:
+            return StoreError(f"Redis at {url} refuses us: {why}; correct user and password in --state")
+        return StoreError(f"Redis at {url} cannot be used: {why}")
+    return StoreError(f"no Redis at {url}: {why}; start it, correct --state, or use --state memory://")
