@@ -31,6 +31,7 @@ from cascade_scheduler.core.commands import (
     Command,
     ConstraintsAnswered,
     DropConstraint,
+    DropWorker,
     EventRecord,
     FrameGone,
     LookUpCached,
@@ -41,12 +42,17 @@ from cascade_scheduler.core.commands import (
     RunEnded,
     RunRefused,
     SaveAttempt,
+    SaveCancel,
     SaveCheckpoint,
     SaveConstraint,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
     SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
+    SaveWorker,
     StoreCached,
     TargetValue,
     WelcomeWorker,
@@ -68,6 +74,10 @@ _ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObj
 _SAVES = frozenset(
     (
         SaveAttempt,
+        SaveDue,
+        SaveFacts,
+        SaveFailure,
+        SaveCancel,
         SaveFrame,
         SaveCheckpoint,
         SaveResult,
@@ -75,6 +85,8 @@ _SAVES = frozenset(
         SaveOutcome,
         SaveConstraint,
         DropConstraint,
+        SaveWorker,
+        DropWorker,
     )
 )
 

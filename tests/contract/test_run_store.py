@@ -11,31 +11,45 @@ import redis.asyncio
 
 from cascade_dist.codec.cid import cid_of
 from cascade_dist.storage.seal import Sealer
+from cascade_scheduler.core.cached import Facts
 from cascade_scheduler.core.commands import (
     DropConstraint,
+    DropWorker,
+    LoopCounts,
     SaveAttempt,
+    SaveCancel,
     SaveCheckpoint,
     SaveConstraint,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
     SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
+    SaveWorker,
 )
 from cascade_scheduler.core.limits import CONCURRENCY, PAUSE, RATE_LIMIT, Constraint
-from cascade_scheduler.core.values import BlobValue, ObjectValue
+from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 from cascade_scheduler.store.base import (
     Batch,
     Record,
+    RunAnswered,
     RunCreated,
     RunDropped,
     RunEvents,
     RunStore,
+    StoredAnswer,
     StoredAttempt,
+    StoredDue,
+    StoredFailure,
     StoredFrame,
     StoredFunction,
+    StoredHead,
     StoredJump,
     StoredResult,
     StoredRun,
+    StoredWorker,
     StoreFenced,
     StoreGap,
 )
@@ -193,6 +207,92 @@ async def test_everything_of_a_run_comes_back(open_store: Open) -> None:
         {0: StoredAttempt(2**40 + 1, 1, "worker-1"), 1: StoredAttempt(2**40 + 3, 2, "worker one")},
         {1: b"first events", 10: b"more events"},
     )
+
+
+FACTS = Facts(
+    False,
+    2,
+    -1_500_000,
+    b"\0digest",
+    ((4, 1), (7, "no key ☃")),
+    ErrorInfo("E", "it", "tb", b"\x80e"),
+    24,
+    (b"\x80one", b"\x80two"),
+    BlobValue(cid_of(b"split"), 9),
+)
+
+
+async def test_what_else_a_restart_needs_of_nodes_comes_back(open_store: Open) -> None:
+    store = await open_store()
+    error = ErrorInfo("ValueError", "☃", "a traceback", b"\x80pickled")
+    await land(
+        store,
+        1,
+        created(params=b"\x80params", cancel_on_disconnect=True, disconnect_grace=2.5),
+        SaveFacts("r", 0, "aa", FACTS),
+        SaveFacts("r", 1, "bb", Facts()),
+        SaveAttempt("r", 3, 2**40 + 1, 1, "w one", 2),
+        SaveAttempt("r", 3, 2**40 + 2, 1, "w one", 7),
+        SaveDue("r", 3, 7, 1, 1234.56789),
+        SaveAttempt("r", 4, 2**40 + 3, 1, "w one"),
+        SaveDue("r", 4, -1, 2, 1e9 + 0.123456),
+        SaveDue("r", 5, -1, 0, 7.5),
+        SaveAttempt("r", 5, 2**40 + 4, 3, "w"),
+        SaveFailure("r", 6, -1, error, "raiser"),
+        SaveFailure("r", 3, 9, error, "child"),
+        SaveCancel("r"),
+    )
+    found = (await load(await open_store()))["r"]
+    assert found.created.params == b"\x80params"
+    assert (found.created.cancel_on_disconnect, found.created.disconnect_grace) == (True, 2.5)
+    assert found.facts == {"aa": FACTS, "bb": Facts()}
+    assert found.attempts == {5: StoredAttempt(2**40 + 4, 3, "w")}
+    assert found.children == {(3, 2): StoredAttempt(2**40 + 1, 1, "w one")}
+    assert found.dues == {(3, 7): StoredDue(1, 1234.56789), (4, -1): StoredDue(2, 1e9 + 0.123456)}
+    assert found.failures == {(6, -1): StoredFailure(error, "raiser"), (3, 9): StoredFailure(error, "child")}
+    assert found.cancelled
+
+
+async def test_a_frame_takes_the_place_of_all_that_was_saved_of_the_last(open_store: Open) -> None:
+    store = await open_store()
+    await land(
+        store,
+        1,
+        created(),
+        SaveFacts("r", 0, "aa", FACTS),
+        SaveDue("r", 3, 7, 1, 1234.5),
+        SaveAttempt("r", 3, 5, 1, "w", 2),
+        SaveFailure("r", 6, -1, ErrorInfo("E", ""), "raiser"),
+        frame(1)._replace(counts=LoopCounts(3, 2, 1, 4)),
+    )
+    found = (await load(store))["r"]
+    assert (found.facts, found.dues, found.children, found.failures) == ({}, {}, {}, {})
+    assert found.counts == LoopCounts(3, 2, 1, 4)
+    await land(store, 2, SaveCheckpoint("r", 1, b"n" * 16, b"args", 7, LoopCounts(9, 9, 1, 11)))
+    found = (await load(store))["r"]
+    assert (found.counts, found.iterations) == (LoopCounts(9, 9, 1, 11), 7)
+
+
+async def test_how_a_run_ended_comes_back(open_store: Open) -> None:
+    store = await open_store()
+    answer = RunAnswered("r", b"\0finish\n", ((4, "aa"), (0, "bb[1]")))
+    await land(store, 1, created(), created("other"), answer, SaveOutcome("r", "succeeded", ""))
+    found = (await load(await open_store()))["r"]
+    assert found.answer == StoredAnswer(answer.finish, answer.keys)
+    heads = sorted(await store.heads())
+    assert heads == [
+        StoredHead("other", "a name ☃", "running", "", 1234.5),
+        StoredHead("r", "a name ☃", "succeeded", "", 1234.5),
+    ]
+
+
+async def test_the_roster_comes_back(open_store: Open) -> None:
+    store = await open_store()
+    one = SaveWorker("w1", "one ☃", (("cpu", 4_000_000), ("gpu", 1)))
+    await land(store, 1, one, SaveWorker("w2", "two", ()), SaveWorker("w3", "three", ()), DropWorker("w2"))
+    await land(store, 2, SaveWorker("w3", "three again", (("cpu", 1),)), DropWorker("never was"))
+    found = list(await (await open_store()).roster())
+    assert found == [StoredWorker(*one), StoredWorker("w3", "three again", (("cpu", 1),))]
 
 
 async def test_the_outcome_is_kept(open_store: Open) -> None:

@@ -9,12 +9,32 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cascade_scheduler.core.values import BlobValue
+from cascade_scheduler.core.values import BlobValue, ErrorInfo
 
-__all__ = ["Cached", "KeyMemory", "Parts", "Recovered", "StoredValue"]
+__all__ = ["Cached", "Facts", "KeyMemory", "Parts", "Recovered", "StoredValue"]
 
 Parts = tuple[tuple[str, bytes], ...]
 """The parts of a key: names and digests."""
+
+
+class Facts(NamedTuple):
+    """What has been observed of a value."""
+
+    truth: bool | None = None
+    length: int | None = None
+    amount: int | None = None
+    """In micros."""
+    digest: bytes = b""
+    routes: tuple[tuple[int, int | str], ...] = ()
+    """(router, index of the key that the value is, or why it is none)."""
+    error: ErrorInfo | None = None
+    """Why something could not be observed."""
+    observed: int = 0
+    """Bits of what an observation of its own has looked for."""
+    items: tuple[bytes, ...] | None = None
+    """The pickles of a small list's items."""
+    split: BlobValue | None = None
+    """The list, in a form that has its items apart."""
 
 
 class StoredValue(NamedTuple):

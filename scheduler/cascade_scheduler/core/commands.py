@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias, Union
 
+from cascade_scheduler.core.cached import Facts
 from cascade_scheduler.core.graph import Graph, JumpTable, Spec
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Value
@@ -22,8 +23,10 @@ __all__ = [
     "Command",
     "ConstraintsAnswered",
     "DropConstraint",
+    "DropWorker",
     "EventRecord",
     "FrameGone",
+    "LoopCounts",
     "PlanWanted",
     "RecallLease",
     "ReleaseObject",
@@ -31,12 +34,17 @@ __all__ = [
     "RunEnded",
     "RunRefused",
     "SaveAttempt",
+    "SaveCancel",
     "SaveCheckpoint",
     "SaveConstraint",
+    "SaveDue",
+    "SaveFacts",
+    "SaveFailure",
     "SaveFrame",
     "SaveOutcome",
     "SaveResult",
     "SaveSkip",
+    "SaveWorker",
     "TargetValue",
     "WelcomeWorker",
     "WorkerGone",
@@ -218,6 +226,15 @@ class RecallLease(NamedTuple):
     attempt: int
 
 
+class LoopCounts(NamedTuple):
+    """How far a loop has come: nodes of earlier frames, and steps."""
+
+    total: int = 0
+    done: int = 0
+    skipped: int = 0
+    steps: int = 0
+
+
 class SaveCheckpoint(NamedTuple):
     """A leased loop has come so far: the node of its frame has other arguments now."""
 
@@ -225,6 +242,9 @@ class SaveCheckpoint(NamedTuple):
     number: int
     node_id: bytes
     args: bytes
+    iterations: int = 0
+    """Steps of the lease."""
+    counts: LoopCounts = LoopCounts()
 
 
 class PlanWanted(NamedTuple):
@@ -249,6 +269,7 @@ class SaveFrame(NamedTuple):
     run_id: str
     number: int
     stored: object
+    counts: LoopCounts = LoopCounts()
 
 
 class SaveAttempt(NamedTuple):
@@ -256,8 +277,63 @@ class SaveAttempt(NamedTuple):
 
     run_id: str
     node: int
+    """Of a map's child: the map."""
     attempt: int
     try_: int
+    worker: str
+    child: int = -1
+    """Of a map's child: which."""
+
+
+class SaveDue(NamedTuple):
+    """The node waits until a time, between two tries, or because it is a wait or recv."""
+
+    run_id: str
+    node: int
+    child: int
+    """As of `SaveAttempt`."""
+    tries: int
+    """So many have failed."""
+    at: float
+    """Seconds since the Unix epoch."""
+
+
+class SaveFacts(NamedTuple):
+    """All that has been observed of a node's value; `key` as of `SaveResult`."""
+
+    run_id: str
+    node: int
+    key: str
+    facts: Facts
+
+
+class SaveFailure(NamedTuple):
+    """A node has failed for good; `node` and `child` as of `SaveAttempt`."""
+
+    run_id: str
+    node: int
+    child: int
+    error: ErrorInfo
+    task: str
+
+
+class SaveCancel(NamedTuple):
+    """The run is being cancelled."""
+
+    run_id: str
+
+
+class SaveWorker(NamedTuple):
+    """A worker is on the books. Amounts in micros."""
+
+    worker: str
+    name: str
+    amounts: tuple[tuple[str, int], ...]
+
+
+class DropWorker(NamedTuple):
+    """A worker is off the books."""
+
     worker: str
 
 
@@ -324,9 +400,15 @@ Command: TypeAlias = Union[
     SaveFrame,
     SaveCheckpoint,
     SaveAttempt,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
+    SaveCancel,
     SaveResult,
     SaveSkip,
     SaveOutcome,
     SaveConstraint,
     DropConstraint,
+    SaveWorker,
+    DropWorker,
 ]

@@ -6,22 +6,32 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, Union
 
+from cascade_scheduler.core.cached import Facts
 from cascade_scheduler.core.commands import (
     DropConstraint,
+    DropWorker,
+    LoopCounts,
     SaveAttempt,
+    SaveCancel,
     SaveCheckpoint,
     SaveConstraint,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
     SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
+    SaveWorker,
 )
 from cascade_scheduler.core.limits import Constraint
-from cascade_scheduler.core.values import BlobValue, ObjectValue
+from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 
 __all__ = [
     "Batch",
+    "Place",
     "Record",
+    "RunAnswered",
     "RunCreated",
     "RunDropped",
     "RunEvents",
@@ -31,12 +41,17 @@ __all__ = [
     "StoreFenced",
     "StoreGap",
     "StoreUnavailable",
+    "StoredAnswer",
     "StoredAttempt",
+    "StoredDue",
+    "StoredFailure",
     "StoredFrame",
     "StoredFunction",
+    "StoredHead",
     "StoredJump",
     "StoredResult",
     "StoredRun",
+    "StoredWorker",
     "without_superseded",
 ]
 
@@ -100,6 +115,23 @@ class RunCreated(NamedTuple):
     pools: tuple[tuple[str, int], ...] = ()
     resumed: bool = False
     """It goes on with the results that are stored under its id: they stay, and all else goes."""
+    params: bytes = b""
+    """A pickled dict, for the workers."""
+    cancel_on_disconnect: bool = False
+    disconnect_grace: float = 0.0
+    """Seconds."""
+
+
+class RunAnswered(NamedTuple):
+    """A run has ended, and so it did: what clients are told once more after a restart.
+
+    `finish` is the message that says so; `keys` are those of the results that the target's value is made of,
+    by the numbers that the message has for them.
+    """
+
+    run_id: str
+    finish: bytes
+    keys: tuple[tuple[int, str], ...]
 
 
 class RunEvents(NamedTuple):
@@ -129,7 +161,12 @@ Record: TypeAlias = Union[
     RunEvents,
     RunRenewed,
     RunDropped,
+    RunAnswered,
     SaveAttempt,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
+    SaveCancel,
     SaveFrame,
     SaveCheckpoint,
     SaveResult,
@@ -137,7 +174,20 @@ Record: TypeAlias = Union[
     SaveOutcome,
     SaveConstraint,
     DropConstraint,
+    SaveWorker,
+    DropWorker,
 ]
+
+_OF_FRAME = (
+    SaveAttempt,
+    SaveCheckpoint,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
+    SaveFrame,
+    SaveResult,
+    SaveSkip,
+)
 
 
 def without_superseded(records: Sequence[Record]) -> Sequence[Record]:
@@ -150,8 +200,7 @@ def without_superseded(records: Sequence[Record]) -> Sequence[Record]:
         return records
     kept: list[Record] = []
     for position, record in enumerate(records):
-        of_frame = isinstance(record, (SaveAttempt, SaveCheckpoint, SaveFrame, SaveResult, SaveSkip))
-        if not of_frame or position >= last.get(getattr(record, "run_id", ""), 0):
+        if not isinstance(record, _OF_FRAME) or position >= last.get(getattr(record, "run_id", ""), 0):
             kept.append(record)
     return kept
 
@@ -180,6 +229,49 @@ class StoredAttempt(NamedTuple):
     worker: str
 
 
+class StoredDue(NamedTuple):
+    """A node waits until a time; so many of its tries have failed."""
+
+    tries: int
+    at: float
+
+
+class StoredFailure(NamedTuple):
+    """A node has failed; `task` names the task that raised."""
+
+    error: ErrorInfo
+    task: str
+
+
+class StoredAnswer(NamedTuple):
+    """How a run ended, as in `RunAnswered`."""
+
+    finish: bytes
+    keys: tuple[tuple[int, str], ...]
+
+
+class StoredWorker(NamedTuple):
+    """A worker that the last scheduler knew. Amounts in micros."""
+
+    worker: str
+    name: str
+    amounts: tuple[tuple[str, int], ...]
+
+
+class StoredHead(NamedTuple):
+    """A run in short. Times in seconds since the Unix epoch."""
+
+    run_id: str
+    name: str
+    state: str
+    error: str
+    submitted: float
+
+
+Place: TypeAlias = tuple[int, int]
+"""A node of a graph: its number, or a map's and the index of its child; else the index is -1."""
+
+
 @dataclass(slots=True)
 class StoredRun:
     """A run as a restarted scheduler finds it. `state` is "running" or how it ended.
@@ -200,6 +292,20 @@ class StoredRun:
     """Of a leased loop: the structural id and the arguments with which its node goes on."""
     jump: StoredJump | None = None
     """How the present frame was entered, when by a jump."""
+    children: dict[Place, StoredAttempt] = field(default_factory=dict)
+    """The last attempts of maps' children."""
+    dues: dict[Place, StoredDue] = field(default_factory=dict)
+    """Nodes that wait for a time, and have no attempt under way."""
+    facts: dict[str, Facts] = field(default_factory=dict)
+    """What was observed, by the keys of results, where that is more than truth and length."""
+    failures: dict[Place, StoredFailure] = field(default_factory=dict)
+    cancelled: bool = False
+    """It was being cancelled."""
+    answer: StoredAnswer | None = None
+    counts: LoopCounts = field(default_factory=LoopCounts)
+    """How far a loop had come."""
+    iterations: int = 0
+    """Steps of the lease at the checkpoint."""
 
 
 class RunStore(Protocol):
@@ -226,6 +332,20 @@ class RunStore(Protocol):
 
     def load(self) -> AsyncIterator[StoredRun]:
         """Every run that is remembered, one at a time, oldest first."""
+
+    async def heads(self) -> Sequence[StoredHead]:
+        """All runs that are remembered, in short, oldest first.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached now.
+        """
+
+    async def roster(self) -> Sequence[StoredWorker]:
+        """The workers that were on the books of the last scheduler.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached now.
+        """
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         """One run; None when it is not remembered, or cannot be trusted.

@@ -6,25 +6,37 @@ from collections.abc import AsyncIterator, Sequence
 
 from cascade_scheduler.core.commands import (
     DropConstraint,
+    DropWorker,
     SaveAttempt,
+    SaveCancel,
     SaveCheckpoint,
     SaveConstraint,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
     SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
+    SaveWorker,
 )
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.store.base import (
     Batch,
+    RunAnswered,
     RunCreated,
     RunDropped,
     RunEvents,
+    StoredAnswer,
     StoredAttempt,
+    StoredDue,
+    StoredFailure,
     StoredFrame,
+    StoredHead,
     StoredJump,
     StoredResult,
     StoredRun,
+    StoredWorker,
     StoreFenced,
     StoreGap,
 )
@@ -58,6 +70,14 @@ class ForgetfulStore:
         for run in nothing:
             yield run
 
+    async def heads(self) -> Sequence[StoredHead]:
+        """Nothing."""
+        return ()
+
+    async def roster(self) -> Sequence[StoredWorker]:
+        """Nothing."""
+        return ()
+
     async def load_run(self, run_id: str) -> StoredRun | None:
         """Nothing."""
         return None
@@ -84,6 +104,7 @@ class MemoryRuns:
         self.number = 0
         self.runs: dict[str, StoredRun] = {}
         self.constraints: dict[str, Constraint] = {}
+        self.workers: dict[str, StoredWorker] = {}
 
 
 class MemoryStore:
@@ -115,6 +136,17 @@ class MemoryStore:
         for run in list(self._shared.runs.values()):
             yield run
 
+    async def heads(self) -> Sequence[StoredHead]:
+        """Every run, oldest first."""
+        return [
+            StoredHead(run.created.run_id, run.created.name, run.state, run.error, run.created.submitted)
+            for run in self._shared.runs.values()
+        ]
+
+    async def roster(self) -> Sequence[StoredWorker]:
+        """The workers, by their ids."""
+        return sorted(self._shared.workers.values())
+
     async def load_run(self, run_id: str) -> StoredRun | None:
         """The run, if it is remembered."""
         return self._shared.runs.get(run_id)
@@ -142,8 +174,9 @@ class MemoryStore:
         runs = self._shared.runs
         if isinstance(record, RunCreated):
             old = runs.get(record.run_id) if record.resumed else None
-            created = record._replace(resumed=False)
-            runs[record.run_id] = StoredRun(created, results={} if old is None else dict(old.results))
+            made = runs[record.run_id] = StoredRun(record._replace(resumed=False))
+            if old is not None:
+                made.results, made.facts = dict(old.results), dict(old.facts)
             return
         if isinstance(record, SaveConstraint):
             self._shared.constraints[record.constraint.id] = record.constraint
@@ -151,27 +184,21 @@ class MemoryStore:
         if isinstance(record, DropConstraint):
             self._shared.constraints.pop(record.id, None)
             return
+        if isinstance(record, SaveWorker):
+            self._shared.workers[record.worker] = StoredWorker(*record)
+            return
+        if isinstance(record, DropWorker):
+            self._shared.workers.pop(record.worker, None)
+            return
         run = runs.get(getattr(record, "run_id", ""))
         if run is None:
             return
-        if isinstance(record, SaveResult):
-            run.results[record.key] = StoredResult(record.attempt, record.value, record.truth, record.length)
-        elif isinstance(record, SaveAttempt):
-            run.attempts[record.node] = StoredAttempt(record.attempt, record.try_, record.worker)
-        elif isinstance(record, SaveSkip):
-            run.skipped[record.key] = record.reason
-        elif isinstance(record, SaveCheckpoint):
-            run.checkpoint = (record.node_id, record.args)
+        if isinstance(record, RunDropped):
+            del runs[record.run_id]
         elif isinstance(record, SaveFrame):
             _replace_frame(run, record)
-        elif isinstance(record, SaveOutcome):
-            run.state, run.error = record.state, record.error
-        elif isinstance(record, RunEvents):
-            events = {first: piece for first, piece in run.events.items() if first not in record.dropped}
-            events[record.first] = record.payload
-            run.events = events
-        elif isinstance(record, RunDropped):
-            del runs[record.run_id]
+        else:
+            _change(run, record)
 
     async def commit(self, batch: Batch) -> None:
         """Lands a batch."""
@@ -181,9 +208,47 @@ class MemoryStore:
         """Does nothing."""
 
 
+def _change(run: StoredRun, record: object) -> None:
+    if isinstance(record, SaveResult):
+        run.results[record.key] = StoredResult(record.attempt, record.value, record.truth, record.length)
+    elif isinstance(record, SaveFacts):
+        run.facts[record.key] = record.facts
+    elif isinstance(record, SaveAttempt):
+        attempt = StoredAttempt(record.attempt, record.try_, record.worker)
+        run.dues.pop((record.node, record.child), None)
+        if record.child < 0:
+            run.attempts[record.node] = attempt
+        else:
+            run.children[record.node, record.child] = attempt
+    elif isinstance(record, SaveDue):
+        place = (record.node, record.child)
+        run.dues[place] = StoredDue(record.tries, record.at)
+        run.children.pop(place, None)
+        if record.child < 0:
+            run.attempts.pop(record.node, None)
+    elif isinstance(record, SaveSkip):
+        run.skipped[record.key] = record.reason
+    elif isinstance(record, SaveFailure):
+        run.failures[record.node, record.child] = StoredFailure(record.error, record.task)
+    elif isinstance(record, SaveCancel):
+        run.cancelled = True
+    elif isinstance(record, SaveCheckpoint):
+        run.checkpoint = (record.node_id, record.args)
+        run.counts, run.iterations = record.counts, record.iterations
+    elif isinstance(record, SaveOutcome):
+        run.state, run.error = record.state, record.error
+    elif isinstance(record, RunAnswered):
+        run.answer = StoredAnswer(record.finish, record.keys)
+    elif isinstance(record, RunEvents):
+        events = {first: piece for first, piece in run.events.items() if first not in record.dropped}
+        events[record.first] = record.payload
+        run.events = events
+
+
 def _replace_frame(run: StoredRun, record: SaveFrame) -> None:
     stored = record.stored
     run.frame = record.number
+    run.counts, run.iterations = record.counts, 0
     run.checkpoint = None
     if isinstance(stored, StoredJump):
         run.jump = stored
@@ -192,5 +257,5 @@ def _replace_frame(run: StoredRun, record: SaveFrame) -> None:
         run.jump = None
         functions = tuple(sorted(stored.functions))
         run.created = run.created._replace(chunks=(stored.chunk,), end=stored.end, functions=functions)
-    for part in (run.results, run.skipped, run.attempts):
+    for part in (run.results, run.skipped, run.attempts, run.children, run.dues, run.facts, run.failures):
         part.clear()

@@ -5,28 +5,32 @@ Per run, all with a time to live that is renewed while the run goes on:
     cascade:run:{run}:results    hash  structural id → sealed pickle, or sealed reference (begins with 0x00)
     cascade:run:{run}:skipped    hash  structural id → reason
     cascade:run:{run}:facts      hash  structural id → JSON of what was observed of the value
-    cascade:run:{run}:attempts   hash  node index → "attempt try worker" of its last attempt
+    cascade:run:{run}:observed   hash  structural id → JSON of what else was observed of it, sealed
+    cascade:run:{run}:attempts   hash  place → "attempt try worker" of its last attempt, or "0 tries time"
+                                       when the node waits until then; a place is a node's index, or that
+                                       of a map and its child's, as 7[2]
+    cascade:run:{run}:failures   hash  place → JSON of why the node has failed, sealed
     cascade:run:{run}:graph      hash  part number → the client's message, sealed; "end" → the last one's end
     cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID)
     cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"; of a run
                                        that went on as another graph "frame" (how many there were before) and
                                        "parts" of the graph; "jump" → JSON of the last jump, sealed;
-                                       "checkpoint" → id and arguments of a leased step, sealed
+                                       "checkpoint" → id and arguments of a leased step, sealed; "counts" of
+                                       its steps; "params" → a pickle, sealed; "cancelled"; "answer" → how it
+                                       ended, sealed
     cascade:run:{run}:events     hash  first event id → packed events
 
-Of all schedulers of a Redis: `cascade:epoch`, `cascade:batch` (epoch and number of the last batch),
-`cascade:runs` (sorted set of run ids by the time of their creation or last renewal), and
-`cascade:constraints` (hash, constraint id → JSON; without a time to live).
+Of all schedulers of a Redis: `cascade:leader` (see `redis_lead`), `cascade:epoch`, `cascade:batch` (epoch and
+number of the last batch), `cascade:runs` (sorted set of run ids by the time of their creation or last
+renewal), `cascade:constraints` (hash, constraint id → JSON) and `cascade:workers` (hash, worker id → JSON),
+both without a time to live.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import logging
-import math
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -35,20 +39,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from cascade_dist.codec.cid import cid_from_text
 from cascade_dist.errors import ConfigError
-from cascade_dist.storage.records import BlobRecord, ObjectRecord, RecordError, decode_record
-from cascade_dist.storage.seal import Sealer, SealError
-from cascade_scheduler.core.limits import Constraint, checked
-from cascade_scheduler.core.values import BlobValue, ObjectValue
+from cascade_dist.storage.seal import Sealer
+from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.store.base import (
     Batch,
     RunCreated,
-    StoredAttempt,
-    StoredFunction,
-    StoredJump,
-    StoredResult,
+    StoredHead,
     StoredRun,
+    StoredWorker,
     StoreError,
     StoreUnavailable,
     without_superseded,
@@ -61,21 +60,22 @@ from cascade_scheduler.store.redis_batch import (
     EPOCH_KEY,
     PARTS,
     RUNS_KEY,
+    WORKERS_KEY,
     Script,
     key_of,
 )
 from cascade_scheduler.store.redis_checks import check_redis, unusable
 from cascade_scheduler.store.redis_lead import RedisLead
+from cascade_scheduler.store.redis_read import Parts, Reader, constraints_from, workers_from
 from cascade_scheduler.store.shared import Holder
 
 __all__ = ["RedisStore", "masked"]
 
 TTL_SECONDS = 86_400
 TIMEOUT_SECONDS = 5.0
-RESULTS_AT_ONCE = 500
-"""So many results are checked against their seals before others have their turn."""
 FUNCTION_SETS_MAX = 10_000
-NODE_ID_BYTES = 16
+HEADS_AT_ONCE = 500
+"""Runs per question, where only their heads are wanted."""
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -113,6 +113,7 @@ class RedisStore:
             raise ConfigError(f"--state {masked(url)!r} is no Redis URL: {error}") from None
         self._commit = self._client.register_script(COMMIT)
         self._lead = RedisLead(self._client, self.url)
+        self._reader = Reader(sealer)
         self._landed = 0
         """Number of the last batch that landed in this epoch."""
 
@@ -230,115 +231,43 @@ class RedisStore:
                 f"the constraints in Redis at {self.url} cannot be read: {_why(error)}; "
                 f"delete the key {CONSTRAINTS_KEY} if it is no hash"
             ) from None
-        found = []
-        for field, text in kept.items():
-            try:
-                found.append(_constraint(text))
-            except (ValueError, TypeError, KeyError) as error:
-                logger.error("constraint %r in Redis is passed over: %s", field.decode(), _why(error))
-        return sorted(found, key=lambda constraint: (constraint.scope, constraint.type))
+        return constraints_from(kept)
+
+    async def heads(self) -> Sequence[StoredHead]:
+        """All runs that are remembered, in short, oldest first."""
+        found: list[StoredHead] = []
+        try:
+            names = [raw.decode() for raw in await _answer(self._client.zrange(RUNS_KEY, 0, -1))]
+            for at in range(0, len(names), HEADS_AT_ONCE):
+                some = names[at : at + HEADS_AT_ONCE]
+                pipeline = self._client.pipeline(transaction=False)
+                for run_id in some:
+                    pipeline.hmget(key_of(run_id, "meta"), ["run", "state", "error"])
+                told = zip(some, await pipeline.execute(), strict=True)
+                heads = [self._reader.head(run_id, *fields) for run_id, fields in told]
+                found += [head for head in heads if head is not None]
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
+        return found
+
+    async def roster(self) -> Sequence[StoredWorker]:
+        """The workers that were on the books of the last scheduler, by their ids."""
+        try:
+            kept = await _answer(self._client.hgetall(WORKERS_KEY))
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
+        return workers_from(kept)
 
     async def _load(self, run_id: str) -> StoredRun | None:
         pipeline = self._client.pipeline(transaction=True)
         for part in PARTS:
             pipeline.hgetall(key_of(run_id, part))
-        parts: dict[str, dict[bytes, bytes]] = dict(zip(PARTS, await pipeline.execute(), strict=True))
-        if b"run" not in parts["meta"]:
-            return None  # its time is over
-        try:
-            created = self._created(run_id, parts)
-        except (SealError, ValueError, KeyError) as error:
-            logger.error("run %s is passed over: %s", run_id, error)
-            return None
-        run = StoredRun(created, parts["meta"][b"state"].decode(), parts["meta"].get(b"error", b"").decode())
-        run.frame = int(parts["meta"].get(b"frame", 0))
-        if b"checkpoint" in parts["meta"]:
-            step = self._sealer.open(run_id, "checkpoint", parts["meta"][b"checkpoint"])[1]
-            run.checkpoint = (step[:NODE_ID_BYTES], step[NODE_ID_BYTES:])
-        if b"jump" in parts["meta"]:
-            run.jump = self._jump(run_id, parts["meta"][b"jump"])
-        for number, (field, record) in enumerate(parts["results"].items(), 1):
-            key = field.decode()
-            if not number % RESULTS_AT_ONCE:
-                await asyncio.sleep(0)  # other runs go on meanwhile
-            try:
-                run.results[key] = self._result(run_id, key, record, parts["facts"].get(field))
-            except (SealError, RecordError) as error:
-                logger.error("a result of run %s counts as lost: %s", run_id, error)
-        run.skipped = {key.decode(): reason.decode() for key, reason in parts["skipped"].items()}
-        for field, text in parts["attempts"].items():
-            attempt, try_, worker = text.decode().split(" ", 2)
-            run.attempts[int(field)] = StoredAttempt(int(attempt), int(try_), worker)
-        run.events = {
-            int(first): piece for first, piece in sorted(parts["events"].items(), key=lambda e: int(e[0]))
-        }
-        return run
-
-    def _result(self, run_id: str, key: str, record: bytes, facts: bytes | None) -> StoredResult:
-        attempt, data = self._sealer.open(run_id, key, record)
-        found = decode_record(data)
-        value: bytes | BlobValue | ObjectValue
-        if isinstance(found, BlobRecord):
-            value = BlobValue(*found)
-        elif isinstance(found, ObjectRecord):
-            value = ObjectValue(*found)
-        else:
-            value = found
-        told = json.loads(facts) if facts else {}
-        return StoredResult(attempt, value, told.get("truth"), told.get("length"))
-
-    def _jump(self, run_id: str, record: bytes) -> StoredJump:
-        told = json.loads(self._sealer.open(run_id, "jump", record)[1])
-        return StoredJump(told["target"], tuple(told["names"]), bytes.fromhex(told["overrides"]))
-
-    def _created(self, run_id: str, parts: Mapping[str, Mapping[bytes, bytes]]) -> RunCreated:
-        _, raw = self._sealer.open(run_id, "meta", parts["meta"][b"run"])
-        told = json.loads(raw)
-        graph = {
-            name.decode(): self._sealer.open(run_id, f"graph:{name.decode()}", record)[1]
-            for name, record in parts["graph"].items()
-        }
-        functions = []
-        for cid, record in parts["functions"].items():
-            head, _, body = record.partition(b"\n")
-            named = json.loads(head)
-            functions.append(
-                StoredFunction(cid_from_text(cid.decode()), named["name"], body, bytes.fromhex(named["hash"]))
-            )
-        return RunCreated(
-            run_id,
-            told["name"],
-            told["on_failure"],
-            told["logs"],
-            told["submitted"],
-            told["target"],
-            told["nodes"],
-            bytes.fromhex(told["params"]),
-            bytes.fromhex(told["template"]),
-            tuple(graph[str(number)] for number in range(int(parts["meta"].get(b"parts", told["parts"])))),
-            graph["end"],
-            tuple(sorted(functions)),
-            tuple((name, micros) for name, micros in told.get("pools", ())),
-        )
+        parts: Parts = dict(zip(PARTS, await pipeline.execute(), strict=True))
+        return await self._reader.run(run_id, parts)
 
     async def close(self) -> None:
         """Lets go of the connection."""
         await self._client.aclose()
-
-
-def _constraint(text: bytes) -> Constraint:
-    told = json.loads(text)
-    expires_at = told["expires_at"]
-    found = Constraint(
-        str(told["id"]),
-        str(told["scope"]),
-        str(told["type"]),
-        int(told["limit"]),
-        float(told["rate"]),
-        float(told["capacity"]),
-        None if expires_at is None else float(expires_at),
-    )
-    return checked(found, -math.inf)  # whoever loads it sees that its time is over
 
 
 async def _answer(pending: Awaitable[Any] | Any) -> Any:

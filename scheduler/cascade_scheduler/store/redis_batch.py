@@ -11,17 +11,25 @@ from cascade_dist.storage.records import BlobRecord, ObjectRecord, encode_record
 from cascade_dist.storage.seal import Sealer
 from cascade_scheduler.core.commands import (
     DropConstraint,
+    DropWorker,
+    LoopCounts,
     SaveAttempt,
+    SaveCancel,
     SaveCheckpoint,
     SaveConstraint,
+    SaveDue,
+    SaveFacts,
+    SaveFailure,
     SaveFrame,
     SaveOutcome,
     SaveResult,
     SaveSkip,
+    SaveWorker,
 )
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.store.base import (
     Record,
+    RunAnswered,
     RunCreated,
     RunDropped,
     RunEvents,
@@ -30,6 +38,7 @@ from cascade_scheduler.store.base import (
     StoredFunction,
     StoredJump,
 )
+from cascade_scheduler.store.forms import answer_to, facts_to, failure_to, place_to
 
 __all__ = [
     "ARGUMENTS_MAX",
@@ -39,6 +48,7 @@ __all__ = [
     "EPOCH_KEY",
     "PARTS",
     "RUNS_KEY",
+    "WORKERS_KEY",
     "Script",
     "key_of",
 ]
@@ -50,11 +60,12 @@ EPOCH_KEY = "cascade:epoch"
 BATCH_KEY = "cascade:batch"
 RUNS_KEY = "cascade:runs"
 CONSTRAINTS_KEY = "cascade:constraints"
-FRAME_PARTS = ("results", "skipped", "facts", "attempts")
+WORKERS_KEY = "cascade:workers"
+FRAME_PARTS = ("results", "skipped", "facts", "observed", "attempts", "failures")
 """What belongs to one frame of a run, beside its graph."""
-RESULT_PARTS = ("results", "facts")
+RESULT_PARTS = ("results", "facts", "observed")
 """What stays of a run that is resumed."""
-PARTS = ("results", "skipped", "facts", "attempts", "graph", "functions", "meta", "events")
+PARTS = (*FRAME_PARTS, "graph", "functions", "meta", "events")
 
 # One batch: nothing happens unless this epoch leads and the number follows the last one. Then commands, each
 # as name, index of its key, number of arguments, arguments.
@@ -88,6 +99,29 @@ return {'OK', ''}
 def key_of(run_id: str, part: str) -> str:
     """The key of a part of a run."""
     return f"cascade:run:{run_id}:{part}"
+
+
+_OfRun = (
+    RunCreated
+    | RunEvents
+    | RunRenewed
+    | RunDropped
+    | RunAnswered
+    | SaveAttempt
+    | SaveDue
+    | SaveFacts
+    | SaveFailure
+    | SaveCancel
+    | SaveFrame
+    | SaveCheckpoint
+    | SaveResult
+    | SaveSkip
+    | SaveOutcome
+)
+
+
+def _counts(counts: LoopCounts, iterations: int) -> str:
+    return " ".join(map(str, (*counts, iterations)))
 
 
 class Script:
@@ -139,19 +173,51 @@ class Script:
         if isinstance(record, DropConstraint):
             self._do("HDEL", CONSTRAINTS_KEY, record.id)
             return
+        if isinstance(record, SaveWorker):
+            told = json.dumps({"name": record.name, "amounts": record.amounts})
+            self._do("HSET", WORKERS_KEY, record.worker, told)
+            return
+        if isinstance(record, DropWorker):
+            self._do("HDEL", WORKERS_KEY, record.worker)
+            return
+        self._add_of_run(record)
+
+    def _add_of_run(self, record: _OfRun) -> None:
         run_id = record.run_id
         if isinstance(record, SaveAttempt):
             text = f"{record.attempt} {record.try_} {record.worker}"
-            self._set(run_id, "attempts", record.node, text)
+            self._set(run_id, "attempts", place_to(record.node, record.child), text)
         elif isinstance(record, SaveResult):
             self._add_result(record)
+        elif isinstance(record, SaveFacts):
+            sealed = self._sealer.seal(run_id, f"observed:{record.key}", 0, facts_to(record.facts))
+            self._set(run_id, "observed", record.key, sealed)
         elif isinstance(record, SaveCheckpoint):
             step = record.node_id + record.args
             self._set(run_id, "meta", "checkpoint", self._sealer.seal(run_id, "checkpoint", 0, step))
+            self._set(run_id, "meta", "counts", _counts(record.counts, record.iterations))
         elif isinstance(record, SaveFrame):
             self._add_frame(record)
         elif isinstance(record, SaveSkip):
             self._set(run_id, "skipped", record.key, record.reason)
+        elif isinstance(record, SaveDue):
+            text = f"0 {record.tries} {record.at!r}"
+            self._set(run_id, "attempts", place_to(record.node, record.child), text)
+        elif isinstance(record, SaveFailure):
+            place = place_to(record.node, record.child)
+            told = failure_to(record.error, record.task)
+            self._set(run_id, "failures", place, self._sealer.seal(run_id, f"failure:{place}", 0, told))
+        else:
+            self._add_rare(record)
+
+    def _add_rare(self, record: _OfRun) -> None:
+        """What there is a few times in the life of a run."""
+        run_id = record.run_id
+        if isinstance(record, SaveCancel):
+            self._set(run_id, "meta", "cancelled", 1)
+        elif isinstance(record, RunAnswered):
+            answer = answer_to(record.finish, record.keys)
+            self._set(run_id, "meta", "answer", self._sealer.seal(run_id, "answer", 0, answer))
         elif isinstance(record, SaveOutcome):
             self._set(run_id, "meta", "state", record.state)
             self._set(run_id, "meta", "error", record.error)
@@ -190,6 +256,8 @@ class Script:
         self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
         self._set(run_id, "meta", "run", self.told(record))
         self._set(run_id, "meta", "state", "running")
+        if record.params:
+            self._set(run_id, "meta", "params", seal(run_id, "params", 0, record.params))
         for number, chunk in enumerate(record.chunks):
             self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
         self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, record.end))
@@ -212,6 +280,8 @@ class Script:
             "template": record.template_id.hex(),
             "parts": len(record.chunks),
             "pools": record.pools,
+            "cancel_on_disconnect": record.cancel_on_disconnect,
+            "disconnect_grace": record.disconnect_grace,
         }
         return self._sealer.seal(record.run_id, "meta", 0, json.dumps(told).encode())
 
@@ -227,6 +297,7 @@ class Script:
             self._delete(key_of(run_id, part))
         self._do("HDEL", key_of(run_id, "meta"), "checkpoint")
         self._set(run_id, "meta", "frame", record.number)
+        self._set(run_id, "meta", "counts", _counts(record.counts, 0))
         if isinstance(stored, StoredJump):
             told = {"target": stored.target, "names": stored.names, "overrides": stored.overrides.hex()}
             self._set(run_id, "meta", "jump", self._sealer.seal(run_id, "jump", 0, json.dumps(told).encode()))
