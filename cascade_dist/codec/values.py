@@ -38,6 +38,7 @@ from cascade_dist.codec.pickling import (
     type_name,
 )
 from cascade_dist.errors import ResultSerializationError, SerializationError
+from cascade_dist.language.lazy import LazyResult
 
 __all__ = [
     "INLINE_BYTES_MAX",
@@ -54,6 +55,8 @@ __all__ = [
 
 INLINE_BYTES_MAX = 65_536
 PIECE_BYTES = 1 << 20
+_JOINED_BELOW = 1 << 16
+"""Parts below this many bytes are joined before they are written: a copy costs less than a call."""
 ALIGNMENT = 64
 
 Inline = bytes
@@ -98,13 +101,25 @@ class Packed:
         """Bytes that are a payload already."""
         return Packed([data], len(data))
 
-    def write_to(self, buffer: memoryview) -> None:
-        """Writes the payload to the start of a buffer of at least `size` bytes."""
-        at = 0
+    def buffers(self) -> Iterator[bytes | memoryview]:
+        """The payload in order, for writing: large buffers as they are, small ones joined."""
+        small: list[Any] = []
+        held = 0
         for part in self._parts:
-            end = at + len(part)
-            buffer[at:end] = part
-            at = end
+            size = len(part)
+            if size < _JOINED_BELOW:
+                small.append(part)
+                held += size
+                if held < PIECE_BYTES:
+                    continue
+                yield b"".join(small)
+            else:
+                if held:
+                    yield b"".join(small)
+                yield part
+            small, held = [], 0
+        if held:
+            yield b"".join(small)
 
     def pieces(self, limit: int = PIECE_BYTES) -> Iterator[bytes | memoryview]:
         """The payload in order, in pieces of at most `limit` bytes."""
@@ -250,6 +265,12 @@ def _unpicklable(value: object, what: str, error: Exception) -> ResultSerializat
     if isinstance(error, ResultSerializationError):
         return error
     path, part, found = culprit(value, lambda part: dump(part, out_of_band=True))
+    if isinstance(part, LazyResult):
+        return ResultSerializationError(
+            f"{what} is a {type_name(value)} that holds, at {path}, the lazy result of {part.task.name!r}, "
+            "which nothing would run: return a lazy result by itself to go on as that; for several, return a "
+            "call of a task that takes them as its arguments"
+        )
     reason = found or error
     where = f"; at {path} there is a {type_name(part)}" if path else ""
     return ResultSerializationError(

@@ -59,10 +59,10 @@ def written(payload: Inline | Packed) -> bytes:
     """A payload as it would be stored."""
     if isinstance(payload, bytes):
         return payload
-    stored = bytearray(payload.size)
-    payload.write_to(memoryview(stored))
+    stored = b"".join(payload.buffers())
+    assert len(stored) == payload.size
     assert b"".join(payload.pieces()) == stored == payload.to_bytes()
-    return bytes(stored)
+    return stored
 
 
 @given(value=values, inline_max=st.integers(0, 400))

@@ -141,12 +141,12 @@ async def test_arguments_in_a_file(children: Children, shared: int, tmp_path: Pa
 
 
 async def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cascade_worker.executor import work
+    from cascade_worker.executor import segments, work
 
     def full(fd: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(work, "reserve", full)
+    monkeypatch.setattr(segments, "reserve", full)
     bench = work.Workbench(frames.ExecutorConfig("w", False, (str(tmp_path),), str(tmp_path)))
     packed = dump_inline_or_packed(b"x" * 100_000, 0)
     assert not isinstance(packed, bytes)

@@ -38,7 +38,7 @@ from cascade_worker.messages import (
     without_lease,
 )
 from cascade_worker.object_service import reachable, start_object_server
-from cascade_worker.objects import ObjectStore
+from cascade_worker.objects import ObjectStore, keep_house
 from cascade_worker.session import SchedulerLink
 from cascade_worker.shared_cache import SharedCache
 from cascade_worker.transfers import ObjectsLostError, Transfers
@@ -140,15 +140,16 @@ class Worker:
             loop.add_signal_handler(signum, self._on_signal, signum)
         link = asyncio.create_task(self._link.run())
         exited = asyncio.create_task(self._exited.wait())
+        house = asyncio.create_task(keep_house(self.store))
         try:
             await asyncio.wait((link, exited), return_when=asyncio.FIRST_COMPLETED)
             if link.done():
                 await self._put_resources_away()
                 link.result()
         finally:
-            for task in (link, exited, *self._jobs.values()):
+            for task in (link, exited, house, *self._jobs.values()):
                 task.cancel()
-            await asyncio.gather(link, exited, return_exceptions=True)
+            await asyncio.gather(link, exited, house, return_exceptions=True)
             await server.stop(None)
             await self._transfers.close()
             await self._shared_cache.close()

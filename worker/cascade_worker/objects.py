@@ -8,29 +8,39 @@ Layout, per worker, under the object directory and again under the local directo
                               blobs/      by the hex of their CID
                               functions/  by the hex of their CID
                               frames/     task frames too large for a packet
+                              free/       files of released results, to be written again
 
 What a worker left behind that was killed is found by its free lock, and removed at the next start.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import logging
 import os
 import shutil
 import stat
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["Directories", "ObjectStore", "default_object_dir"]
+from cascade_worker.executor.segments import FREE, SEGMENT_BYTES_MIN, free_name, free_size, lock_alone
+
+__all__ = ["Directories", "ObjectStore", "default_object_dir", "keep_house"]
 
 log = logging.getLogger("cascade.worker")
 
 _SHM = Path("/dev/shm")
 _SHM_FREE_MIN = 1 << 30
-_ROOMS = ("objects", "copies", "blobs", "functions", "frames")
+_FREE_MAX = 64
+"""Most free segments."""
+_FREE_SECONDS = 30.0
+"""How long a free segment waits for somebody who needs it."""
+_HOUSE_PERIOD = 10.0
+_ROOMS = ("objects", "copies", "blobs", "functions", "frames", FREE)
 
 
 def default_object_dir(local_dir: Path) -> Path:
@@ -92,6 +102,24 @@ def _sweep(home: Path, own: Path) -> None:
             os.close(lock)
 
 
+def _segments(free: Path) -> Iterator[tuple[float, int, str]]:
+    """Of each free segment: since when it is one, size, path."""
+    for entry in os.scandir(free):
+        with contextlib.suppress(FileNotFoundError):  # claimed this moment
+            yield entry.stat().st_ctime, free_size(entry.name), entry.path
+
+
+def _remove_free(path: str) -> None:
+    with contextlib.suppress(OSError):  # claimed this moment
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if lock_alone(fd, path):
+                os.ftruncate(fd, 0)  # its pages go even though executors keep their maps of it
+            os.unlink(path)
+        finally:
+            os.close(fd)
+
+
 class ObjectStore:
     """What lies where.
 
@@ -101,11 +129,18 @@ class ObjectStore:
     Args:
         directories: in order of preference; results go to the first that has room.
         cache_bytes_max: most bytes of copies and blobs that nobody needs right now.
+        free_bytes_max: most bytes of released results whose files are kept for others.
     """
 
-    def __init__(self, directories: list[Directories], cache_bytes_max: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        directories: list[Directories],
+        cache_bytes_max: int = 1 << 30,
+        free_bytes_max: int = 1 << 28,
+    ) -> None:
         self._directories = directories
         self._cache_bytes_max = cache_bytes_max
+        self._free_bytes_max = free_bytes_max
         self._made: dict[int, tuple[str, int]] = {}
         """Results made here: path and size by attempt."""
         self._cached: OrderedDict[int | bytes, tuple[str, int]] = OrderedDict()
@@ -212,7 +247,39 @@ class ObjectStore:
         made = self._made.pop(attempt, None)
         if made is not None:
             with contextlib.suppress(OSError):
-                os.unlink(made[0])
+                self._set_free(attempt, *made)
+
+    # --- free segments ------------------------------------------------------------------------------
+
+    def _set_free(self, attempt: int, path: str, size: int) -> None:
+        """Keeps the file for a result to come, if it is worth that and lies where they are written first.
+
+        Where there is one directory it is one of a disk, whose files are not worth keeping.
+        """
+        first = self._directories[0]
+        kept = SEGMENT_BYTES_MIN <= size <= self._free_bytes_max and len(self._directories) > 1
+        if not kept or not path.startswith(f"{first.root}/"):
+            os.unlink(path)
+            return
+        self.trim_free(size)
+        os.rename(path, first.room(FREE) / free_name(attempt, size))
+
+    def trim_free(self, room: int = 0, older_than: float = 0.0) -> None:
+        """Removes free segments until there is room for so many bytes, and those from before a time.
+
+        Args:
+            room: bytes.
+            older_than: by the clock of files, `time.time()`.
+        """
+        segments = sorted(_segments(self._directories[0].room(FREE)))
+        total = sum(size for _, size, _ in segments) + room
+        count = len(segments)
+        for since, size, path in segments:
+            if total <= self._free_bytes_max and count < _FREE_MAX and since >= older_than:
+                return
+            _remove_free(path)
+            total -= size
+            count -= 1
 
     def _drop_cached(self, key: int | bytes) -> None:
         path, size = self._cached.pop(key)
@@ -233,3 +300,10 @@ class ObjectStore:
         """Removes all files."""
         for directories in self._directories:
             directories.remove()
+
+
+async def keep_house(store: ObjectStore) -> None:
+    """Gives the memory of segments back that nobody has used for a while. Ends when it is cancelled."""
+    while True:
+        await asyncio.sleep(_HOUSE_PERIOD)
+        store.trim_free(older_than=time.time() - _FREE_SECONDS)

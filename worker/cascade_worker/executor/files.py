@@ -1,20 +1,60 @@
-"""Files that are mapped."""
+"""Files that are mapped: large results, copies of them, blobs.
+
+Whoever maps a file holds a shared lock on it for as long as the map lives. A file that is written again (see
+`segments`) is locked by its writer alone, so no value changes under who reads it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import time
 from typing import Any
 
-__all__ = ["map_file", "reserve"]
+__all__ = ["is_named", "map_file", "reserve"]
+
+_LOCK_TRIES = 500
+_LOCK_PAUSE = 0.002
 
 
 def map_file(path: str) -> Any:
-    """A file's bytes, mapped read-only; they live as long as anything that was loaded from them."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    """A file's bytes, mapped read-only; they live as long as anything that was loaded from them.
+
+    Raises:
+        FileNotFoundError: it is not there, or was released while it was opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _lock_shared(fd, path)
+        size = os.fstat(fd).st_size
+        # The map keeps the open file, and with it the lock, until it is gone itself.
+        return mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b""
+    finally:
+        os.close(fd)
+
+
+def _lock_shared(fd: int, path: str) -> None:
+    for _ in range(_LOCK_TRIES):
+        locked = True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            locked = False
+        if not is_named(fd, path):
+            break
+        if locked:
+            return
+        time.sleep(_LOCK_PAUSE)  # somebody who looked for a free segment is about to see that it is none
+    raise FileNotFoundError(f"{path} was released while it was opened")
+
+
+def is_named(fd: int, path: str) -> bool:
+    """An open file still has this name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def reserve(fd: int, size: int) -> None:

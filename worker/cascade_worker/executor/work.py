@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import pickle
 import sys
@@ -27,11 +26,12 @@ from cascade_dist.language.resources import Filler, Inject, filling
 from cascade_worker.executor import frames
 from cascade_worker.executor.caching import Policies
 from cascade_worker.executor.environment import set_variable
-from cascade_worker.executor.files import map_file, reserve
+from cascade_worker.executor.files import map_file
 from cascade_worker.executor.frames import DONE, FAILED, TAIL, BodyInfo, ExecutorConfig
 from cascade_worker.executor.leases import Lease, NextStep
 from cascade_worker.executor.observations import OBSERVE_TRUTH, Keys, Seen, observe
 from cascade_worker.executor.resources import Definition, Step, definitions_of
+from cascade_worker.executor.segments import ObjectWriter
 
 if TYPE_CHECKING:
     from cascade_worker.executor import tails
@@ -137,6 +137,7 @@ class Workbench:
         self._threads = 0
         self._compiler: tails.Compiler | None = None
         self._keys = Keys()
+        self._writer = ObjectWriter()
 
     # --- before -------------------------------------------------------------------------------------
 
@@ -392,10 +393,8 @@ class Workbench:
         """Writes a large value into the first object directory that has room; returns its path."""
         reasons = []
         for directory in self._config.object_dirs:
-            path = os.path.join(directory, name)
             try:
-                _write_file(path, packed)
-                return path
+                return self._writer.write(directory, name, packed)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise Unloadable(error) from error
@@ -469,24 +468,6 @@ def _hinted(error: ResultSerializationError, value: object, name: str) -> BaseEx
 
 def _itself(value: Any) -> Any:
     return value
-
-
-# --- files -----------------------------------------------------------------------------------------
-
-
-def _write_file(path: str, packed: Packed) -> None:
-    """Writes a result; nothing half written stays."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        reserve(fd, packed.size)
-        with mmap.mmap(fd, packed.size) as mapped, memoryview(mapped) as view:
-            packed.write_to(view)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
 
 
 # --- inputs ----------------------------------------------------------------------------------------

@@ -1,0 +1,192 @@
+"""Writing large results, into files of results that nobody needs any more where there are some.
+
+Fresh pages of shared memory cost more than the bytes that go into them. So a released result is not
+removed but set free: its file, a segment, moves to the directory `free` beside that of the objects. The
+next result of about its size is written into it, once nobody has it mapped and no other worker has a
+link to it, and moves back. An executor keeps the maps of segments that it wrote, since mapping the pages
+anew costs as much again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from cascade_dist.codec.values import Packed
+from cascade_worker.executor.files import is_named, reserve
+
+__all__ = ["FREE", "SEGMENT_BYTES_MIN", "ObjectWriter", "free_name", "free_size", "lock_alone"]
+
+FREE = "free"
+"""The directory of free segments, beside those of the objects."""
+SEGMENT_BYTES_MIN = 1 << 18
+"""Smaller files are not worth keeping: making one anew costs as much."""
+
+_CANDIDATES_MAX = 8
+_VECTORS_MAX = 512
+_KEPT_MAX = 8
+_KEPT_BYTES_MAX = 1 << 28
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+
+_Inode = tuple[int, int]
+
+
+def free_name(attempt: int, size: int) -> str:
+    """How a free segment is called."""
+    return f"{size:x}-{attempt:x}"
+
+
+def free_size(name: str) -> int:
+    """The size that a free segment's name tells; 0 when it is none."""
+    try:
+        return int(name.partition("-")[0], 16)
+    except ValueError:
+        return 0
+
+
+def lock_alone(fd: int, path: str) -> bool:
+    """Locks a free segment; False when it is mapped, linked by another worker, or claimed by somebody."""
+    if os.fstat(fd).st_nlink != 1 or not is_named(fd, path):
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(fd).st_nlink == 1 and is_named(fd, path)
+
+
+class ObjectWriter:
+    """Writes results for one executor."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[_Inode, mmap.mmap] = OrderedDict()
+        """Maps of segments that were written here."""
+        self._kept_bytes = 0
+
+    def write(self, directory: str, name: str, packed: Packed) -> str:
+        """Writes a payload into a file of a directory, copying its buffers once; returns the path.
+
+        Nothing half written is left.
+
+        Raises:
+            OSError: there is no room, or the directory is not there.
+        """
+        target = os.path.join(directory, name)
+        claimed = _claim(directory, packed.size) if packed.size >= SEGMENT_BYTES_MIN else None
+        path = target
+        if claimed is None:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        else:
+            fd, path = claimed
+        try:
+            _fit(fd, packed.size)
+            if claimed is None:
+                _write_all(fd, packed)
+            else:
+                _fill(self._map(fd, packed.size), packed)
+                os.rename(path, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+        finally:
+            if claimed is not None:  # the map that is kept would keep the lock
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+        return target
+
+    def _map(self, fd: int, size: int) -> mmap.mmap:
+        """The segment, mapped for writing; the maps that were used last are kept."""
+        found = os.fstat(fd)
+        inode = (found.st_dev, found.st_ino)
+        made = self._kept.pop(inode, None)
+        if made is not None and len(made) < size:
+            self._drop(made)
+            made = None
+        if made is None:
+            made = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | _POPULATE)
+            self._kept_bytes += len(made)
+        self._kept[inode] = made
+        while len(self._kept) > _KEPT_MAX or (self._kept_bytes > _KEPT_BYTES_MAX and len(self._kept) > 1):
+            self._drop(self._kept.popitem(last=False)[1])
+        return made
+
+    def _drop(self, mapped: mmap.mmap) -> None:
+        self._kept_bytes -= len(mapped)
+        mapped.close()
+
+
+def _fit(fd: int, size: int) -> None:
+    """Gives the file its size, with all its pages."""
+    found = os.fstat(fd)
+    if found.st_size > size:
+        os.ftruncate(fd, size)
+    elif found.st_size < size or found.st_blocks * 512 < size:
+        reserve(fd, size)
+
+
+def _fill(mapped: mmap.mmap, packed: Packed) -> None:
+    at = 0
+    with memoryview(mapped) as view:
+        for buffer in packed.buffers():
+            end = at + len(buffer)
+            view[at:end] = buffer
+            at = end
+
+
+def _write_all(fd: int, packed: Packed) -> None:
+    """Writes a new file, not through a map: each of its pages would be a fault."""
+    at = 0
+    batch: list[Any] = []
+    for buffer in packed.buffers():
+        batch.append(buffer)
+        if len(batch) == _VECTORS_MAX:
+            at = _write_batch(fd, batch, at)
+            batch = []
+    if batch:
+        _write_batch(fd, batch, at)
+
+
+def _write_batch(fd: int, batch: list[Any], at: int) -> int:
+    """Writes buffers one after the other; returns where the last one ends."""
+    views = [memoryview(buffer) for buffer in batch]
+    while views:
+        written = os.pwritev(fd, views, at)
+        at += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+    return at
+
+
+def _claim(directory: str, size: int) -> tuple[int, str] | None:
+    """A free segment of about this size that nobody has mapped, locked; None when there is none."""
+    free = os.path.join(os.path.dirname(directory), FREE)
+    for name in _candidates(free, size):
+        path = os.path.join(free, name)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        if lock_alone(fd, path):
+            return fd, path
+        os.close(fd)
+    return None
+
+
+def _candidates(free: str, size: int) -> Iterator[str]:
+    """Names of segments between half and twice the size, the nearest first."""
+    try:
+        found = os.listdir(free)
+    except FileNotFoundError:
+        return
+    near = [(abs(has - size), name) for name in found if size <= 2 * (has := free_size(name)) <= 4 * size]
+    near.sort()
+    for _, name in near[:_CANDIDATES_MAX]:
+        yield name
