@@ -323,7 +323,7 @@ SCHEDULER = (
         "where runs are remembered: memory:// or a Redis URL",
         ("CASCADE_REDIS_URL",),
     ),
-    Setting("blob_dir", _text, None, "directory of the blob store"),
+    Setting("blobs", _text, None, "where blobs are: memory://, file:///DIRECTORY or ipfs://HOST:PORT"),
     Setting("closed", parse_bool, False, "an amount that no worker has now fails a submit at once"),
     Setting("infeasible_after", parse_duration, 60.0, "how long a node waits for an amount no worker has"),
     Setting("pool", parse_amounts, None, "cluster-wide amounts"),

@@ -85,6 +85,6 @@ def blob_error(address: str, error: grpc.aio.AioRpcError) -> CascadeError:
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return GraphTooLargeError(
             f"the blob store of the scheduler at {address} has no room for a large argument ({details}); "
-            "make room in its --blob-dir, or pass less"
+            "make room where its --blobs says, or pass less"
         )
     return rpc_error(address, error)

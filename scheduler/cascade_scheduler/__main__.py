@@ -49,7 +49,7 @@ __all__ = ["main"]
 
 CONFIGURED = (
     *("host", "port", "state", "token_file", "tls_cert", "tls_key", "tls_ca", "closed"),
-    *("infeasible_after", "blob_dir", "log_level", "log_format", "solver", "solver_timeout"),
+    *("infeasible_after", "blobs", "log_level", "log_format", "solver", "solver_timeout"),
     "fast_loops",
 )
 """Arguments that files and the environment may also give."""
@@ -123,8 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--infeasible-after", help="how long a node waits for an amount no worker has (default 60s)")
     add(
+        "--blobs",
         "--blob-dir",
-        help="directory of the blob store, or memory:// (default: in the state or temp directory)",
+        metavar="URI",
+        help="where large arguments, functions and results are: memory://, file:///DIRECTORY, or "
+        "ipfs://HOST:PORT of a Kubo node's RPC (default: files in the state or temp directory)",
     )
     add("--blob-bytes-max", type=_SIZE, default=64 << 30, help="bound of the blob store (default 64GiB)")
     add("--seal-key-file", help="key that records in Redis are sealed with (default: made once per user)")
@@ -242,7 +245,7 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
         bytes_max=options.bounds.cluster_cache_bytes_max,
         seal_key_file=arguments.seal_key_file,
     )
-    place = choose_blobs(config["blob_dir"], state=config["state"], bytes_max=arguments.blob_bytes_max)
+    place = choose_blobs(config["blobs"], state=config["state"], bytes_max=arguments.blob_bytes_max)
     with place:
         scheduler = Scheduler(options, store, place.store, cache)
         address = await scheduler.start()

@@ -108,6 +108,7 @@ class Scheduler:
         options = self.options
         _check_free(options.host, options.port)
         epoch = await self._store.open()
+        await self._blobs.open()
         constraints = tuple(await self._store.constraints())
         self._writer = StoreWriter(self._store, on_fenced=self._fenced, backlog_max=options.backlog_bytes_max)
         settings = options.core._replace(saves=not self._store.immediate)

@@ -1,29 +1,48 @@
-"""What every blob store keeps to: in memory and in files."""
+"""What every blob store keeps to: in memory, in files, and in IPFS."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cascade_dist.codec.cid import cid_of, cid_to_text
+from cascade_dist.storage.kubo import Kubo
 from cascade_scheduler.blobs.base import BlobError, BlobStore, BlobTooLarge, BlobWrong
 from cascade_scheduler.blobs.choose import choose_blobs
 from cascade_scheduler.blobs.files import FileBlobStore
+from cascade_scheduler.blobs.ipfs import IpfsBlobStore
 from cascade_scheduler.blobs.memory import MemoryBlobStore
 
 Make = Callable[[int], BlobStore]
 
 
-@pytest.fixture(params=["memory", "files"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+@pytest.fixture(params=["memory", "files", "ipfs"])
+async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Make]:
     """Makes a store with a bound in bytes."""
+    directory = tmp_path / "blobs"
     if request.param == "memory":
-        return MemoryBlobStore
-    return lambda bytes_max: FileBlobStore(tmp_path / "blobs", bytes_max)
+        yield MemoryBlobStore
+    elif request.param == "files":
+        yield lambda bytes_max: FileBlobStore(directory, bytes_max)
+    else:
+        url, made = request.getfixturevalue("kubo"), []
+
+        def in_ipfs(bytes_max: int) -> BlobStore:
+            made.append(
+                IpfsBlobStore(FileBlobStore(directory, bytes_max), url, name="contract", temporary=True)
+            )
+            return made[-1]
+
+        yield in_ipfs
+        for store in made:
+            await store.close()
 
 
 async def put(store: BlobStore, data: bytes, cid: bytes | None = None, size: int | None = None) -> bytes:
@@ -42,6 +61,12 @@ async def put(store: BlobStore, data: bytes, cid: bytes | None = None, size: int
 async def get(store: BlobStore, cid: bytes, piece_bytes: int = 1 << 20) -> bytes:
     """All bytes of a blob."""
     return b"".join([piece async for piece in store.read(cid, piece_bytes)])
+
+
+async def take(store: BlobStore, cid: bytes, into: list[bytes]) -> None:
+    """Reads a blob piece by piece."""
+    async for piece in store.read(cid):
+        into.append(piece)  # noqa: PERF401 - what came before an error counts
 
 
 def names(directory: Path) -> list[str]:
@@ -144,6 +169,51 @@ async def test_a_blob_that_goes_while_it_comes_again(make: Make) -> None:
     assert await get(store, cid) == data
 
 
+async def test_what_nobody_needs_is_collected_after_a_while(make: Make) -> None:
+    store = make(1 << 20)
+    await store.open()
+    used, kept, named, idle, fresh = [await put(store, bytes([number]) * 1000) for number in range(5)]
+    store.pin([used])
+    await store.keep(kept)
+    assert await store.collect({named}, idle_seconds=3600) == (0, 0), "all are fresh"
+    assert await store.collect({named, fresh}, idle_seconds=0, dry_run=True) == (1, 1000)
+    assert store.has(idle)
+    assert await store.collect({named, fresh}, idle_seconds=0) == (1, 1000)
+    assert [store.has(cid) for cid in (used, kept, named, idle, fresh)] == [True, True, True, False, True]
+    assert {info.cid: (info.in_use, info.kept) for info in store.listing()} == {
+        used: (True, False),
+        kept: (False, True),
+        named: (False, False),
+        fresh: (False, False),
+    }
+    store.unpin([used])
+    assert await store.let_go(kept)
+    assert not await store.let_go(kept)
+    assert await store.collect(set(), idle_seconds=0) == (4, 4000)
+    assert store.bytes_held == 0
+    assert store.listing() == []
+
+
+async def test_what_is_kept_is_no_room_for_others(make: Make) -> None:
+    store = make(10_000)
+    cid = await put(store, b"a" * 9_000)
+    await store.keep(cid)
+    with pytest.raises(BlobTooLarge, match="cascade blobs unpin"):
+        await put(store, b"b" * 2_000)
+    with pytest.raises(KeyError):
+        await store.keep(cid_of(b"nothing"))
+    await store.let_go(cid)
+    await put(store, b"b" * 2_000)
+    assert not store.has(cid)
+
+
+async def test_find_knows_what_has_knows(make: Make) -> None:
+    store = make(1 << 20)
+    cid = await put(store, b"bytes")
+    assert await store.find(cid) == 5
+    assert await store.find(cid_of(b"other")) is None
+
+
 # --- what is the files' own ----------------------------------------------------------------------
 
 
@@ -162,6 +232,169 @@ async def test_files_are_found_again_oldest_first(tmp_path: Path) -> None:
     assert [name for name in names(tmp_path) if not name.startswith("baf")] == ["README"]
 
 
+async def test_pins_outlive_the_store(tmp_path: Path) -> None:
+    store = FileBlobStore(tmp_path, 1 << 20)
+    kept, free = await put(store, b"a" * 100), await put(store, b"b" * 100)
+    await store.keep(kept)
+    again = FileBlobStore(tmp_path, 1 << 20)
+    assert await again.collect((), idle_seconds=0) == (1, 100)
+    assert [again.has(cid) for cid in (kept, free)] == [True, False]
+
+
+async def test_the_grace_runs_from_the_last_use_also_after_a_restart(tmp_path: Path) -> None:
+    store = FileBlobStore(tmp_path, 1 << 20)
+    old, used = await put(store, b"a" * 100), await put(store, b"b" * 100)
+    for cid in (old, used):
+        os.utime(tmp_path / cid_to_text(cid), (1000, 1000))
+    store.pin([used])
+    store.unpin([used])
+    again = FileBlobStore(tmp_path, 1 << 20)
+    assert await again.collect((), idle_seconds=60) == (1, 100)
+    assert [again.has(cid) for cid in (old, used)] == [False, True]
+
+
+@pytest.mark.parametrize("change", [b"", b"short", b"x" * 3_000_000])
+async def test_bytes_that_changed_on_disk_are_refused(tmp_path: Path, change: bytes) -> None:
+    store = FileBlobStore(tmp_path, 64 << 20)
+    cid = await put(store, b"y" * 3_000_000)
+    (tmp_path / cid_to_text(cid)).write_bytes(change)
+    pieces: list[bytes] = []
+    with pytest.raises(BlobWrong, match=f"{cid_to_text(cid)} has changed on disk.*{tmp_path}"):
+        await take(store, cid, pieces)
+    assert sum(map(len, pieces)) < max(1, len(change)), "the last piece is held back until all are checked"
+    assert not store.has(cid)
+    assert names(tmp_path) == []
+    assert await get(store, await put(store, b"y" * 3_000_000)) == b"y" * 3_000_000
+
+
+async def test_a_blob_that_another_scheduler_has_put_is_found(tmp_path: Path) -> None:
+    store, other = FileBlobStore(tmp_path, 1 << 20), FileBlobStore(tmp_path, 1 << 20)
+    first, second = await put(other, b"one"), await put(other, b"two!")
+    assert not store.has(first)
+    assert await store.find(first) == 3
+    assert store.has(first)
+    await store.open()
+    assert store.has(second)
+
+
+async def test_a_full_disk_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = {"now": False}
+
+    def fallocate(fd: int, offset: int, size: int) -> None:
+        if full["now"]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    store = FileBlobStore(tmp_path, 1 << 20)
+    cid = await put(store, b"x" * 100)
+    store.pin([cid])
+    full["now"] = True
+    with pytest.raises(BlobTooLarge, match=f"blob directory {tmp_path} is full.*--blobs"):
+        await put(store, b"y" * 100)
+    assert store.bytes_held == 100
+    assert names(tmp_path) == [cid_to_text(cid)]
+    store.unpin([cid])
+    with pytest.raises(BlobTooLarge):
+        await put(store, b"y" * 100)
+    assert not store.has(cid), "on a full disk what nobody needs goes first"
+
+
+# --- what is the node's own ----------------------------------------------------------------------
+
+
+async def test_a_node_is_given_what_the_files_hold(kubo: str, tmp_path: Path) -> None:
+    local = FileBlobStore(tmp_path, 1 << 20)
+    early = await put(local, b"before there was a node")
+    store = IpfsBlobStore(local, kubo, name="cascade-mirror")
+    await store.open()
+    late = await put(store, os.urandom(600_000))
+    async with Kubo(kubo) as node:
+        await until(lambda: holds(node, early, "cascade-mirror"))
+        await until(lambda: holds(node, late, "cascade-mirror"))
+        assert cid_of(await node.cat(cid_to_text(late), 600_000)) == late
+        await store.collect({late}, idle_seconds=0)
+        await until(lambda: lacks(node, early))
+        await store.close()
+        assert await holds(node, late, "cascade-mirror"), (
+            "the directory outlives this process, so do its pins"
+        )
+        (tmp_path / cid_to_text(late)).unlink()
+        again = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 20), kubo, name="cascade-mirror")
+        await again.open()
+        await until(lambda: lacks(node, late))
+        await again.close()
+
+
+async def test_what_only_the_node_has_is_found_and_checked(kubo: str, tmp_path: Path) -> None:
+    data = os.urandom(700_000)
+    async with Kubo(kubo) as node:
+        await node.add(data)
+    store = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 20), kubo, name="finder", temporary=True)
+    assert await store.find(cid_of(data)) is None, "the network is asked only when somebody has time"
+    assert await store.find(cid_of(data), 5.0) == 700_000
+    assert await get(store, cid_of(data)) == data
+    assert await store.find(cid_of(b"nobody has this"), 0.5) is None
+    await store.close()
+
+
+async def test_pins_of_dead_schedulers_go(kubo: str, tmp_path: Path) -> None:
+    host = socket.gethostname()
+    async with Kubo(kubo) as node:
+        mine, dead, alive = [cid_of(name) for name in (b"mine", b"dead's", b"alive's")]
+        for data, name in (
+            (b"mine", "by hand"),
+            (b"dead's", f"cascade-of-{host}-999999"),
+            (b"alive's", f"cascade-of-{host}-1"),
+        ):
+            await node.add_pieces(cid_to_text(cid_of(data)), len(data), partial(one, data), pin=name)
+        store = IpfsBlobStore(
+            FileBlobStore(tmp_path, 1 << 20), kubo, name="sweeper", lives=lambda pid: pid == 1
+        )
+        await store.open()
+        await until(lambda: lacks(node, dead))
+        assert set(await node.pins()) >= {cid_to_text(mine), cid_to_text(alive)}
+        await store.close()
+
+
+async def test_a_node_that_is_not_there_is_missed_by_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 20), "http://127.0.0.1:1", name="nobody")
+    await store.open()
+    cids = [await put(store, os.urandom(1000)) for _ in range(3)]
+    assert all(map(store.has, cids))
+    assert len(await get(store, cids[0])) == 1000
+    assert await store.find(cid_of(b"elsewhere"), 5.0) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no answer of an IPFS node at http://127.0.0.1:1" in caplog.text
+    await store.close()
+
+
+async def one(data: bytes) -> AsyncIterator[bytes]:
+    """A stream of one piece."""
+    yield data
+
+
+async def holds(node: Kubo, cid: bytes, name: str) -> bool:
+    """Whether the node has pinned it under this name."""
+    return (await node.pins()).get(cid_to_text(cid)) == name
+
+
+async def lacks(node: Kubo, cid: bytes) -> bool:
+    """Whether the node has not pinned it."""
+    return cid_to_text(cid) not in await node.pins()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits until something holds."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - it is a node that changes
+            await asyncio.sleep(0.02)
+
+
+# --- where they lie -----------------------------------------------------------------------------
+
+
 async def test_a_file_that_somebody_deleted(tmp_path: Path) -> None:
     store = FileBlobStore(tmp_path, 1 << 20)
     cid = await put(store, b"bytes")
@@ -174,7 +407,7 @@ async def test_a_file_that_somebody_deleted(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BlobError, match=r"file/blobs cannot be used.*--blob-dir"):
+    with pytest.raises(BlobError, match=r"file/blobs cannot be used.*--blobs"):
         FileBlobStore(tmp_path / "file" / "blobs", 1)
 
 

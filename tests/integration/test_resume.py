@@ -115,7 +115,7 @@ class Life:
     def __init__(self, state: str, blobs: Path) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        self._command = ["cascade_scheduler", "--port", str(port), "--state", state, "--blob-dir", str(blobs)]
+        self._command = ["cascade_scheduler", "--port", str(port), "--state", state, "--blobs", str(blobs)]
         self._processes: list[subprocess.Popen[bytes]] = []
         self.start_scheduler()
         self._start("cascade_worker", self.address, "--slots", "4")

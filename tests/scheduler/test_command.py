@@ -154,7 +154,9 @@ def test_the_port_taken_is_one_clear_line(command: Command) -> None:
         (["--tls-cert", "token"], 2, "--tls-key"),
         (["--expect-workers", "2"], 2, "--closed"),
         (["--heartbeat-timeout", "1s"], 2, "at least twice --heartbeat-period"),
-        (["--blob-dir", "token/blobs"], 1, "--blob-dir"),
+        (["--blobs", "token/blobs"], 1, "--blobs"),
+        (["--blobs", "http://x:1"], 2, "memory://, file:///DIRECTORY or ipfs://HOST:PORT"),
+        (["--blobs", "ipfs://nowhere"], 2, "give the address of its RPC, like ipfs://127.0.0.1:5001"),
         (["--ready-file", "nowhere/ready"], 1, "--ready-file nowhere/ready cannot be written"),
     ],
 )

@@ -33,7 +33,7 @@ def private(tmp_path: Path) -> Path:
 def test_the_directory_goes_with_the_lifeline(command: Command, private: Path) -> None:
     reading, writing = os.pipe()
     arguments = ["--lifeline-fd", str(reading), "--remove-dir", str(private)]
-    process, _ = command.serve(*arguments, "--blob-dir", str(private / "blobs"), pass_fds=[reading])
+    process, _ = command.serve(*arguments, "--blobs", str(private / "blobs"), pass_fds=[reading])
     os.close(reading)
     assert (private / "token").exists()
     os.close(writing)

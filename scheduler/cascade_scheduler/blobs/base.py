@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import Protocol
+from collections.abc import AsyncIterator, Container, Iterable
+from typing import NamedTuple, Protocol
 
-__all__ = ["BlobError", "BlobStore", "BlobTooLarge", "BlobUpload", "BlobWrong"]
+__all__ = ["BlobError", "BlobInfo", "BlobStore", "BlobTooLarge", "BlobUpload", "BlobWrong"]
 
 PIECE_BYTES = 1 << 20
 
@@ -19,7 +19,21 @@ class BlobWrong(BlobError):
 
 
 class BlobTooLarge(BlobError):
-    """There is no room: what is in use fills the bound."""
+    """There is no room: what is in use fills the bound, or the disk is full."""
+
+
+class BlobInfo(NamedTuple):
+    """A blob that a store holds."""
+
+    cid: bytes
+    size: int
+    """Bytes."""
+    used: float
+    """When it was last used, in seconds since the Unix epoch."""
+    in_use: bool
+    """Something that the scheduler knows needs it: a run, a transfer."""
+    kept: bool
+    """Somebody has pinned it."""
 
 
 class BlobUpload(Protocol):
@@ -30,6 +44,7 @@ class BlobUpload(Protocol):
 
         Raises:
             BlobWrong: there are more bytes than were announced.
+            BlobTooLarge: the disk is full.
         """
 
     async def finish(self) -> None:
@@ -44,14 +59,33 @@ class BlobUpload(Protocol):
 
 
 class BlobStore(Protocol):
-    """Keeps blobs up to a bound in bytes. The least recently used go first, and never one that is pinned."""
+    """Keeps blobs up to a bound in bytes. The least recently used go first, and never one that is pinned.
+
+    What it knows it answers at once (`has`, `size`, `pin`, `listing`); what has to be looked at is awaited.
+    Pins are counted and end with the process; what is kept is kept until it is let go, through restarts.
+    """
 
     @property
     def bytes_held(self) -> int:
         """Bytes of all blobs held."""
 
+    async def open(self) -> None:
+        """Finds what is there, as far as it came after this was made: another scheduler may have led before.
+
+        Raises:
+            BlobError: the place cannot be read.
+        """
+
     def has(self, cid: bytes) -> bool:
-        """Whether the blob is here; it then counts as used."""
+        """Whether the blob is known to be here; it then counts as used."""
+
+    async def find(self, cid: bytes, seconds: float = 0.0) -> int | None:
+        """The length of a blob, which is looked for where `has` does not look; None when it is not there.
+
+        Args:
+            cid: which.
+            seconds: how long the network may be asked for it, where there is one.
+        """
 
     async def begin(self, cid: bytes, size: int) -> BlobUpload:
         """Starts to store a blob.
@@ -61,10 +95,11 @@ class BlobStore(Protocol):
         """
 
     def read(self, cid: bytes, piece_bytes: int = PIECE_BYTES) -> AsyncIterator[bytes]:
-        """The blob in pieces of at most `piece_bytes`.
+        """The blob in pieces of at most `piece_bytes`. The last comes when all have been checked.
 
         Raises:
             KeyError: it is not here.
+            BlobWrong: its bytes have changed; it is not here any more.
         """
 
     def size(self, cid: bytes) -> int:
@@ -79,6 +114,24 @@ class BlobStore(Protocol):
 
     def unpin(self, cids: Iterable[bytes]) -> None:
         """Undoes one pin of each."""
+
+    async def keep(self, cid: bytes) -> None:
+        """Keeps a blob, through restarts, until it is let go.
+
+        Raises:
+            KeyError: it is not here.
+        """
+
+    async def let_go(self, cid: bytes) -> bool:
+        """Undoes `keep`; False when it was not kept."""
+
+    def listing(self) -> list[BlobInfo]:
+        """What is here, the least recently used first."""
+
+    async def collect(
+        self, named: Container[bytes], *, idle_seconds: float, dry_run: bool = False
+    ) -> tuple[int, int]:
+        """Deletes what is not pinned, kept or named and was not used for so long; count and bytes of it."""
 
     async def close(self) -> None:
         """Lets go of what the store holds open."""

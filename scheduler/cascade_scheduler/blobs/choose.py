@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
+from cascade_dist.errors import ConfigError
 from cascade_scheduler.blobs.base import BlobStore
 from cascade_scheduler.blobs.files import FileBlobStore
 from cascade_scheduler.blobs.memory import MemoryBlobStore
@@ -27,6 +28,15 @@ class BlobPlace:
         self.store = store
         self._temporary = temporary
 
+    @property
+    def temporary(self) -> bool:
+        """Whether it goes with this process."""
+        return self._temporary is not None
+
+    def with_store(self, store: BlobStore) -> BlobPlace:
+        """The same place with a store on top."""
+        return BlobPlace(store, self._temporary)
+
     def __enter__(self) -> BlobPlace:
         return self
 
@@ -41,8 +51,8 @@ class BlobPlace:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def choose_blobs(directory: str | None, *, state: str, bytes_max: int) -> BlobPlace:
-    """The blob store of a scheduler.
+def choose_blobs(uri: str | None, *, state: str, bytes_max: int) -> BlobPlace:
+    """The blob store of a scheduler: memory://, file:///DIRECTORY (or a path), ipfs://HOST:PORT.
 
     Without a directory, blobs live as long as the runs that name them: with a state in memory in a temporary
     directory that goes with the process; else in the user's state directory, under a name that belongs to the
@@ -50,12 +60,42 @@ def choose_blobs(directory: str | None, *, state: str, bytes_max: int) -> BlobPl
 
     Raises:
         BlobError: the directory cannot be used.
+        ConfigError: no such scheme, or no address of a node; or aiohttp is not installed.
     """
-    if directory is not None and directory.startswith("memory:"):
+    scheme, mark, rest = (uri or "").partition("://")
+    if scheme == "memory" and mark:
         return BlobPlace(MemoryBlobStore(bytes_max))
-    if directory is not None:
-        path = Path(directory.removeprefix("file://")).expanduser()
+    if scheme == "ipfs" and mark:
+        return _in_ipfs(f"ipfs://{rest}", state, bytes_max)
+    if mark and scheme != "file":
+        raise ConfigError(
+            f"--blobs {uri!r} has the scheme {scheme!r}; it is memory://, file:///DIRECTORY or ipfs://HOST:PORT"
+        )
+    if uri:
+        path = Path(rest if mark else uri).expanduser()
         return BlobPlace(FileBlobStore(path, bytes_max))
+    return _in_files(state, bytes_max)
+
+
+def _in_ipfs(uri: str, state: str, bytes_max: int) -> BlobPlace:
+    address, mark, directory = uri.partition("?dir=")
+    place = choose_blobs(directory, state=state, bytes_max=bytes_max) if mark else _in_files(state, bytes_max)
+    local = place.store
+    assert isinstance(local, FileBlobStore)
+    temporary = place.temporary or urlsplit(state).scheme == "memory"
+    try:
+        from cascade_dist.storage.kubo import api_url
+        from cascade_scheduler.blobs.ipfs import IpfsBlobStore, pin_name
+
+        name = pin_name(temporary, _digest(str(local.directory.absolute())))
+        store = IpfsBlobStore(local, api_url(address), name=name, temporary=temporary, lives=_lives)
+    except (ValueError, ImportError) as error:
+        place.clean()
+        raise ConfigError(f"--blobs: {error}") from None
+    return place.with_store(store)
+
+
+def _in_files(state: str, bytes_max: int) -> BlobPlace:
     if urlsplit(state).scheme == "memory":
         _sweep()
         temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
@@ -68,7 +108,11 @@ def _name_of(state: str) -> str:
     """A short name for a state; who connects to it plays no part."""
     parts = urlsplit(state)
     place = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
-    return hashlib.sha256(place.encode()).hexdigest()[:16]
+    return _digest(place)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _sweep() -> None:

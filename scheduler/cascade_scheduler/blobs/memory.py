@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 
 from cascade_dist.codec.cid import CidHasher, cid_to_text
-from cascade_scheduler.blobs.base import PIECE_BYTES, BlobWrong
+from cascade_scheduler.blobs.base import PIECE_BYTES, BlobInfo, BlobWrong
 from cascade_scheduler.blobs.index import BlobIndex
 
 __all__ = ["MemoryBlobStore"]
@@ -23,9 +23,16 @@ class MemoryBlobStore:
         """Bytes of all blobs held."""
         return self._index.bytes
 
+    async def open(self) -> None:
+        """Does nothing."""
+
     def has(self, cid: bytes) -> bool:
         """Whether the blob is here."""
         return self._index.use(cid)
+
+    async def find(self, cid: bytes, seconds: float = 0.0) -> int | None:
+        """The length of a blob."""
+        return self._index.size(cid) if self._index.use(cid) else None
 
     def size(self, cid: bytes) -> int:
         """Its length in bytes."""
@@ -51,6 +58,33 @@ class MemoryBlobStore:
     def unpin(self, cids: Iterable[bytes]) -> None:
         """Undoes one pin of each."""
         self._index.unpin(cids)
+
+    async def keep(self, cid: bytes) -> None:
+        """Keeps a blob, until this process ends."""
+        self._index.size(cid)
+        self._index.kept.add(cid)
+
+    async def let_go(self, cid: bytes) -> bool:
+        """Undoes `keep`."""
+        kept = cid in self._index.kept
+        self._index.kept.discard(cid)
+        self._index.use(cid)
+        return kept
+
+    def listing(self) -> list[BlobInfo]:
+        """What is here."""
+        return self._index.listing()
+
+    async def collect(
+        self, named: Container[bytes], *, idle_seconds: float, dry_run: bool = False
+    ) -> tuple[int, int]:
+        """Deletes what nobody needs."""
+        gone = self._index.idle(named, idle_seconds)
+        size = sum(map(self._index.size, gone))
+        for cid in () if dry_run else gone:
+            self._index.remove(cid)
+            del self._data[cid]
+        return len(gone), size
 
     async def close(self) -> None:
         """Does nothing."""
