@@ -121,7 +121,7 @@ class HeldAttempt(_message.Message):
     def __init__(self, attempt: _Optional[int] = ..., state: _Optional[_Union[HeldState, str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session_id", "versions", "epoch", "heartbeat_period", "heartbeat_timeout", "inline_bytes_max", "cancel_grace", "keep", "drop", "known", "release", "warnings", "fast_loops")
+    __slots__ = ("session_id", "versions", "epoch", "heartbeat_period", "heartbeat_timeout", "inline_bytes_max", "cancel_grace", "keep", "drop", "known", "release", "warnings", "fast_loops", "ipfs")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class Welcome(_message.Message):
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     FAST_LOOPS_FIELD_NUMBER: _ClassVar[int]
+    IPFS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     versions: _client_pb2.Versions
     epoch: int
@@ -148,7 +149,8 @@ class Welcome(_message.Message):
     release: _containers.RepeatedScalarFieldContainer[int]
     warnings: _containers.RepeatedScalarFieldContainer[str]
     fast_loops: bool
-    def __init__(self, session_id: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., epoch: _Optional[int] = ..., heartbeat_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., heartbeat_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inline_bytes_max: _Optional[int] = ..., cancel_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., known: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., warnings: _Optional[_Iterable[str]] = ..., fast_loops: bool = ...) -> None: ...
+    ipfs: str
+    def __init__(self, session_id: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., epoch: _Optional[int] = ..., heartbeat_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., heartbeat_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inline_bytes_max: _Optional[int] = ..., cancel_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., known: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., warnings: _Optional[_Iterable[str]] = ..., fast_loops: bool = ..., ipfs: _Optional[str] = ...) -> None: ...
 
 class TaskBody(_message.Message):
     __slots__ = ("body", "spec", "function", "run", "resources")
@@ -205,7 +207,7 @@ class Work(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunHandle, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., bodies: _Optional[_Iterable[_Union[TaskBody, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., retract: _Optional[_Iterable[int]] = ..., cancel: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., ended_runs: _Optional[_Iterable[int]] = ..., close_runs: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., promise: _Optional[int] = ..., forget_bodies: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max", "route_keys", "overrides", "observe_only", "tail", "amounts", "lease", "jump_keys", "jump_exits", "whole", "run")
+    __slots__ = ("attempt", "body", "args", "args_blob", "inputs", "ahead", "observe", "publish", "node_id", "map_index_plus_one", "inline_bytes_max", "route_keys", "overrides", "observe_only", "tail", "amounts", "lease", "jump_keys", "jump_exits", "whole", "run", "behind")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     TRY_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +230,7 @@ class Assignment(_message.Message):
     JUMP_EXITS_FIELD_NUMBER: _ClassVar[int]
     WHOLE_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     body: int
     args: bytes
@@ -249,7 +252,8 @@ class Assignment(_message.Message):
     jump_exits: _containers.RepeatedScalarFieldContainer[int]
     whole: bool
     run: int
-    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., route_keys: _Optional[_Iterable[bytes]] = ..., overrides: _Optional[bytes] = ..., observe_only: bool = ..., tail: bool = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., lease: bool = ..., jump_keys: _Optional[bytes] = ..., jump_exits: _Optional[_Iterable[int]] = ..., whole: bool = ..., run: _Optional[int] = ..., **kwargs) -> None: ...
+    behind: int
+    def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., route_keys: _Optional[_Iterable[bytes]] = ..., overrides: _Optional[bytes] = ..., observe_only: bool = ..., tail: bool = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., lease: bool = ..., jump_keys: _Optional[bytes] = ..., jump_exits: _Optional[_Iterable[int]] = ..., whole: bool = ..., run: _Optional[int] = ..., behind: _Optional[int] = ..., **kwargs) -> None: ...
 
 class Reports(_message.Message):
     __slots__ = ("started", "reports", "logs", "draining", "resources", "closed_runs", "leases", "promised")

@@ -31,6 +31,7 @@ from cascade_worker.messages import (
     PublishedValue,
     Session,
     failed_frame,
+    fill_open_input,
     held_attempts,
     reports_message,
     result_of,
@@ -348,13 +349,14 @@ class Worker:
         if key is None:
             return events.Assigned(attempt, number, assignment.ahead, False)  # the core knows what to do
         functions = self._session.functions_of(number)
-        here = all(map(self._functions.__contains__, functions))
+        here = not assignment.behind and all(map(self._functions.__contains__, functions))
         run_id = self._session.run_of(number, assignment.run)
         ready = here and self._make_frame(assignment, key, run_id)
         if not ready:
             self._waiting[attempt] = (assignment, key, run_id, functions)
         leased = assignment.lease and self._fast_loops
-        return events.Assigned(attempt, number, assignment.ahead, ready, amounts, leased, run_id)
+        behind = assignment.behind
+        return events.Assigned(attempt, number, assignment.ahead, ready, amounts, leased, run_id, behind)
 
     def _task_frame(
         self, assignment: worker_pb2.Assignment, key: bytes, run_id: str, args: Any, inputs: Any
@@ -412,7 +414,16 @@ class Worker:
     # --- inputs and values --------------------------------------------------------------------------
 
     def _fetch_inputs(self, command: commands.FetchInputs) -> None:
-        self._start_job(command.attempt, self._fetch(command.attempt))
+        attempt = command.attempt
+        if command.made is not None:
+            assignment, key, run_id, functions = self._waiting[attempt]
+            fill_open_input(assignment, command.made, self._object_address)
+            here = all(map(self._functions.__contains__, functions))
+            if here and self._make_frame(assignment, key, run_id):
+                del self._waiting[attempt]
+                self.feed(events.InputsReady(attempt))
+                return
+        self._start_job(attempt, self._fetch(attempt))
 
     def _start_job(self, attempt: int, job: Any) -> None:
         task = asyncio.get_running_loop().create_task(job)

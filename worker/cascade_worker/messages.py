@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from cascade_dist.codec.exceptions import ErrorRecord, encode_exception
 from cascade_dist.errors import TaskTimeoutError
-from cascade_dist.v1 import graph_pb2, worker_pb2
+from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2
 from cascade_dist.wire.convert import seconds, task_error
 from cascade_worker.core.commands import Ending, EndingKind, SendReports
 from cascade_worker.core.events import BodyKnown, Result
@@ -25,6 +25,7 @@ __all__ = [
     "PublishedValue",
     "Session",
     "failed_frame",
+    "fill_open_input",
     "held_attempts",
     "reports_message",
     "result_of",
@@ -382,7 +383,7 @@ def _more(assignment: worker_pb2.Assignment) -> dict[str, Any] | None:
 def result_of(frame: tuple[Any, ...]) -> Result:
     """What an executor's answer means for the core."""
     if frame[0] == frames.TAIL:
-        return Result(frame[1], True, frame, frame[2], len(frame[3]), False, bool(frame[4]))
+        return Result(frame[1], True, frame, frame[2], len(frame[3]), False, bool(frame[4]), True)
     if frame[0] == frames.DONE:
         size = len(frame[3] or b"") + (sum(map(len, frame[7])) if frame[7] else 0)
         return Result(frame[1], True, frame, frame[2], size, False, frame[10])
@@ -455,17 +456,9 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
         done.preview = payload[5]
         done.iterations = payload[6]
         return
+    _fill_value(done.value, payload, object_address)
     if isinstance(payload, PublishedValue):
-        done.value.blob.cid = payload.cid
-        done.value.blob.size_bytes = payload.size
         payload = payload.frame
-    elif payload[3] is not None:
-        done.value.inline = payload[3]
-    else:
-        reference = done.value.object
-        reference.attempt = report.attempt
-        reference.size_bytes = payload[4]
-        reference.holders.append(object_address)
     _, _, _, _, _, truth, length, items, observe_error, preview, _, more = payload
     done.preview = preview
     done.cached = ending.flag
@@ -479,6 +472,26 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
         done.observe_error.CopyFrom(task_error(ErrorRecord(*observe_error)))
     if more is not None:
         _add_more(done, more)
+
+
+def _fill_value(value: value_pb2.Value, payload: Any, object_address: str) -> None:
+    """What an attempt returned, by what its executor said of it."""
+    if isinstance(payload, PublishedValue):
+        value.blob.cid = payload.cid
+        value.blob.size_bytes = payload.size
+    elif payload[3] is not None:
+        value.inline = payload[3]
+    else:
+        value.object.attempt = payload[1]
+        value.object.size_bytes = payload[4]
+        value.object.holders.append(object_address)
+
+
+def fill_open_input(assignment: worker_pb2.Assignment, made: Any, object_address: str) -> None:
+    """Gives a follower the value that it waited for, as what the executor said of it tells."""
+    for value in assignment.inputs:
+        if value.WhichOneof("form") is None:
+            _fill_value(value, made, object_address)
 
 
 def _add_more(done: worker_pb2.Done, more: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from cascade_worker.core.state import Phase, Wanted
 
 CPU = 1_000_000
 STEPS = 150
+GIVEN_BACK = (EndingKind.RETURNED, EndingKind.CANCELLED)
 
 
 class World:
@@ -53,6 +54,10 @@ class World:
         self.mark = 1
         self.exited = False
         self.connected = False
+        self.behind: dict[int, int] = {}
+        """Followers, and what they follow."""
+        self.values: set[int] = set()
+        """Attempts that have returned a value, as far as their executors or the store said."""
 
     def turn(self, *happened: events.Event) -> None:
         """One turn and all that it sets in motion, checked."""
@@ -72,6 +77,8 @@ class World:
             case commands.SendTasks(executor, attempts):
                 assert executor in self.tasks
                 self.tasks[executor].extend(attempts)
+                followed = {self.behind[attempt] for attempt in attempts if attempt in self.behind}
+                assert followed <= self.values, "a follower goes on without its input"
             case commands.Reclaim(executor):
                 back = tuple(self.tasks.get(executor, ()))
                 self.tasks.get(executor, deque()).clear()
@@ -80,8 +87,12 @@ class World:
                 self.stopped.add(attempt)
             case commands.KillExecutor(executor) | commands.CloseExecutor(executor):
                 self.doomed.append(executor)
-            case commands.FetchInputs(attempt):
+            case commands.FetchInputs(attempt, made):
+                assert (made is not None) == (attempt in self.behind)
                 self.fetching.append(attempt)
+            case commands.Forget(attempts):
+                for attempt in attempts:
+                    self.forget(attempt)
             case commands.Publish(attempt, _):
                 self.storing.append(attempt)
             case commands.SendReports(sequence, _, started, endings, _):
@@ -89,6 +100,9 @@ class World:
                 self.mark = sequence
                 for attempt, ending in endings:
                     assert attempt in self.wanted, "reported twice, or never assigned"
+                    if attempt in self.behind and ending.kind not in GIVEN_BACK:
+                        told = self.endings.keys() | self.dropped
+                        assert self.behind[attempt] in told, "reported before what it follows"
                     self.wanted.discard(attempt)
                     self.endings[attempt] = ending.kind
                 assert not set(started) & set(self.endings)
@@ -98,6 +112,16 @@ class World:
             case commands.EndSession(reason):
                 raise AssertionError(reason)
         return None
+
+    def forget(self, attempt: int) -> None:
+        """Off the books: a follower without a report, when what it follows has come to no value."""
+        if attempt in self.wanted and attempt not in self.core.state.attempts:
+            assert attempt in self.behind, "forgotten, and never reported"
+            first = self.core.state.attempts.get(self.behind[attempt])
+            if first is not None:
+                assert first.ending is not None
+                assert first.tail or first.ending.kind != EndingKind.DONE
+            self.wanted.discard(attempt)
 
     # --- things that happen -------------------------------------------------------------------------
 
@@ -155,7 +179,11 @@ class World:
             ahead, ready = self.dice.random() < 0.7, self.dice.random() < 0.8
             amounts = self.dice.choice([None, None, (("cpu", CPU // 2),), (("cpu", 0),)])
             body = self.dice.choice(self.bodies)
-            assigned.append(events.Assigned(self.attempts, body, ahead, ready, amounts))
+            behind = max(0, self.attempts - self.dice.randint(1, 8)) if self.dice.random() < 0.4 else 0
+            if behind:
+                self.behind[self.attempts] = behind
+                ahead, ready = True, False
+            assigned.append(events.Assigned(self.attempts, body, ahead, ready, amounts, behind=behind))
         self.say(bodies=known, assigned=tuple(assigned))
 
     def wish(self, kind: str) -> None:
@@ -205,7 +233,10 @@ class World:
         ok = self.dice.random() < 0.8
         duration = self.dice.choice([10_000, 50_000, 30_000_000])
         stopped = not ok and attempt in self.stopped
-        return events.Result(attempt, ok, "payload", duration, 20, stopped, ok and self.dice.random() < 0.1)
+        publish, tail = ok and self.dice.random() < 0.1, ok and self.dice.random() < 0.1
+        if ok and not tail:
+            self.values.add(attempt)
+        return events.Result(attempt, ok, "payload", duration, 20, stopped, publish, tail)
 
     def fetch(self) -> None:
         """Fetches and publishes end."""

@@ -58,9 +58,10 @@ class Ending(NamedTuple):
 
 
 class FetchInputs(NamedTuple):
-    """Get the inputs of a waiting attempt."""
+    """Get the inputs of a waiting attempt. `made`: of a follower, what an executor said of the open one."""
 
     attempt: int
+    made: object = None
 
 
 class SendTasks(NamedTuple):

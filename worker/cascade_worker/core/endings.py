@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_worker.core import resources
+from cascade_worker.core import ahead, resources
 from cascade_worker.core.commands import (
     Command,
     Discard,
@@ -53,6 +53,8 @@ def finish(state: State, attempt: Attempt, ending: Ending) -> None:
     attempt.executor = None
     attempt.ending = ending
     state.unreported.append(attempt)
+    if attempt.follower is not None or attempt.follows is not None:
+        ahead.ended(state, attempt)
 
 
 def forget(state: State, attempt: Attempt, out: list[Command], discard: bool = True) -> None:
@@ -62,6 +64,8 @@ def forget(state: State, attempt: Attempt, out: list[Command], discard: bool = T
     attempt.executor = None
     del state.attempts[attempt.id]
     state.forgotten.append(attempt.id)
+    if attempt.follower is not None or attempt.follows is not None:
+        ahead.ended(state, attempt)
     if discard:
         out.append(Discard(attempt.id))
 
@@ -106,6 +110,7 @@ def on_results(
 
 def _conclude(state: State, attempt: Attempt, result: Result, out: list[Command]) -> None:
     wanted = attempt.wanted
+    attempt.tail = result.tail
     if wanted == Wanted.DROP:
         forget(state, attempt, out)
     elif wanted == Wanted.CANCEL:
@@ -189,7 +194,7 @@ def stop(state: State, attempts: list[Attempt], why: Wanted, now: float, out: li
             if attempt.executor is not None:
                 reclaim(attempt.executor, out)
         elif phase == Phase.FINISHED:
-            if why == Wanted.DROP:
+            if why == Wanted.DROP and attempt.id in state.attempts:  # followers have gone with those before
                 state.unreported = [other for other in state.unreported if other is not attempt]
                 forget(state, attempt, out)
         elif why != Wanted.RETRACT:

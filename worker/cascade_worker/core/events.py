@@ -78,6 +78,8 @@ class Assigned(NamedTuple):
     """Its executor may go on with its loop by itself."""
     run_id: str = ""
     """Its run, when its body does not say."""
+    behind: int = 0
+    """It is a follower of this attempt; see `ahead`. It is not ready then."""
 
 
 class WorkReceived(NamedTuple):
@@ -141,7 +143,8 @@ class Result(NamedTuple):
     """What an executor says of one attempt.
 
     `size`: bytes that the payload takes in a report. `stopped`: user code was told to stop before it ended.
-    `publish`: the value has to be stored elsewhere before anybody is told of it.
+    `publish`: the value has to be stored elsewhere before anybody is told of it. `tail`: it is a target, with
+    which the run or the node goes on.
     """
 
     attempt: int
@@ -151,6 +154,7 @@ class Result(NamedTuple):
     size: int = 0
     stopped: bool = False
     publish: bool = False
+    tail: bool = False
 
 
 class ExecutorReported(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from cascade_worker.core.state import Attempt, Phase, State
+from cascade_worker.core.state import Attempt, Phase, State, Wanted
 
 __all__ = ["InvariantError", "check"]
 
@@ -22,6 +22,7 @@ def check(state: State) -> None:
     _check_amounts(state)
     _check_lines(state)
     _check_executors(state)
+    _check_followers(state)
     _check_reports(state)
 
 
@@ -61,7 +62,7 @@ def _check_lines(state: State) -> None:
     _require(all(count == 1 for count in seen.values()), f"an attempt waits twice: {seen}")
     for attempt in state.attempts.values():
         fetching = attempt.charged and not attempt.ready
-        expected = attempt.phase == Phase.WAITING and not fetching
+        expected = attempt.phase == Phase.WAITING and not fetching and attempt.follows is None
         _require(
             (attempt.id in seen) == expected, f"{attempt.id} ({attempt.phase.name}) is in no line, or in one"
         )
@@ -104,6 +105,19 @@ def _check_executors(state: State) -> None:
                 attempt.executor.reclaiming or attempt.executor.overrun
             )
             _require(watched or state.watch_at is not None, f"nobody watches over {attempt.id}")
+
+
+def _check_followers(state: State) -> None:
+    _require(not state.following, "followers whose input is there have not been told so")
+    for attempt in state.attempts.values():
+        first, follower = attempt.follows, attempt.follower
+        if follower is not None:
+            _require(follower.follows is attempt and _same(state, follower), f"{attempt.id} is not followed")
+            _require(attempt.phase != Phase.FINISHED, f"{attempt.id} has ended and is still followed")
+        if first is not None:
+            _require(first.follower is attempt and _same(state, first), f"{attempt.id} follows nobody")
+            waits = attempt.phase == Phase.WAITING and attempt.wanted == Wanted.NOTHING
+            _require(waits and not (attempt.charged or attempt.ready), f"{attempt.id} does not wait")
 
 
 def _check_reports(state: State) -> None:

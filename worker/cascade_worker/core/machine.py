@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cascade_worker.core import events, resources
+from cascade_worker.core import ahead, events, resources
 from cascade_worker.core.commands import (
     Command,
     Ending,
@@ -91,6 +91,8 @@ class Core:
                     out.append(EndSession(str(error)))
                 else:
                     out.append(KillExecutor(error.executor))
+        if state.following:
+            ahead.fetch(state, out)
         if state.closings:
             resources.start_closings(state, now, out)
         place(state, now, out)
@@ -278,6 +280,9 @@ class Core:
         never_fits = any(state.total.get(name, 0) < micros for name, micros in attempt.amounts)
         if state.draining or (assigned.ahead and never_fits):
             end_waiting(state, attempt, Wanted.RETRACT, out)
+            return
+        if assigned.behind:
+            ahead.follow(state, attempt, assigned.behind, out)
             return
         if not assigned.ready:
             out.append(FetchInputs(attempt.id))

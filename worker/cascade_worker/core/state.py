@@ -157,6 +157,8 @@ class Attempt:
         "duration_ns",
         "ending",
         "executor",
+        "follower",
+        "follows",
         "id",
         "leased",
         "phase",
@@ -165,6 +167,7 @@ class Attempt:
         "sequence",
         "started_at",
         "stepping",
+        "tail",
         "wanted",
     )
 
@@ -204,6 +207,12 @@ class Attempt:
         """Only in FINISHED."""
         self.sequence = 0
         """The message of this session that carries its report; 0: none yet."""
+        self.follows: Attempt | None = None
+        """The attempt whose value its open input is; it waits, in no line, for that to end."""
+        self.follower: Attempt | None = None
+        """The one that follows this one."""
+        self.tail = False
+        """What it returned is a target."""
 
     @property
     def is_begun(self) -> bool:
@@ -341,6 +350,8 @@ class State:
     """The last number of this session of which all is given back."""
     told_promised: int = 0
     forgotten: list[int] = field(default_factory=list)
+    following: list[tuple[Attempt, object]] = field(default_factory=list)
+    """Followers whose open input was made in this turn, and what was said of it."""
     draining: bool = False
     told_draining: bool = False
     drain_by: float = 0.0
