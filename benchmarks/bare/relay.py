@@ -1,8 +1,12 @@
-"""The relay: where a cluster has its scheduler. Prints its port, then `ready` when both workers are there."""
+"""The relay: where a cluster has its scheduler. Its argument is where it listens.
+
+Prints `listening`, then `ready` when both workers are there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -79,9 +83,9 @@ async def serve() -> None:
         METHOD_WORKER: grpc.stream_stream_rpc_method_handler(relay.worker),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    server.add_insecure_port(sys.argv[1])
     await server.start()
-    print(port, flush=True)
+    print("listening", flush=True)
     await asyncio.Event().wait()
 
 

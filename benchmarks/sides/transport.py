@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ class Transport(Side):
     """Its client: a caller's thread, and a background thread with the loop, as our client has."""
 
     def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="cascade-bare-")
         self._processes: list[subprocess.Popen[str]] = []
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -42,9 +44,10 @@ class Transport(Side):
 
     def start(self) -> str:
         """Starts relay, workers and their children, and connects."""
-        relay = self._start("relay")
+        address = f"unix:{self._directory.name}/socket"  # as a private cluster's
+        relay = self._start("relay", address)
         assert relay.stdout is not None
-        address = f"127.0.0.1:{int(relay.stdout.readline())}"
+        relay.stdout.readline()
         for _ in range(WORKERS):
             self._start("worker", address)
         if relay.stdout.readline().strip() != "ready":
@@ -75,6 +78,7 @@ class Transport(Side):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(STOP_SECONDS)
+        self._directory.cleanup()
 
     async def _connect(self, address: str) -> None:
         self._channel = open_channel(address)

@@ -155,7 +155,8 @@ def _start_private(settings: Settings, options: Mapping[str, Any], state: str | 
     local.start()
     try:
         token = read_token(None, local.token_file, {})
-        endpoint = Endpoint(parse_addresses(local.address), TokenAuth(token).metadata, is_gone=local.broken)
+        addresses = [there._replace(socket=local.socket) for there in parse_addresses(local.address)]
+        endpoint = Endpoint(addresses, TokenAuth(token).metadata, is_gone=local.broken)
         cluster = Cluster(
             endpoint,
             connect_timeout=settings["connect_timeout"],

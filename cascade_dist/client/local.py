@@ -35,6 +35,8 @@ TAIL_CHARS = 2_000
 SCHEDULER = "scheduler"
 STATE_VARIABLE = "CASCADE_SCHEDULER__STATE"
 _PREFIX = "cascade-"
+_SOCKET_BYTES_MAX = 100
+"""A longer path is no name of a unix socket on every system; the loopback serves as well."""
 
 _running: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
 
@@ -64,6 +66,8 @@ class LocalCluster:
         state: str | None = None,
     ) -> None:
         self.address = ""
+        self.socket = ""
+        """Path of the scheduler's unix socket, for those that this process starts or is; empty: none."""
         self.workers = workers
         self.token_file = token_file
         self._slots = slots
@@ -104,6 +108,10 @@ class LocalCluster:
         if self._private:
             options += ["--host", "127.0.0.1", "--port", "0", "--closed"]
             options += ["--remove-dir", str(self._directory)]
+            socket = str(self._directory / "socket")
+            if len(os.fsencode(socket)) <= _SOCKET_BYTES_MAX:
+                self.socket = socket
+                options += ["--socket", socket]
             if self._state is None:  # else blobs last as long as the state does: the scheduler has a place
                 options += ["--state", "memory://", "--blob-dir", str(self._directory / "blobs")]
         further = {} if self._state is None else {STATE_VARIABLE: self._state}
@@ -131,6 +139,8 @@ class LocalCluster:
             local = self._directory / name
             local.mkdir()
             options += ["--local-dir", str(local)]
+            if self.socket:
+                options += ["--socket", self.socket]
         self._spawn(name, "cascade_worker", options, lifeline)
 
     def _spawn(

@@ -25,14 +25,17 @@ class Address(NamedTuple):
     port: int
     tls: bool | None = None
     """Whether to use TLS; None when the address does not say."""
+    socket: str = ""
+    """Path of a unix socket on which the same process listens too; empty: there is none."""
 
     @property
     def target(self) -> str:
-        """The address as gRPC takes it: ``host:port``, an IPv6 host in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """The address as gRPC takes it: the socket, which takes less of both sides, or ``host:port``."""
+        return f"unix:{self.socket}" if self.socket else str(self)
 
     def __str__(self) -> str:
-        return self.target
+        """``host:port``, an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_addresses(text: str, default_port: int = DEFAULT_PORT) -> tuple[Address, ...]:

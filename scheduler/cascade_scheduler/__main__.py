@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-cert", help="PEM file with this side's certificate")
     add("--tls-key", help="PEM file with its private key")
     add("--tls-ca", help="PEM file with the authorities of clients' certificates: mutual TLS")
+    add("--socket", metavar="PATH", help="for private clusters: a unix socket to listen on too, without TLS")
     add("--ready-file", help="written when the scheduler listens: JSON with address and pid")
     add(
         "--lifeline-fd",
@@ -201,6 +202,10 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         token = wire.read_token()
     mutual_tls = bool(config["tls_cert"] and config["tls_ca"])
     wire.check_bind(config["host"], token=token, mutual_tls=mutual_tls)
+    if arguments.socket and config["tls_cert"]:
+        raise ConfigError(
+            "--socket is for private clusters, and what it carries is not encrypted: leave it out"
+        )
     if arguments.expect_workers and not config["closed"]:
         raise ConfigError("--expect-workers says when a closed cluster is complete; give --closed too")
     times = Times(arguments.heartbeat_period, arguments.heartbeat_timeout, arguments.cancel_grace)
@@ -213,6 +218,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
     return SchedulerOptions(
         host=config["host"],
         port=config["port"],
+        socket=arguments.socket or "",
         token=token,
         credentials=wire.server_credentials(config["tls_cert"], config["tls_key"], config["tls_ca"]),
         core=Settings(

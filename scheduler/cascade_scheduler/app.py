@@ -63,6 +63,8 @@ class SchedulerOptions:
 
     host: str = "127.0.0.1"
     port: int = 0
+    socket: str = ""
+    """Path of a unix socket to listen on as well; empty: none."""
     token: str | None = None
     credentials: grpc.ServerCredentials | None = None
     core: Settings = field(default_factory=Settings)
@@ -140,6 +142,8 @@ class Scheduler:
                 port = server.add_insecure_port(target)
             else:
                 port = server.add_secure_port(target, options.credentials)
+            if options.socket:
+                server.add_insecure_port(f"unix:{options.socket}")
         except RuntimeError as error:
             raise StartError(f"cannot listen on {target}: {error}") from None
         self.address = wire.Address(options.host, port).target

@@ -106,6 +106,28 @@ def test_what_the_processes_are_given(
     assert [entry for entry in path if entry in sys.path][:1] == [str(tmp_path)]
 
 
+def test_its_processes_speak_through_a_socket_in_their_directory(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = f"open({str(tmp_path)!r} + '/%s', 'w').write(options.get('--socket', 'none') + '\\n'); "
+    install((tell % "scheduler") + "ready(); live()", (tell % "worker") + "live()")
+    for longest in (10_000, 10):
+        monkeypatch.setattr(local, "_SOCKET_BYTES_MAX", longest)
+        cluster = LocalCluster(workers=1)
+        cluster.start()
+        assert cluster.token_file is not None
+        socket = str(Path(cluster.token_file).with_name("socket")) if longest > 10 else ""
+        assert cluster.socket == socket, "a path that is too long for a socket is none"
+        told = tmp_path / "worker"
+        deadline = time.monotonic() + 20
+        while not (told.exists() and told.read_text().endswith("\n")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cluster.stop()
+        for name in ("scheduler", "worker"):
+            assert (tmp_path / name).read_text() == (socket or "none") + "\n"
+            (tmp_path / name).unlink()
+
+
 def test_a_state_goes_to_the_scheduler_alone_and_not_by_its_command_line(
     install: Install, tmp_path: Path
 ) -> None:

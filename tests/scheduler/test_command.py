@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -152,6 +153,7 @@ def test_the_port_taken_is_one_clear_line(command: Command) -> None:
         (["--infeasible-after", "soon"], 2, "'soon' is not a duration"),
         (["--drain-timeout", "soon"], 2, "soon"),
         (["--tls-cert", "token"], 2, "--tls-key"),
+        (["--tls-cert", "token", "--tls-key", "token", "--socket", "s"], 2, "--socket"),
         (["--expect-workers", "2"], 2, "--closed"),
         (["--heartbeat-timeout", "1s"], 2, "at least twice --heartbeat-period"),
         (["--blobs", "token/blobs"], 1, "--blobs"),
@@ -181,6 +183,21 @@ def test_another_address_needs_a_token_and_then_listens(command: Command, tmp_pa
     code, err = end(process)
     assert code == 0
     assert "secret" not in err
+
+
+async def test_a_socket_asks_for_the_token_too(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").chmod(0o600)
+    with tempfile.TemporaryDirectory() as directory:  # whose name is short, as a socket's has to be
+        path = os.path.join(directory, "socket")
+        _, address = command.serve("--token-file", "token", "--socket", path)
+        there = wire.parse_addresses(address)[0]._replace(socket=path)
+        for token, told in (("secret", grpc.StatusCode.OK), ("guess", grpc.StatusCode.UNAUTHENTICATED)):
+            async with wire.open_channel(there) as channel:
+                stub = client_pb2_grpc.ClientServiceStub(channel)  # type: ignore[no-untyped-call]
+                metadata = wire.TokenAuth(token).metadata
+                call = stub.GetStatus(client_pb2.GetStatusRequest(), timeout=SECONDS, metadata=metadata)
+                assert await call.code() == told
 
 
 async def test_mutual_tls_in_a_token_s_place(

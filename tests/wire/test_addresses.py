@@ -29,6 +29,11 @@ def test_addresses(text: str, expected: list[Address]) -> None:
     assert list(parse_addresses(text)) == expected
 
 
+def test_a_socket_is_another_way_to_the_same_address() -> None:
+    address = Address("127.0.0.1", 7420, socket="/run/cascade/socket")
+    assert (address.target, str(address)) == ("unix:/run/cascade/socket", "127.0.0.1:7420")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -84,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         type=config.option_type(config.parse_count(0)),
         help="an inherited pipe; the worker ends when its other end is closed",
     )
+    add(
+        "--socket",
+        metavar="PATH",
+        help="for private clusters: the scheduler's unix socket, a shorter way to it",
+    )
     add("--version", action="version", version=f"cascade-worker {__version__}")
     return parser
 
@@ -103,12 +108,14 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
     given = {
         name: value
         for name, value in vars(options).items()
-        if name not in ("drain_timeout", "lifeline_fd", "version")
+        if name not in ("drain_timeout", "lifeline_fd", "socket", "version")
     }
     settings = config.load_settings("worker", given, command=True)
     if not settings["address"]:
         raise ConfigError("no scheduler's address: give it as the first argument, or set CASCADE_ADDRESS")
     addresses = parse_addresses(settings["address"])
+    if options.socket:
+        addresses = (addresses[0]._replace(socket=options.socket), *addresses[1:])
     slots = _cores() if settings["slots"] == "auto" else settings["slots"]
     token = read_token(settings["token"], settings["token_file"])
     ca, cert, key = settings["tls_ca"], settings["tls_cert"], settings["tls_key"]
