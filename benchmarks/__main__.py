@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import loop, machine
+from benchmarks import loop, machine, state
 from benchmarks.figures import MEASURES, OURS
 from benchmarks.processes import adopt_orphans, stop_children
 from benchmarks.report import NAMES, Report
@@ -73,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["loop"]:
         return loop.main(given[1:])
+    if given[:1] == ["state"]:
+        return state.main(given[1:])
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 200)
     progress = Console(stderr=True)

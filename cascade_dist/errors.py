@@ -30,6 +30,7 @@ __all__ = [
     "RunNotFoundError",
     "RunRefusedError",
     "SerializationError",
+    "StateBackendError",
     "TaskCancelled",
     "TaskLoadError",
     "TaskLostError",
@@ -175,6 +176,10 @@ class ResultMissingError(CascadeError, KeyError):
 
 class RunLostError(CascadeError, ConnectionError):
     """The scheduler went away and did not come back in time, or came back without the run."""
+
+
+class StateBackendError(CascadeError, RuntimeError):
+    """A state backend of the user's own failed, or cannot be given a value; names the backend's call."""
 
 
 class ClusterClosedError(CascadeError, RuntimeError):

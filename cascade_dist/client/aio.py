@@ -29,6 +29,7 @@ from cascade_dist.client.records import (
 from cascade_dist.client.session import Session
 from cascade_dist.client.submitting import check_run_id
 from cascade_dist.language.resources import Resource
+from cascade_dist.state.source import StateSource
 
 __all__ = ["AsyncCluster", "AsyncRun", "connect", "run"]
 
@@ -270,7 +271,10 @@ class _Connecting:
     async def _connect(self) -> AsyncCluster:
         connecting = asyncio.ensure_future(_in_thread(api.connect, self._address, **self._options))
         try:
-            return AsyncCluster(await asyncio.shield(connecting))
+            made = AsyncCluster(await asyncio.shield(connecting))
+            if made.cluster._keeper is not None:
+                made.cluster._keeper.loop = asyncio.get_running_loop()
+            return made
         except asyncio.CancelledError:
             # The thread goes on to its end; what it makes belongs to nobody.
             connecting.add_done_callback(_close_orphan)
@@ -311,9 +315,17 @@ def connect(address: str | None = None, **options: Any) -> _Connecting:
 
 
 async def run(
-    target: Any, *, cluster: AsyncCluster | None = None, state_backend: str | None = None, **options: Any
+    target: Any,
+    *,
+    cluster: AsyncCluster | None = None,
+    state_backend: StateSource | None = None,
+    run_id: str | None = None,
+    **options: Any,
 ) -> Any:
-    """As `cascade_dist.run`."""
+    """As `cascade_dist.run`; the methods of a state backend are called in the caller's event loop."""
     given = None if cluster is None else cluster.cluster
-    chosen = AsyncCluster(await _in_thread(api.choose_cluster, given, state_backend))
-    return await chosen.run(target, **options)
+    chosen, factory = await _in_thread(api.choose_cluster, given, state_backend)
+    if factory is not None:
+        loop = asyncio.get_running_loop()
+        run_id = await _in_thread(api.expect_state, chosen, factory, run_id, loop)
+    return await AsyncCluster(chosen).run(target, run_id=run_id, **options)

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from cascade_dist import context
 from cascade_dist.client.cluster import Cluster
-from cascade_dist.client.local import START_SECONDS, LocalCluster
+from cascade_dist.client.local import CLIENT_STATE, START_SECONDS, LocalCluster
 from cascade_dist.client.session import Endpoint
-from cascade_dist.client.submitting import checked_pools
+from cascade_dist.client.submitting import check_run_id, checked_pools, new_run_id
 from cascade_dist.config import Settings, load_settings
 from cascade_dist.errors import CascadeError
-from cascade_dist.state import check_state_uri
+from cascade_dist.state.source import StateFactory, StateSource, check_state
 from cascade_dist.wire import TokenAuth, client_credentials, parse_addresses, read_token
 
 if TYPE_CHECKING:
+    import asyncio
+
     from cascade_dist.client.bus import MessageBus
     from cascade_dist.connectors.base import Connector
 
@@ -48,6 +50,7 @@ def connect(
     progress: bool | None = None,
     connect_timeout: float | str | None = None,
     reconnect_timeout: float | str | None = None,
+    state_backend: StateSource | None = None,
 ) -> Cluster:
     """Connects to a cluster, or starts a private one.
 
@@ -71,8 +74,11 @@ def connect(
         progress: show progress of runs; None: on a terminal.
         connect_timeout: seconds, or a text such as ``"5s"``.
         reconnect_timeout: how long a lost scheduler is looked for; 60 seconds.
+        state_backend: of a private cluster: where the state of its runs is kept; as for `run`, but a backend
+            that is an object is that of all runs.
 
     Raises:
+        TypeError: `state_backend` is none, or is for a cluster with an address.
         ConnectionFailedError: no scheduler there; says what is, if anything.
         AuthenticationError: wrong or missing token.
         VersionMismatchError: the scheduler's versions do not go with ours.
@@ -95,6 +101,7 @@ def connect(
     )
     checked_pools(system_resources)  # before processes are started for it
     options = {"logs": logs, "progress": progress, "system_resources": system_resources}
+    state = None if state_backend is None else check_state(state_backend)
     if address == LOCAL or settings["address"] is None:
         given = {"token": token, "token_file": token_file, "tls_ca": tls_ca, "tls_cert": tls_cert}
         if wrong := [name for name, value in given.items() if value is not None]:
@@ -102,7 +109,9 @@ def connect(
                 f"{wrong[0]}= is for a cluster with an address, and none is given: a private cluster makes "
                 "its own token. Pass the address, or set CASCADE_ADDRESS"
             )
-        return _start_private(settings, options)
+        return _start_private(settings, options, state)
+    if state is not None:
+        raise _state_of_another(f"the address {settings['address']!r} names one that runs")
     if address is not None and (workers is not None or slots is not None):
         raise TypeError(
             f"workers= and slots= are for private clusters, but the address {address!r} names one that "
@@ -144,14 +153,17 @@ def _token(settings: Settings) -> str | None:
     return read_token(token, token_file, {})
 
 
-def _start_private(settings: Settings, options: Mapping[str, Any], state: str | None = None) -> Cluster:
+def _start_private(
+    settings: Settings, options: Mapping[str, Any], state: str | StateFactory | None = None
+) -> Cluster:
     if context.in_executor:
         raise CascadeError(
             "a private cluster cannot be started where a worker runs or loads tasks: cs.run or cs.connect "
             "was called in a task, or at the top of a module that a worker imports. Put the call under "
             '`if __name__ == "__main__":`, or give connect() the address of a cluster'
         )
-    local = LocalCluster(workers=settings["workers"], slots=settings["slots"], state=state)
+    uri = state if state is None or isinstance(state, str) else CLIENT_STATE
+    local = LocalCluster(workers=settings["workers"], slots=settings["slots"], state=uri)
     local.start()
     try:
         token = read_token(None, local.token_file, {})
@@ -168,6 +180,8 @@ def _start_private(settings: Settings, options: Mapping[str, Any], state: str | 
         local.stop()
         raise
     try:
+        if uri == CLIENT_STATE:
+            cluster._keep_state(None if isinstance(state, str) else state)
         _wait_for_workers(cluster, local)
     except BaseException:
         cluster.close()
@@ -205,7 +219,7 @@ def run(
     log_level: str | None = None,
     log_format: str = "human",
     connector: Connector | None = None,
-    state_backend: str | None = None,
+    state_backend: StateSource | None = None,
 ) -> Any:
     """Runs a target and gives its value: `Cluster.run` on a cluster that need not be there yet.
 
@@ -213,18 +227,23 @@ def run(
     first call, shared by all later ones and ended with the process.
 
     Args:
-        state_backend: a URI such as ``redis://localhost:6379/0``: the private cluster keeps its state there,
-            where `RedisStateBackend` finds it. There is one such cluster for each URI, and a Redis database
-            has one scheduler at a time: the last one that was started. The other arguments are those of
-            `Cluster.run`.
+        state_backend: where the private cluster keeps the results and skips of the run. A URI such as
+            ``redis://localhost:6379/0``: there, where `RedisStateBackend` finds it; there is one such cluster
+            for each URI, and a Redis database has one scheduler at a time, the last one that was started. A
+            `StateBackend`, or a function that gets the run's id and returns one (or None): it is given values
+            as they come, in this process; nothing can be resumed from it. None: memory. The other arguments
+            are those of `Cluster.run`.
 
     Raises:
         Exception: what a task raised, with its remote traceback as cause; else as `connect`, `Cluster.run`.
-        TypeError: `state_backend` is no text, or the cluster runs already.
+        TypeError: `state_backend` is none of these, or the cluster runs already.
         ValueError: `state_backend` has another scheme than redis, rediss or unix.
         ImportError: redis is not installed.
+        StateBackendError: the state backend raised; names its call. The run is stopped.
     """
-    chosen = choose_cluster(cluster, state_backend)
+    chosen, factory = choose_cluster(cluster, state_backend)
+    if factory is not None:
+        run_id = expect_state(chosen, factory, run_id)
     return chosen.run(
         target,
         params=params,
@@ -244,22 +263,51 @@ def run(
     )
 
 
-def choose_cluster(cluster: Cluster | None, state_backend: Any) -> Cluster:
-    """The cluster that a run is for: the one given, that of a state, or the default one.
+def choose_cluster(cluster: Cluster | None, state_backend: Any) -> tuple[Cluster, StateFactory | None]:
+    """The cluster that a run is for, and what makes the run's own backend.
+
+    It is the one given, that of a state, or the default one.
 
     Raises:
-        TypeError: a state for a cluster that runs already, or one that is no text; or it is no cluster.
+        TypeError: a state for a cluster that runs already, or one that is none; or it is no cluster.
         Exception: as `connect`.
     """
     if cluster is not None and not hasattr(cluster, "submit"):
         kind = type(cluster).__name__
         raise TypeError(f"cluster is {cluster!r}, a {kind}: give what cs.connect(…) returns, or nothing")
     if state_backend is None:
-        return _default_cluster() if cluster is None else cluster
-    uri = check_state_uri(state_backend)
+        return (_default_cluster() if cluster is None else cluster), None
+    state = check_state(state_backend)
     if cluster is not None:
         raise _state_of_another("cluster= is given")
-    return _state_cluster(uri)
+    if isinstance(state, str):
+        return _state_cluster(state), None
+    return _state_cluster(CLIENT_STATE), state
+
+
+def expect_state(
+    cluster: Cluster,
+    factory: StateFactory,
+    run_id: str | None,
+    loop: asyncio.AbstractEventLoop | None = None,
+) -> str:
+    """Makes the backend of a run that is about to be submitted; returns the run's id.
+
+    Args:
+        cluster: that of `choose_cluster`.
+        factory: makes the backend.
+        run_id: as the user gave it.
+        loop: where the backend's methods are called; None: in a thread of the cluster handle.
+
+    Raises:
+        TypeError: the factory returned no backend.
+        ValueError: no such run id.
+        Exception: what the factory raised.
+    """
+    run_id = new_run_id() if run_id is None else check_run_id(run_id)
+    assert cluster._keeper is not None
+    cluster._keeper.expect(run_id, factory, loop)
+    return run_id
 
 
 def _state_of_another(why: str) -> TypeError:

@@ -33,11 +33,11 @@ _used = False
 class BackgroundLoop:
     """A thread that runs an event loop until its last user has gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "cascade-client") -> None:
         self.loop = _new_loop()
         self.pid = os.getpid()
         self.users = 0
-        self._thread = threading.Thread(target=self._main, name="cascade-client", daemon=True)
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
     def _main(self) -> None:

@@ -16,6 +16,7 @@ from cascade_dist.client import constraints, display, messages
 from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
+from cascade_dist.client.keeping import Keeper
 from cascade_dist.client.records import (
     ClusterStatus,
     NodeExplanation,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cascade_dist.client.bus import MessageBus
     from cascade_dist.client.local import LocalCluster
     from cascade_dist.connectors.base import Connector
+    from cascade_dist.state.source import StateFactory
 
 __all__ = ["Cluster"]
 
@@ -74,6 +76,8 @@ class Cluster:
         self._local = local
         self._tellings: weakref.WeakSet[Telling] = weakref.WeakSet()
         """Who hears of runs; those of runs that have ended are heard out before the handle closes."""
+        self._keeper: Keeper | None = None
+        """Feeds state backends of the user's own."""
         self._pid = os.getpid()
         loop = background_loop.acquire()
         self._session = Session(
@@ -155,6 +159,28 @@ class Cluster:
             logs=self._logs if logs is None else logs,
             detach=detach,
         )
+        try:
+            self._expect_state(options)
+            run = self._submit(target, options, bus, log_level, log_format, connector)
+        except BaseException:
+            if self._keeper is not None:
+                self._keeper.forget(str(options.run_id))
+            raise
+        if not run.done():
+            run._keeper = self
+        if self._keeper is not None:
+            self._keeper.follow(run)
+        return run
+
+    def _submit(
+        self,
+        target: Any,
+        options: SubmitOptions,
+        bus: MessageBus | None,
+        log_level: str | None,
+        log_format: str,
+        connector: Connector | None,
+    ) -> Run[Any]:
         if bus is None and log_level is None and log_format == "human" and connector is None:
             run = submit(self._session, target, options)
         else:
@@ -180,9 +206,22 @@ class Cluster:
                 run.cancel()  # nobody gets a handle of it
                 telling.abandon()
                 raise
-        if not run.done():
-            run._keeper = self
         return run
+
+    def _keep_state(self, factory: StateFactory | None = None) -> None:
+        """Results and skips go to backends of this process; `factory` makes them where none is given."""
+        self._keeper = Keeper(self._session, factory)
+
+    def _expect_state(self, options: SubmitOptions) -> None:
+        if self._keeper is None:
+            return
+        if options.resume:
+            raise ValueError(
+                "resume=True goes on with what a Redis has of a run, and this cluster's state is kept by a "
+                "backend of this process: give state_backend='redis://…'"
+            )
+        options.run_id = options.run_id or new_run_id()
+        self._keeper.expect(options.run_id)
 
     def run(
         self,
@@ -491,6 +530,8 @@ def say(text: str) -> None:
 
 def _close_parts(session: Session, local: LocalCluster | None) -> None:
     session.close()
+    if session.keeper is not None:
+        session.keeper.stop()
     background_loop.release(session.background)
     if local is not None:
         local.stop()

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from cascade_dist.config import known_environment
 from cascade_dist.errors import CascadeError
 
-__all__ = ["LocalCluster"]
+__all__ = ["CLIENT_STATE", "LocalCluster"]
 
 START_SECONDS = 30.0
 STOP_SECONDS = 3.0
@@ -34,6 +34,8 @@ PRIVATE_VARIABLES = frozenset({"CASCADE_FAST_LOOPS"})
 TAIL_CHARS = 2_000
 SCHEDULER = "scheduler"
 STATE_VARIABLE = "CASCADE_SCHEDULER__STATE"
+CLIENT_STATE = "client://"
+"""The state goes to backends in this process."""
 _PREFIX = "cascade-"
 _SOCKET_BYTES_MAX = 100
 """A longer path is no name of a unix socket on every system; the loopback serves as well."""
@@ -112,8 +114,13 @@ class LocalCluster:
             if len(os.fsencode(socket)) <= _SOCKET_BYTES_MAX:
                 self.socket = socket
                 options += ["--socket", socket]
-            if self._state is None:  # else blobs last as long as the state does: the scheduler has a place
-                options += ["--state", "memory://", "--blob-dir", str(self._directory / "blobs")]
+            if self._state in (None, CLIENT_STATE):  # else blobs last as long as the state does, elsewhere
+                options += [
+                    "--state",
+                    self._state or "memory://",
+                    "--blob-dir",
+                    str(self._directory / "blobs"),
+                ]
         further = {} if self._state is None else {STATE_VARIABLE: self._state}
         scheduler = self._spawn(SCHEDULER, "cascade_scheduler", options, lifeline, further)
         deadline = time.monotonic() + START_SECONDS

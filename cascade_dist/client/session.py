@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -32,6 +32,9 @@ from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
 from cascade_dist.wire import Address
 from cascade_dist.wire.graphs import BODY_INLINE_MAX, Upload
+
+if TYPE_CHECKING:
+    from cascade_dist.client.keeping import Keeper
 
 __all__ = ["Endpoint", "Session"]
 
@@ -97,6 +100,8 @@ class Session:
         self._told: set[str] = set()
         self._looked_at = 0.0
         """When somebody looked last whether the processes of a private cluster are there; monotonic."""
+        self.keeper: Keeper | None = None
+        """Feeds state backends of the user's own."""
 
     # --- connecting -------------------------------------------------------------------------------
 
@@ -206,6 +211,11 @@ class Session:
             await asyncio.sleep(LOOK_SECONDS)
             if self._trackers and (why := is_gone()) is not None:
                 self._lose_runs(why)
+
+    @property
+    def metadata(self) -> Metadata:
+        """Goes with every call."""
+        return self._endpoint.metadata
 
     def gone(self) -> str | None:
         """Why nothing can be run any more on a private cluster, or None. Any thread."""
@@ -385,6 +395,15 @@ class Session:
             self.link.send(pb.OpenRequest(cancel=pb.Cancel(run_id=run.id)).SerializeToString())
         asyncio.get_running_loop().call_later(CANCEL_SECONDS, tracker.cancel_is_over)
 
+    def fail(self, run_id: str, error: BaseException) -> None:
+        """Ends a run here with an error of this side, and stops its work."""
+        tracker = self._trackers.get(run_id)
+        if tracker is None:
+            return
+        if self.link is not None:
+            self.link.send(pb.OpenRequest(cancel=pb.Cancel(run_id=run_id)).SerializeToString())
+        tracker.fail(error)
+
     # --- calls ----------------------------------------------------------------------------------------
 
     def ask(self, method: str, request: Any, *, timeout: float = CALL_SECONDS) -> Any:
@@ -498,6 +517,8 @@ class Session:
         if link is not None:
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
+                    if self.keeper is not None:
+                        await self.keeper.close()
                     await self._say_goodbye(link)
             except TimeoutError:
                 log.info("the scheduler at %s did not hear that this client goes", self.address)

@@ -124,6 +124,10 @@ class Tracker:
         """Nothing more will be heard of the run."""
         self._end(RunStatus.LOST, error=errors.RunLostError(reason))
 
+    def fail(self, error: BaseException) -> None:
+        """The run has failed on this side."""
+        self._end(RunStatus.FAILED, error=error)
+
     # --- values -------------------------------------------------------------------------------------
 
     def _take(self, results: Iterable[pb.NodeResult]) -> None:

@@ -34,6 +34,7 @@ from cascade_scheduler.services.worker import WorkerService
 from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import RunStore, StoreFenced
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
+from cascade_scheduler.store.keeper import KeeperStore
 from cascade_scheduler.store.writer import StoreWriter
 from cascade_scheduler.story import write_story
 from cascade_scheduler.turn import Turn
@@ -113,7 +114,8 @@ class Scheduler:
         await self._blobs.open()
         constraints = tuple(await self._store.constraints())
         self._writer = StoreWriter(self._store, on_fenced=self._fenced, backlog_max=options.backlog_bytes_max)
-        settings = options.core._replace(saves=not self._store.immediate)
+        keeper = isinstance(self._store, KeeperStore)
+        settings = options.core._replace(saves=not self._store.immediate, publishes=keeper)
         core = Core(settings, epoch=epoch, dice=random.random)
         functions = FunctionStore(options.functions_bytes_max)
         self.hub = hub = Hub(
@@ -163,7 +165,8 @@ class Scheduler:
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         hub = self.hub
-        client = ClientService(hub, address=self.address, state=self._store.url)
+        keeper = self._store if isinstance(self._store, KeeperStore) else None
+        client = ClientService(hub, address=self.address, state=self._store.url, keeper=keeper)
         client_pb2_grpc.add_ClientServiceServicer_to_server(client, server)
         client_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(hub), server)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(hub), server)

@@ -125,12 +125,6 @@ def test_s85_redis_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         cs.run(double(1), state_backend="redis://localhost:1/0")
 
 
-def test_objects_and_factories_are_refused() -> None:
-    for given in (cs.InMemoryStateBackend("r"), cs.InMemoryStateBackend):
-        with pytest.raises(TypeError, match="give a URI"):
-            cs.run(double(1), state_backend=given)  # type: ignore[arg-type]
-
-
 def test_a_cluster_that_runs_keeps_its_state_where_it_was_told(
     private_cluster: cs.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

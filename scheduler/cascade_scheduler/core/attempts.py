@@ -89,7 +89,7 @@ def assign(
             of_node(run, node),
             ahead,
             run.observe(node),
-            spec.durable or spec.cluster_cache or run.is_told(node),
+            spec.durable or spec.cluster_cache or books.settings.publishes or run.is_told(node),
             graph.node_ids[16 * origin : 16 * origin + 16].hex(),
             index if index >= 0 else graph.map_index(node) if graph.maps else -1,
             None if cls.amounts == spec.amounts else cls.amounts,

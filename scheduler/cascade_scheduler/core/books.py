@@ -61,6 +61,8 @@ class Settings(NamedTuple):
     """Workers may go on with loops by themselves."""
     saves: bool = True
     """Somebody keeps what is saved; without it nothing is said about that."""
+    publishes: bool = False
+    """Who keeps results wants them themselves: large ones become blobs."""
 
 
 class Promise(NamedTuple):

@@ -25,7 +25,9 @@ from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.services import following
 from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.constraints import clear_constraints, list_constraints, set_constraint
+from cascade_scheduler.services.keeping import keep_state
 from cascade_scheduler.services.submits import Submits
+from cascade_scheduler.store.keeper import KeeperStore
 from cascade_scheduler.wire.updates import event_to, explanation_to, node_to, run_to, worker_to
 from cascade_scheduler.wire.values import amounts_to, duration_of
 
@@ -49,10 +51,11 @@ logger = logging.getLogger("cascade.scheduler")
 class ClientService(client_pb2_grpc.ClientServiceServicer):
     """The scheduler's side for clients."""
 
-    def __init__(self, hub: Hub, *, address: str, state: str) -> None:
+    def __init__(self, hub: Hub, *, address: str, state: str, keeper: KeeperStore | None = None) -> None:
         self._hub = hub
         self._address = address
         self._state = state
+        self._keeper = keeper
 
     # --- the session -----------------------------------------------------------------------------
 
@@ -294,6 +297,14 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             pools=amounts_to(info.pools),
             pools_free=amounts_to(info.pools_free),
         )
+
+    # --- state -----------------------------------------------------------------------------------
+
+    async def KeepState(  # noqa: N802
+        self, request_iterator: AsyncIterator[client_pb2.KeepStateRequest], context: Context
+    ) -> None:
+        """Results and skips for a client that keeps them itself."""
+        await keep_state(self._keeper, self._state, context)
 
     # --- limits ----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from cascade_dist.errors import ConfigError
 from cascade_scheduler.store.base import RunStore
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
+from cascade_scheduler.store.keeper import CLIENT_STATE, KeeperStore
 from cascade_scheduler.store.memory import ForgetfulStore
 
 __all__ = ["choose_cache", "choose_store"]
@@ -19,8 +20,8 @@ def choose_store(url: str, *, epoch: int, seal_key_file: str | None = None) -> R
     """The store of a URL.
 
     Args:
-        url: memory://, redis://, rediss:// or unix://.
-        epoch: of a store in memory, which cannot count the lives of schedulers.
+        url: memory://, redis://, rediss:// or unix://; of private clusters also client://.
+        epoch: of a store that cannot count the lives of schedulers.
         seal_key_file: of a Redis store; None: CASCADE_SEAL_KEY, else this user's own key.
 
     Raises:
@@ -29,6 +30,8 @@ def choose_store(url: str, *, epoch: int, seal_key_file: str | None = None) -> R
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         return ForgetfulStore(epoch)
+    if url == CLIENT_STATE:
+        return KeeperStore(epoch)
     if scheme in REDIS_SCHEMES:
         from cascade_dist.storage.seal import Sealer, read_seal_key  # Redis alone needs them
         from cascade_scheduler.store.redis import RedisStore
