@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61scade_dist/v1/value.proto\x12\x0f\x63\x61scade_dist.v1\"\xb9\x02\n\x05Value\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12,\n\x06object\x18\x02 \x01(\x0b\x32\x1a.cascade_dist.v1.ObjectRefH\x00\x12(\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRefH\x00\x12*\n\x04list\x18\x04 \x01(\x0b\x32\x1a.cascade_dist.v1.ValueListH\x00\x12\x32\n\x08\x63ompound\x18\x05 \x01(\x0b\x32\x1e.cascade_dist.v1.CompoundValueH\x00\x12*\n\x04item\x18\x06 \x01(\x0b\x32\x1a.cascade_dist.v1.ItemValueH\x00\x12\x32\n\x08\x64\x65\x66\x65rred\x18\x07 \x01(\x0b\x32\x1e.cascade_dist.v1.DeferredValueH\x00\x42\x06\n\x04\x66orm\"2\n\tValueList\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.cascade_dist.v1.Value\"z\n\rCompoundValue\x12\x10\n\x08template\x18\x01 \x01(\x0c\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.cascade_dist.v1.Value\x12/\n\rtemplate_blob\x18\x03 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRef\"l\n\tItemValue\x12(\n\x04list\x18\x01 \x01(\x0b\x32\x1a.cascade_dist.v1.ObjectRef\x12&\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRef\x12\r\n\x05index\x18\x02 \x01(\r\"-\n\rDeferredValue\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\r\"A\n\tObjectRef\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07holders\x18\x03 \x03(\t\"*\n\x07\x42lobRef\x12\x0b\n\x03\x63id\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"N\n\tTaskError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x01(\t\x12\x0f\n\x07pickled\x18\x04 \x01(\x0c\"T\n\x07LogLine\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12*\n\x06stream\x18\x02 \x01(\x0e\x32\x1a.cascade_dist.v1.LogStream\x12\x0c\n\x04text\x18\x03 \x01(\t*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61scade_dist/v1/value.proto\x12\x0f\x63\x61scade_dist.v1\"\xb9\x02\n\x05Value\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12,\n\x06object\x18\x02 \x01(\x0b\x32\x1a.cascade_dist.v1.ObjectRefH\x00\x12(\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRefH\x00\x12*\n\x04list\x18\x04 \x01(\x0b\x32\x1a.cascade_dist.v1.ValueListH\x00\x12\x32\n\x08\x63ompound\x18\x05 \x01(\x0b\x32\x1e.cascade_dist.v1.CompoundValueH\x00\x12*\n\x04item\x18\x06 \x01(\x0b\x32\x1a.cascade_dist.v1.ItemValueH\x00\x12\x32\n\x08\x64\x65\x66\x65rred\x18\x07 \x01(\x0b\x32\x1e.cascade_dist.v1.DeferredValueH\x00\x42\x06\n\x04\x66orm\"2\n\tValueList\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.cascade_dist.v1.Value\"z\n\rCompoundValue\x12\x10\n\x08template\x18\x01 \x01(\x0c\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.cascade_dist.v1.Value\x12/\n\rtemplate_blob\x18\x03 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRef\"l\n\tItemValue\x12(\n\x04list\x18\x01 \x01(\x0b\x32\x1a.cascade_dist.v1.ObjectRef\x12&\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRef\x12\r\n\x05index\x18\x02 \x01(\r\"-\n\rDeferredValue\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\r\"P\n\tObjectRef\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07holders\x18\x03 \x03(\t\x12\r\n\x05maker\x18\x04 \x01(\t\"*\n\x07\x42lobRef\x12\x0b\n\x03\x63id\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"N\n\tTaskError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x01(\t\x12\x0f\n\x07pickled\x18\x04 \x01(\x0c\"T\n\x07LogLine\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12*\n\x06stream\x18\x02 \x01(\x0e\x32\x1a.cascade_dist.v1.LogStream\x12\x0c\n\x04text\x18\x03 \x01(\t*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cascade_dist.v1.value_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGSTREAM']._serialized_start=974
-  _globals['_LOGSTREAM']._serialized_end=1059
+  _globals['_LOGSTREAM']._serialized_start=989
+  _globals['_LOGSTREAM']._serialized_end=1074
   _globals['_VALUE']._serialized_start=49
   _globals['_VALUE']._serialized_end=362
   _globals['_VALUELIST']._serialized_start=364
@@ -44,11 +44,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEFERREDVALUE']._serialized_start=650
   _globals['_DEFERREDVALUE']._serialized_end=695
   _globals['_OBJECTREF']._serialized_start=697
-  _globals['_OBJECTREF']._serialized_end=762
-  _globals['_BLOBREF']._serialized_start=764
-  _globals['_BLOBREF']._serialized_end=806
-  _globals['_TASKERROR']._serialized_start=808
-  _globals['_TASKERROR']._serialized_end=886
-  _globals['_LOGLINE']._serialized_start=888
-  _globals['_LOGLINE']._serialized_end=972
+  _globals['_OBJECTREF']._serialized_end=777
+  _globals['_BLOBREF']._serialized_start=779
+  _globals['_BLOBREF']._serialized_end=821
+  _globals['_TASKERROR']._serialized_start=823
+  _globals['_TASKERROR']._serialized_end=901
+  _globals['_LOGLINE']._serialized_start=903
+  _globals['_LOGLINE']._serialized_end=987
 # @@protoc_insertion_point(module_scope)

@@ -69,14 +69,16 @@ class DeferredValue(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., node: _Optional[int] = ...) -> None: ...
 
 class ObjectRef(_message.Message):
-    __slots__ = ("attempt", "size_bytes", "holders")
+    __slots__ = ("attempt", "size_bytes", "holders", "maker")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    MAKER_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     size_bytes: int
     holders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, attempt: _Optional[int] = ..., size_bytes: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
+    maker: str
+    def __init__(self, attempt: _Optional[int] = ..., size_bytes: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., maker: _Optional[str] = ...) -> None: ...
 
 class BlobRef(_message.Message):
     __slots__ = ("cid", "size_bytes")

@@ -74,6 +74,40 @@ def test_what_is_needed_stays_in_the_cache(store: ObjectStore) -> None:
     assert [path.exists() for path in (first, third)] == [False, True]
 
 
+@pytest.fixture
+def neighbour(tmp_path: Path) -> ObjectStore:
+    """Another worker of the same host, whose id is `n`."""
+    return ObjectStore([Directories(tmp_path / name, "n") for name in ("fast", "slow")])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_neighbours_result_is_linked_while_it_is_needed(
+    store: ObjectStore, neighbour: ObjectStore, place: int
+) -> None:
+    path = made(neighbour, 7, place=place)
+    assert store.link(7, 10, "n") is None, "nobody needs it"
+    store.pin(7, 100)
+    found = store.link(7, 10, "n")
+    assert found is not None
+    link = Path(found[0])
+    assert link.samefile(path)
+    assert store.find(7) == found
+    neighbour.release(7)
+    assert link.read_bytes() == b"x" * 10, "it outlives its maker's"
+    store.unpin([100])
+    assert store.find(7) is None
+    assert not link.exists()
+
+
+@pytest.mark.parametrize("maker", ["", "m", "..", "../n", "n/../n"])
+def test_what_is_no_neighbour_is_not_linked(store: ObjectStore, neighbour: ObjectStore, maker: str) -> None:
+    made(neighbour, 7)
+    store.pin(7, 100)
+    assert store.link(7, 10, maker) is None
+    assert store.link(7, 11, "n") is None, "it is not what was meant"
+    assert store.link(7, 10, "n")
+
+
 def test_a_published_result_becomes_a_blob(store: ObjectStore) -> None:
     path = made(store, 7)
     store.publish(7, b"cid")

@@ -4,7 +4,7 @@ Layout, per worker, under the object directory and again under the local directo
 
     cascade-<uid>/<worker id>/lock        flocked as long as the worker lives
                               objects/    results made here, by the hex of their attempt
-                              copies/     results made elsewhere
+                              copies/     results made elsewhere: links to files of this host, or copies
                               blobs/      by the hex of their CID
                               functions/  by the hex of their CID
                               frames/     task frames too large for a packet
@@ -149,6 +149,8 @@ class ObjectStore:
         self._pins: dict[int | bytes, set[int]] = {}
         """Who needs what: attempts by key."""
         self._pinned_by: dict[int, list[int | bytes]] = {}
+        self._links: dict[int, tuple[str, int]] = {}
+        """Links to files of other workers of this host, as long as attempts here need them."""
         self._released: set[int] = set()
         """Results that were released while they were needed here."""
 
@@ -185,10 +187,31 @@ class ObjectStore:
         """Path and size of an object or blob that is here."""
         if isinstance(key, int) and key in self._made:
             return self._made[key]
+        if isinstance(key, int) and key in self._links:
+            return self._links[key]
         found = self._cached.get(key)
         if found is not None:
             self._cached.move_to_end(key)
         return found
+
+    def link(self, attempt: int, size: int, maker: str) -> tuple[str, int] | None:
+        """Path and size of a result that another worker of this host keeps, under a name of our own.
+
+        None when it is not to be seen here. The link lasts until those who have it pinned need it no more, so
+        that its maker can write into the file again.
+        """
+        if attempt not in self._pins or not maker or os.sep in maker or maker.startswith("."):
+            return None
+        name = f"{attempt:016x}"
+        for directories in self._directories:
+            path = str(directories.room("copies") / name)
+            with contextlib.suppress(OSError):
+                os.link(directories.root.parent / maker / "objects" / name, path)
+                if os.stat(path).st_size == size:
+                    self._links[attempt] = (path, size)
+                    return path, size
+                os.unlink(path)
+        return None
 
     def pin(self, key: int | bytes, attempt: int) -> None:
         """An attempt needs it: it stays."""
@@ -207,11 +230,20 @@ class ObjectStore:
                 if not users:
                     del self._pins[key]
                     freed = True
-                    if isinstance(key, int) and key in self._released:
-                        self._released.discard(key)
-                        self._remove_made(key)
+                    if isinstance(key, int):
+                        self._let_go(key)
         if freed:
             self._evict()
+
+    def _let_go(self, attempt: int) -> None:
+        """No attempt here needs a result any more."""
+        if attempt in self._released:
+            self._released.discard(attempt)
+            self._remove_made(attempt)
+        link = self._links.pop(attempt, None)
+        if link is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(link[0])
 
     def release(self, attempt: int) -> None:
         """Nobody needs a result any more. A copy of it goes as well."""

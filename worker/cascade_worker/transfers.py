@@ -107,11 +107,16 @@ class Transfers:
         form = value.WhichOneof("form")
         if form == "inline":
             return value.inline
-        if form in ("object", "blob"):
-            return self._local_file(value.object.attempt if form == "object" else value.blob.cid, attempt)
+        if form == "object":
+            return self._local_object(value.object, attempt)
+        if form == "blob":
+            return self._local_file(value.blob.cid, attempt)
         if form == "item":
             item = value.item
-            found = self._local_file(item.list.attempt if item.HasField("list") else item.blob.cid, attempt)
+            if item.HasField("list"):
+                found = self._local_object(item.list, attempt)
+            else:
+                found = self._local_file(item.blob.cid, attempt)
             return None if found is None else (frames.ITEM, found[1], found[2], item.index)
         if form == "list":
             return self._local_all(value.list.items, attempt)
@@ -127,6 +132,14 @@ class Transfers:
     def local_blob(self, reference: value_pb2.BlobRef, attempt: int) -> Any:
         """A blob as executors take it, when it is here; None otherwise. Pins it for the attempt."""
         return self._local_file(reference.cid, attempt)
+
+    def _local_object(self, reference: value_pb2.ObjectRef, attempt: int) -> Any:
+        key = reference.attempt
+        found = self._local_file(key, attempt)
+        if found is None and key not in self._flights:
+            linked = self._store.link(key, reference.size_bytes, reference.maker)
+            found = None if linked is None else (frames.FILE, *linked)
+        return found
 
     def _local_file(self, key: int | bytes, attempt: int) -> Any:
         self._store.pin(key, attempt)
@@ -197,10 +210,11 @@ class Transfers:
         return holder.template
 
     async def _object(self, reference: value_pb2.ObjectRef, attempt: int) -> Any:
-        key = reference.attempt
-        self._store.pin(key, attempt)
-        found = self._store.find(key) or await self._once(key, lambda: self._fetch_object(reference))
-        return (frames.FILE, *found)
+        found = self._local_object(reference, attempt)
+        if found is None:
+            fetched = await self._once(reference.attempt, lambda: self._fetch_object(reference))
+            found = (frames.FILE, *fetched)
+        return found
 
     async def _blob(self, reference: value_pb2.BlobRef, attempt: int) -> Any:
         key = reference.cid

@@ -92,6 +92,7 @@ def _fill_object(message: value_pb2.ObjectRef, value: ObjectValue) -> None:
     message.attempt = value.attempt
     message.size_bytes = value.size
     message.holders.append(value.address)
+    message.maker = value.worker
 
 
 def value_size(value: Value) -> int:
