@@ -13,10 +13,12 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import sys
 import time
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,9 +43,11 @@ from cascade_scheduler.blobs.choose import BlobPlace, choose_blobs
 from cascade_scheduler.core.books import EPOCH_SHIFT
 from cascade_scheduler.core.state import Settings
 from cascade_scheduler.hub import Bounds, Times
+from cascade_scheduler.leading import LEASE_SECONDS
 from cascade_scheduler.logs import set_up_logging
 from cascade_scheduler.store.base import RunStore, StoreError
 from cascade_scheduler.store.choose import choose_cache, choose_store
+from cascade_scheduler.store.shared import Holder
 
 __all__ = ["main"]
 
@@ -54,6 +58,7 @@ CONFIGURED = (
 )
 """Arguments that files and the environment may also give."""
 HEARTBEAT_PERIOD_MIN = 0.01
+LEASE_SECONDS_MIN = 0.5
 _PRIVATE_NAME = re.compile(r"cascade-[0-9]+-[^/]+")
 """What the directories of private clusters are called; no others are ever removed."""
 _REMOVE_TRIES = 20
@@ -83,6 +88,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", help="address to listen on (default 127.0.0.1; another needs --token-file or mutual TLS)")
     add("--port", help="port to listen on; 0: any free one, which is printed (default 7420)")
     add("--state", help="memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH (default memory://)")
+    add(
+        "--standby",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="wait while another scheduler leads the same state, and take over when it is gone (default)",
+    )
+    add(
+        "--lease",
+        type=_DURATION,
+        default=LEASE_SECONDS,
+        help="how long standbys wait for a leader that says nothing (default 3s; the same for all of them)",
+    )
     add("--token-file", help="a file that holds the cluster's token")
     add("--tls-cert", help="PEM file with this side's certificate")
     add("--tls-key", help="PEM file with its private key")
@@ -162,6 +179,12 @@ def _parser() -> argparse.ArgumentParser:
         help="larger graphs are refused",
     )
     add(
+        "--backlog-bytes-max",
+        type=_SIZE,
+        default=SchedulerOptions().backlog_bytes_max,
+        help="results that may wait while Redis is away; past it nothing more is taken (default 256MiB)",
+    )
+    add(
         "--runs-kept",
         type=option_type(parse_count(0)),
         default=Settings().runs_kept,
@@ -215,6 +238,8 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         raise ConfigError(
             "--heartbeat-timeout must be at least twice --heartbeat-period, or live workers are lost"
         )
+    if arguments.lease < LEASE_SECONDS_MIN:
+        raise ConfigError(f"--lease must be at least {format_duration(LEASE_SECONDS_MIN)}")
     return SchedulerOptions(
         host=config["host"],
         port=config["port"],
@@ -234,6 +259,9 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
         times=times,
         drain_timeout=arguments.drain_timeout,
+        backlog_bytes_max=arguments.backlog_bytes_max,
+        standby=arguments.standby,
+        lease=arguments.lease,
         solver=config["solver"],
         solver_timeout=config["solver_timeout"],
         story_dir=state_directory() / "bugs",
@@ -266,7 +294,12 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
                 scheduler.stop_now()
                 await scheduler.run()
                 raise
-            _announce(address, store)
+            leader = scheduler.leader
+            if leader is None:
+                _announce(address, store)
+            else:
+                _announce_standby(address, leader, config["blobs"])
+                scheduler.on_lead = partial(_announce, address, store)
             code = await scheduler.run()
     if code == 0:  # else the log of the failure may lie there
         _remove(private)
@@ -318,6 +351,17 @@ def _announce(address: str, store: RunStore) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _announce_standby(address: str, leader: Holder, blobs: str | None) -> None:
+    """Says that the scheduler waits."""
+    print(f"cascade-scheduler standing by on {address}; {leader.address} leads", flush=True)
+    if leader.host != socket.gethostname() and not (blobs or "").startswith("ipfs:"):
+        logger.warning(
+            "the leader is on another host (%s): what it keeps in blobs is there for this standby only with "
+            "--blobs ipfs://… or in a shared directory; else large results are lost when this one takes over",
+            leader.host,
+        )
 
 
 def _listen_to_signals(scheduler: Scheduler, stack: contextlib.ExitStack) -> None:

@@ -22,7 +22,7 @@ from cascade_scheduler.store.base import (
     StoreUnavailable,
 )
 from cascade_scheduler.store.redis import RedisStore, masked
-from cascade_scheduler.store.shared import Holder
+from cascade_scheduler.store.shared import RELEASED, Holder
 from tests.contract.test_run_store import KEY, created, frame, fresh, land, load
 
 
@@ -149,7 +149,7 @@ async def test_the_lease_is_one_scheduler_s_until_it_ends_or_is_given_back(
     await store.renew()
     assert await client.pttl("cascade:leader") > 50_000
     await store.release()
-    assert await other.holder() is None
+    assert await other.holder() == RELEASED
     epoch = await other.claim(second, 60.0)
     assert epoch is not None
     assert epoch > first

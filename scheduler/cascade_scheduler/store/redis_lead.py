@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from cascade_scheduler.store.base import StoreFenced, StoreGap, StoreUnavailable
 from cascade_scheduler.store.redis_batch import BATCH_KEY, EPOCH_KEY
-from cascade_scheduler.store.shared import Holder
+from cascade_scheduler.store.shared import RELEASED, Holder
 
 __all__ = ["LEADER_KEY", "RedisLead"]
 
@@ -110,7 +110,7 @@ class RedisLead:
     async def claim(self, mine: Holder, ttl: float, over: Holder | None) -> int | None:
         """Takes the lease, if nobody but `over` has it; returns the new epoch."""
         text, ttl_ms = _text(mine), max(1, round(ttl * 1000))
-        replaced = "" if over is None else _text(over)
+        replaced = "" if over is None or over == RELEASED else _text(over)
         epoch = await self._run(self._claim, [text, ttl_ms, replaced])
         if epoch is None:
             return None
@@ -178,8 +178,10 @@ def _text(holder: Holder) -> str:
 
 def _holder(text: bytes | None) -> Holder | None:
     """Who wrote a lease; a text that is none of ours names nobody, and can be waited for like any other."""
-    if not text:
+    if text is None:
         return None
+    if not text:
+        return RELEASED
     try:
         told = json.loads(text)
         return Holder(

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from cascade_scheduler.store.base import RunCreated, RunStore
 
-__all__ = ["Holder", "SharedStore"]
+__all__ = ["RELEASED", "Holder", "SharedStore"]
 
 
 class Holder(NamedTuple):
@@ -23,6 +23,10 @@ class Holder(NamedTuple):
     """When the process began, in the kernel's ticks; tells it from a later one with its id."""
 
 
+RELEASED = Holder("", "", "", "", 0, 0)
+"""Whoever led has given the lease back."""
+
+
 @runtime_checkable
 class SharedStore(RunStore, Protocol):
     """A store that several schedulers may reach: who leads holds a lease in it, and only its batches land."""
@@ -35,7 +39,7 @@ class SharedStore(RunStore, Protocol):
         """
 
     async def holder(self) -> Holder | None:
-        """Who holds the lease; None: nobody.
+        """Who holds the lease, or RELEASED; None: it has ended, or never was.
 
         Raises:
             StoreUnavailable: the store cannot be reached now.
