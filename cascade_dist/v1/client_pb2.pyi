@@ -624,10 +624,12 @@ class GetStatusResponse(_message.Message):
     def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., address: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ..., state: _Optional[str] = ..., workers: _Optional[int] = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., free: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., runs_active: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., nodes_running: _Optional[int] = ..., plans_solved: _Optional[int] = ..., plans_hit: _Optional[int] = ..., leases: _Optional[int] = ..., loop_steps: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., pools_free: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ...) -> None: ...
 
 class HasBlobsRequest(_message.Message):
-    __slots__ = ("cids",)
+    __slots__ = ("cids", "look_for")
     CIDS_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FOR_FIELD_NUMBER: _ClassVar[int]
     cids: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, cids: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    look_for: _duration_pb2.Duration
+    def __init__(self, cids: _Optional[_Iterable[bytes]] = ..., look_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class HasBlobsResponse(_message.Message):
     __slots__ = ("present",)
@@ -648,6 +650,52 @@ class PutBlobResponse(_message.Message):
     EXISTED_FIELD_NUMBER: _ClassVar[int]
     existed: bool
     def __init__(self, existed: bool = ...) -> None: ...
+
+class ListBlobsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListBlobsResponse(_message.Message):
+    __slots__ = ("blobs",)
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    blobs: _containers.RepeatedCompositeFieldContainer[BlobInfo]
+    def __init__(self, blobs: _Optional[_Iterable[_Union[BlobInfo, _Mapping]]] = ...) -> None: ...
+
+class BlobInfo(_message.Message):
+    __slots__ = ("blob", "used", "in_use", "pinned")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    IN_USE_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    blob: _value_pb2.BlobRef
+    used: _timestamp_pb2.Timestamp
+    in_use: bool
+    pinned: bool
+    def __init__(self, blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., in_use: bool = ..., pinned: bool = ...) -> None: ...
+
+class PinBlobsRequest(_message.Message):
+    __slots__ = ("cids",)
+    CIDS_FIELD_NUMBER: _ClassVar[int]
+    cids: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, cids: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class PinBlobsResponse(_message.Message):
+    __slots__ = ("present",)
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    present: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, present: _Optional[_Iterable[bool]] = ...) -> None: ...
+
+class UnpinBlobsRequest(_message.Message):
+    __slots__ = ("cids",)
+    CIDS_FIELD_NUMBER: _ClassVar[int]
+    cids: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, cids: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class UnpinBlobsResponse(_message.Message):
+    __slots__ = ("pinned",)
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    pinned: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, pinned: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class GetBlobRequest(_message.Message):
     __slots__ = ("cid",)

@@ -805,6 +805,21 @@ class BlobServiceStub(object):
                 request_serializer=cascade__dist_dot_v1_dot_client__pb2.GetBlobRequest.SerializeToString,
                 response_deserializer=cascade__dist_dot_v1_dot_client__pb2.GetBlobResponse.FromString,
                 _registered_method=True)
+        self.ListBlobs = channel.unary_stream(
+                '/cascade_dist.v1.BlobService/ListBlobs',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.ListBlobsRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ListBlobsResponse.FromString,
+                _registered_method=True)
+        self.PinBlobs = channel.unary_unary(
+                '/cascade_dist.v1.BlobService/PinBlobs',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.PinBlobsRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.PinBlobsResponse.FromString,
+                _registered_method=True)
+        self.UnpinBlobs = channel.unary_unary(
+                '/cascade_dist.v1.BlobService/UnpinBlobs',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.UnpinBlobsRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.UnpinBlobsResponse.FromString,
+                _registered_method=True)
 
 
 class BlobServiceServicer(object):
@@ -827,7 +842,29 @@ class BlobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBlob(self, request, context):
-        """One blob, in pieces. NOT_FOUND: it is not there.
+        """One blob, in pieces; a store in IPFS looks for it in the network. NOT_FOUND: it is not there. DATA_LOSS: its
+        bytes have changed where they lie; they are not given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBlobs(self, request, context):
+        """The blobs that are there, the least recently used first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinBlobs(self, request, context):
+        """Keeps blobs until they are unpinned, through restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinBlobs(self, request, context):
+        """Undoes PinBlobs, however often it was said.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -850,6 +887,21 @@ def add_BlobServiceServicer_to_server(servicer, server):
                     servicer.GetBlob,
                     request_deserializer=cascade__dist_dot_v1_dot_client__pb2.GetBlobRequest.FromString,
                     response_serializer=cascade__dist_dot_v1_dot_client__pb2.GetBlobResponse.SerializeToString,
+            ),
+            'ListBlobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListBlobs,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ListBlobsRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.ListBlobsResponse.SerializeToString,
+            ),
+            'PinBlobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinBlobs,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.PinBlobsRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.PinBlobsResponse.SerializeToString,
+            ),
+            'UnpinBlobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinBlobs,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.UnpinBlobsRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.UnpinBlobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -934,6 +986,87 @@ class BlobService(object):
             '/cascade_dist.v1.BlobService/GetBlob',
             cascade__dist_dot_v1_dot_client__pb2.GetBlobRequest.SerializeToString,
             cascade__dist_dot_v1_dot_client__pb2.GetBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cascade_dist.v1.BlobService/ListBlobs',
+            cascade__dist_dot_v1_dot_client__pb2.ListBlobsRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.ListBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.BlobService/PinBlobs',
+            cascade__dist_dot_v1_dot_client__pb2.PinBlobsRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.PinBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.BlobService/UnpinBlobs',
+            cascade__dist_dot_v1_dot_client__pb2.UnpinBlobsRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.UnpinBlobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,11 @@ class EntryCache(Generic[Key]):
         while self.bytes > self._bytes_max:
             self.drop(next(iter(self._entries)))
 
+    def values(self) -> list[bytes]:
+        """The bytes of all entries whose time is not over."""
+        now = self._clock()
+        return [entry.value for entry in self._entries.values() if entry.over is None or now < entry.over]
+
     def drop(self, key: Key) -> None:
         """Forgets an entry, if it is there."""
         entry = self._entries.pop(key, None)

@@ -211,6 +211,7 @@ class Hub:
                 release=command.release,
                 warnings=warnings,
                 fast_loops=self.core.settings.fast_loops,
+                ipfs=self.blobs.ipfs_url,
             )
         )
 

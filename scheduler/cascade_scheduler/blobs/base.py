@@ -66,6 +66,10 @@ class BlobStore(Protocol):
     """
 
     @property
+    def ipfs_url(self) -> str:
+        """Of the RPC of an IPFS node that has the blobs too; empty: none."""
+
+    @property
     def bytes_held(self) -> int:
         """Bytes of all blobs held."""
 

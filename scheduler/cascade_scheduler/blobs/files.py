@@ -74,6 +74,11 @@ class FileBlobStore:
         return self._directory
 
     @property
+    def ipfs_url(self) -> str:
+        """None has them."""
+        return ""
+
+    @property
     def bytes_held(self) -> int:
         """Bytes of all blobs held."""
         return self._index.bytes

@@ -71,14 +71,17 @@ class IpfsBlobStore:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         local.on_gone = self._gone
-        self.url = self._kubo.url
-        """Of the node's RPC, which workers are told."""
 
     async def open(self) -> None:
         """Finds what is there, and begins to give it to the node."""
         await self._local.open()
         if self._task is None:
             self._task = asyncio.create_task(self._catch_up(), name="blobs to ipfs")
+
+    @property
+    def ipfs_url(self) -> str:
+        """Of the node's RPC, which workers are told."""
+        return self._kubo.url
 
     # --- as the files --------------------------------------------------------------------------------
 
@@ -183,7 +186,7 @@ class IpfsBlobStore:
 
     def _answered(self) -> None:
         if self._breaker.worked():
-            logger.info("blobs in IPFS: the node at %s answers again", self.url)
+            logger.info("blobs in IPFS: the node at %s answers again", self.ipfs_url)
 
     def _gone(self, cid: bytes) -> None:
         self._behind.discard(cid)

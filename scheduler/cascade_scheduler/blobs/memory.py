@@ -19,6 +19,11 @@ class MemoryBlobStore:
         self._data: dict[bytes, bytes] = {}
 
     @property
+    def ipfs_url(self) -> str:
+        """None has them."""
+        return ""
+
+    @property
     def bytes_held(self) -> int:
         """Bytes of all blobs held."""
         return self._index.bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,14 +11,27 @@ import grpc
 import grpc.aio
 
 from cascade_dist.codec.cid import CID_BYTES, cid_to_text
-from cascade_dist.v1 import client_pb2, client_pb2_grpc
-from cascade_scheduler.blobs.base import PIECE_BYTES, BlobError, BlobTooLarge, BlobUpload, BlobWrong
+from cascade_dist.v1 import client_pb2, client_pb2_grpc, value_pb2
+from cascade_dist.wire.convert import seconds
+from cascade_scheduler.blobs.base import (
+    PIECE_BYTES,
+    BlobError,
+    BlobInfo,
+    BlobTooLarge,
+    BlobUpload,
+    BlobWrong,
+)
 from cascade_scheduler.hub import Hub
+from cascade_scheduler.wire.values import timestamp_of
 
 __all__ = ["BlobService"]
 
 PIECE_SECONDS = 60.0
 """How long one piece of an upload may be waited for."""
+LOOK_SECONDS = 10.0
+"""How long the network is asked for a blob that somebody wants."""
+LOOK_SECONDS_MAX = 60.0
+LIST_AT_ONCE = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,18 +47,24 @@ class BlobService(client_pb2_grpc.BlobServiceServicer):
         self, request: client_pb2.HasBlobsRequest, context: Context
     ) -> client_pb2.HasBlobsResponse:
         """Which of these are there."""
-        return client_pb2.HasBlobsResponse(present=[self._blobs.has(cid) for cid in request.cids])
+        patience = min(LOOK_SECONDS_MAX, seconds(request.look_for)) if request.HasField("look_for") else 0.0
+        deadline = time.monotonic() + patience
+        answer = client_pb2.HasBlobsResponse()
+        for cid in request.cids:
+            left = max(0.0, deadline - time.monotonic())
+            answer.present.append(_is_cid(cid) and await self._blobs.find(cid, left) is not None)
+        return answer
 
     async def PutBlob(  # noqa: N802
         self, request_iterator: AsyncIterator[client_pb2.PutBlobRequest], context: Context
     ) -> client_pb2.PutBlobResponse:
         """Stores one blob."""
         first = await self._piece(context)
-        if first is None or not first.HasField("blob") or len(first.blob.cid) != CID_BYTES:
+        if first is None or not first.HasField("blob") or not _is_cid(first.blob.cid):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first piece names the blob by its CID")
             raise BlobWrong  # abort has raised already
         cid, size = first.blob.cid, first.blob.size_bytes
-        if self._blobs.has(cid):
+        if await self._blobs.find(cid) is not None:
             return client_pb2.PutBlobResponse(existed=True)
         upload: BlobUpload | None = None
         try:
@@ -87,7 +107,9 @@ class BlobService(client_pb2_grpc.BlobServiceServicer):
         """One blob."""
         cid = request.cid
         try:
-            size = self._blobs.size(cid)
+            size = await self._blobs.find(cid, LOOK_SECONDS) if _is_cid(cid) else None
+            if size is None:
+                raise KeyError(cid)
             self._blobs.pin((cid,))
             try:
                 message = client_pb2.GetBlobResponse(size_bytes=size)
@@ -100,5 +122,56 @@ class BlobService(client_pb2_grpc.BlobServiceServicer):
             finally:
                 self._blobs.unpin((cid,))
         except KeyError:
-            name = cid_to_text(cid) if len(cid) == CID_BYTES else cid.hex()[:80]
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"blob {name} is not here (any more)")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"blob {_name(cid)} is not here (any more)")
+        except BlobError as error:
+            await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+
+    # --- for people --------------------------------------------------------------------------------
+
+    async def ListBlobs(  # noqa: N802
+        self, request: client_pb2.ListBlobsRequest, context: Context
+    ) -> AsyncIterator[client_pb2.ListBlobsResponse]:
+        """What is there."""
+        found = self._blobs.listing()
+        for start in range(0, len(found), LIST_AT_ONCE):
+            part = found[start : start + LIST_AT_ONCE]
+            yield client_pb2.ListBlobsResponse(blobs=map(_info, part))
+
+    async def PinBlobs(  # noqa: N802
+        self, request: client_pb2.PinBlobsRequest, context: Context
+    ) -> client_pb2.PinBlobsResponse:
+        """Keeps blobs."""
+        answer = client_pb2.PinBlobsResponse()
+        try:
+            for cid in request.cids:
+                present = _is_cid(cid) and await self._blobs.find(cid, LOOK_SECONDS) is not None
+                if present:
+                    await self._blobs.keep(cid)
+                answer.present.append(present)
+        except BlobError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        return answer
+
+    async def UnpinBlobs(  # noqa: N802
+        self, request: client_pb2.UnpinBlobsRequest, context: Context
+    ) -> client_pb2.UnpinBlobsResponse:
+        """Keeps them no longer."""
+        pinned = [_is_cid(cid) and await self._blobs.let_go(cid) for cid in request.cids]
+        return client_pb2.UnpinBlobsResponse(pinned=pinned)
+
+
+def _is_cid(cid: bytes) -> bool:
+    return len(cid) == CID_BYTES
+
+
+def _name(cid: bytes) -> str:
+    return cid_to_text(cid) if _is_cid(cid) else cid.hex()[:80]
+
+
+def _info(info: BlobInfo) -> client_pb2.BlobInfo:
+    return client_pb2.BlobInfo(
+        blob=value_pb2.BlobRef(cid=info.cid, size_bytes=info.size),
+        used=timestamp_of(info.used),
+        in_use=info.in_use,
+        pinned=info.kept,
+    )

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from cascade_dist.storage.records import REFERENCE, BlobRecord, decode_record
 from cascade_scheduler.entries import EntryCache
 
-__all__ = ["TTL_SECONDS", "CacheStore", "MemoryCacheStore"]
+__all__ = ["TTL_SECONDS", "CacheStore", "MemoryCacheStore", "blob_named"]
 
 TTL_SECONDS = 86_400
 
@@ -37,8 +38,26 @@ class CacheStore(Protocol):
             StoreUnavailable: the store cannot be reached.
         """
 
+    async def blobs(self) -> set[bytes]:
+        """The blobs that records name.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached.
+        """
+
     async def close(self) -> None:
         """Lets go of connections."""
+
+
+def blob_named(record: bytes) -> bytes | None:
+    """The CID of the blob that a record names, sealed or not; None when it names none."""
+    if not record.startswith(REFERENCE):
+        return None
+    try:
+        found = decode_record(record[: record.index(b"}") + 1])
+    except ValueError:
+        return None
+    return found.cid if isinstance(found, BlobRecord) else None
 
 
 class MemoryCacheStore:
@@ -62,6 +81,10 @@ class MemoryCacheStore:
         """Keeps records."""
         for key, record in entries:
             self._entries.put(key, record, self._ttl)
+
+    async def blobs(self) -> set[bytes]:
+        """The blobs that records name."""
+        return {cid for record in self._entries.values() if (cid := blob_named(record)) is not None}
 
     async def close(self) -> None:
         """Does nothing."""

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from cascade_dist.storage.seal import Sealer, SealError
 from cascade_scheduler.store.base import StoreUnavailable
-from cascade_scheduler.store.cache import TTL_SECONDS
+from cascade_scheduler.store.cache import TTL_SECONDS, blob_named
 from cascade_scheduler.store.redis import masked
 
 __all__ = ["RedisCacheStore", "key_name"]
@@ -22,6 +22,9 @@ KEY_PREFIX = "cascade:cache:"
 SEALED_AS = "cascade:cache"
 """What stands in the seal in place of a run."""
 TIMEOUT_SECONDS = 1.0
+SCAN_KEYS = 1000
+REFERENCE_BYTES = 400
+"""A record that names a blob has fewer."""
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -78,6 +81,26 @@ class RedisCacheStore:
             pipeline.set(key_name(key), self._sealer.seal(SEALED_AS, key.hex(), 0, record), ex=self._ttl)
         try:
             await pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis at {self._url}: {str(error) or type(error).__name__}") from None
+
+    async def blobs(self) -> set[bytes]:
+        """The blobs that records name. Of a record only the beginning is read, where a reference stands."""
+        named: set[bytes] = set()
+        try:
+            cursor = 0
+            while True:
+                cursor, keys = await self._client.scan(cursor, match=f"{KEY_PREFIX}*", count=SCAN_KEYS)
+                pipeline = self._client.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.getrange(key, 0, REFERENCE_BYTES - 1)
+                # What is no string under such a name is an error in its place, and names nothing.
+                for record in await pipeline.execute(raise_on_error=False) if keys else ():
+                    cid = blob_named(record) if isinstance(record, bytes) else None
+                    if cid is not None:
+                        named.add(cid)
+                if not cursor:
+                    return named
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis at {self._url}: {str(error) or type(error).__name__}") from None
 

@@ -11,9 +11,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from cascade_dist.codec.cid import cid_of
+from cascade_dist.codec.cid import cid_of, cid_to_text
+from cascade_dist.storage.kubo import Kubo
 from cascade_dist.v1 import client_pb2, value_pb2
 from cascade_scheduler.blobs.files import FileBlobStore
+from cascade_scheduler.blobs.ipfs import IpfsBlobStore
 from cascade_scheduler.blobs.memory import MemoryBlobStore
 from tests.scheduler.peers import SECONDS, Client, Worker, done, one_task, put_blob, scheduler
 
@@ -84,6 +86,57 @@ async def test_a_full_store_refuses_and_finished_runs_make_room() -> None:
             await client.stub.GetRun(client_pb2.GetRunRequest(run_id="r"))
         assert not it.hub.blobs.has(cid)
         assert not it.hub.core.runs
+
+
+async def test_bytes_that_changed_on_disk_are_not_given(tmp_path: Path) -> None:
+    async with scheduler(blobs=FileBlobStore(tmp_path, 1 << 20)) as it, Client(it.address) as client:
+        cid = await put_blob(client, b"0123456789")
+        (tmp_path / cid_to_text(cid)).write_bytes(b"9876543210")
+        with pytest.raises(grpc.aio.AioRpcError, match="has changed on disk") as raised:
+            await get(client, cid)
+        assert raised.value.code() == grpc.StatusCode.DATA_LOSS
+        with pytest.raises(grpc.aio.AioRpcError, match="is not here") as raised:
+            await get(client, cid)
+        assert await get(client, await put_blob(client, b"0123456789")) == (b"0123456789", 10)
+
+
+async def test_blobs_are_listed_and_pinned() -> None:
+    blobs = MemoryBlobStore(1000)
+    async with scheduler(blobs=blobs) as it, Client(it.address) as client:
+        first, second = await put_blob(client, b"x" * 600), await put_blob(client, b"y" * 100)
+        pin = client_pb2.PinBlobsRequest(cids=[first, cid_of(b"no"), b"nonsense"])
+        assert list((await client.blobs.PinBlobs(pin)).present) == [True, False, False]
+        parts = [part async for part in client.blobs.ListBlobs(client_pb2.ListBlobsRequest())]
+        found = [(info.blob.cid, info.blob.size_bytes, info.pinned) for part in parts for info in part.blobs]
+        assert sorted(found) == sorted([(first, 600, True), (second, 100, False)])
+        with pytest.raises(grpc.aio.AioRpcError, match="cascade blobs unpin"):
+            await put_blob(client, b"z" * 500)
+        unpin = client_pb2.UnpinBlobsRequest(cids=[first, second])
+        assert list((await client.blobs.UnpinBlobs(unpin)).pinned) == [True, False]
+        await put_blob(client, b"z" * 500)
+        assert not blobs.has(first)
+
+
+async def test_many_blobs_are_listed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cascade_scheduler.services.blobs.LIST_AT_ONCE", 2)
+    async with scheduler() as it, Client(it.address) as client:
+        for number in range(5):
+            await put_blob(client, bytes([number]))
+        parts = [part async for part in client.blobs.ListBlobs(client_pb2.ListBlobsRequest())]
+        assert [len(part.blobs) for part in parts] == [2, 2, 1]
+
+
+async def test_a_store_in_ipfs_looks_for_what_others_have(kubo: str, tmp_path: Path) -> None:
+    async with Kubo(kubo) as node:
+        await node.add(b"only the node has it")
+    cid = cid_of(b"only the node has it")
+    blobs = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 20), kubo, name="service", temporary=True)
+    async with scheduler(blobs=blobs) as it, Client(it.address) as client:
+        request = client_pb2.HasBlobsRequest(cids=[cid])
+        assert list((await client.blobs.HasBlobs(request)).present) == [False]
+        request.look_for.seconds = 5
+        assert list((await client.blobs.HasBlobs(request)).present) == [True]
+        assert await get(client, cid) == (b"only the node has it", 20)
 
 
 async def test_health_is_told_without_a_token() -> None:
