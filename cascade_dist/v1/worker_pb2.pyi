@@ -121,7 +121,7 @@ class HeldAttempt(_message.Message):
     def __init__(self, attempt: _Optional[int] = ..., state: _Optional[_Union[HeldState, str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session_id", "versions", "epoch", "heartbeat_period", "heartbeat_timeout", "inline_bytes_max", "cancel_grace", "keep", "drop", "known", "release", "warnings", "fast_loops", "ipfs")
+    __slots__ = ("session_id", "versions", "epoch", "heartbeat_period", "heartbeat_timeout", "inline_bytes_max", "cancel_grace", "keep", "drop", "known", "release", "warnings", "fast_loops", "ipfs", "seal_key", "epochs_grow")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,8 @@ class Welcome(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     FAST_LOOPS_FIELD_NUMBER: _ClassVar[int]
     IPFS_FIELD_NUMBER: _ClassVar[int]
+    SEAL_KEY_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_GROW_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     versions: _client_pb2.Versions
     epoch: int
@@ -150,7 +152,9 @@ class Welcome(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     fast_loops: bool
     ipfs: str
-    def __init__(self, session_id: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., epoch: _Optional[int] = ..., heartbeat_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., heartbeat_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inline_bytes_max: _Optional[int] = ..., cancel_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., known: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., warnings: _Optional[_Iterable[str]] = ..., fast_loops: bool = ..., ipfs: _Optional[str] = ...) -> None: ...
+    seal_key: bytes
+    epochs_grow: bool
+    def __init__(self, session_id: _Optional[str] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., epoch: _Optional[int] = ..., heartbeat_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., heartbeat_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., inline_bytes_max: _Optional[int] = ..., cancel_grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., keep: _Optional[_Iterable[int]] = ..., drop: _Optional[_Iterable[int]] = ..., known: _Optional[_Iterable[int]] = ..., release: _Optional[_Iterable[int]] = ..., warnings: _Optional[_Iterable[str]] = ..., fast_loops: bool = ..., ipfs: _Optional[str] = ..., seal_key: _Optional[bytes] = ..., epochs_grow: bool = ...) -> None: ...
 
 class TaskBody(_message.Message):
     __slots__ = ("body", "spec", "function", "run", "resources")
