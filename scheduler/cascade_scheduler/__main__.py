@@ -40,6 +40,7 @@ from cascade_dist.storage.seal import state_directory
 from cascade_scheduler.app import Scheduler, SchedulerOptions, StartError
 from cascade_scheduler.blobs.base import BlobError
 from cascade_scheduler.blobs.choose import BlobPlace, choose_blobs
+from cascade_scheduler.blobs.collecting import GRACE_SECONDS
 from cascade_scheduler.core.books import EPOCH_SHIFT
 from cascade_scheduler.core.state import Settings
 from cascade_scheduler.hub import Bounds, Times
@@ -148,6 +149,12 @@ def _parser() -> argparse.ArgumentParser:
         "ipfs://HOST:PORT of a Kubo node's RPC (default: files in the state or temp directory)",
     )
     add("--blob-bytes-max", type=_SIZE, default=64 << 30, help="bound of the blob store (default 64GiB)")
+    add(
+        "--blob-grace",
+        type=_DURATION,
+        default=GRACE_SECONDS,
+        help="how long a blob stays that nothing needs (25h); results of stored runs are lost with theirs",
+    )
     add("--seal-key-file", help="key that records in Redis are sealed with (default: made once per user)")
     add("--heartbeat-period", type=_DURATION, default=2.0, help="(default 2s)")
     add(
@@ -259,6 +266,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
         times=times,
         drain_timeout=arguments.drain_timeout,
+        blob_grace=arguments.blob_grace,
         backlog_bytes_max=arguments.backlog_bytes_max,
         standby=arguments.standby,
         lease=arguments.lease,

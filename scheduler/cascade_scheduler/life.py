@@ -13,6 +13,7 @@ import grpc
 
 from cascade_dist.v1 import client_pb2_grpc, worker_pb2_grpc
 from cascade_scheduler.blobs.base import BlobStore
+from cascade_scheduler.blobs.collecting import GRACE_SECONDS, collect_idle
 from cascade_scheduler.core.events import ConstraintsLoaded, Event
 from cascade_scheduler.core.state import Core, Settings
 from cascade_scheduler.functions import FunctionStore
@@ -49,6 +50,8 @@ class SchedulerOptions:
     bounds: Bounds = field(default_factory=Bounds)
     times: Times = field(default_factory=Times)
     drain_timeout: float = 30.0
+    blob_grace: float = GRACE_SECONDS
+    """How long a blob stays that nothing names."""
     functions_bytes_max: int = 256 << 20
     backlog_bytes_max: int = 256 << 20
     solver: str = "native"
@@ -118,6 +121,7 @@ class Life:
             self.turn.post(ConstraintsLoaded(constraints))
             logger.info("%d constraints hold on from before", len(constraints))
         self.hub.start()
+        self.hub.spawn(collect_idle(self.hub.blobs, self._cache.blobs, self._options.blob_grace))
 
     def add_services(self, server: Any, address: str) -> None:
         """Adds what answers calls to a gRPC server, or to what takes its place."""
