@@ -31,7 +31,7 @@ from cascade_dist.language.lazy import LazyResult
 from cascade_dist.language.resources import Resource
 from cascade_dist.language.task import Task
 
-__all__ = ["CodeHash", "CodeHasher"]
+__all__ = ["CodeHash", "CodeHasher", "loads_of"]
 
 _ENTRIES_MAX: Final = 10_000
 _REACH_MAX: Final = 100_000
@@ -98,6 +98,12 @@ def _entry_of(code: types.CodeType) -> _Entry:
             _entries.clear()
         entry = _entries[id(code)] = _Entry(code)
     return entry
+
+
+def loads_of(code: types.CodeType) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, str], ...]]:
+    """What code loads by name: globals, each with the attributes taken from it, and imports."""
+    entry = _entry_of(code)
+    return entry.chains, entry.imports
 
 
 def _lone_entry(owner: Any) -> _Entry | None:

@@ -40,8 +40,8 @@ def compiler(tmp_path: Path) -> Compiler:
     return made
 
 
-def compile_(compiler: Compiler, target: Any, fast: bool = False) -> client_pb2.Submit:
-    compiled = compiler.compile(INFO, loop.func, target, fast=fast)
+def compile_(compiler: Compiler, target: Any) -> client_pb2.Submit:
+    compiled = compiler.compile(INFO, loop.func, target)
     assert not compiled.uploads
     return worker_pb2.Tail.FromString(compiled.tail).graph
 
@@ -110,7 +110,7 @@ def test_a_repeated_call_is_what_compiling_it_gives(
 ) -> None:
     first = loop(*[None for _ in args], **dict.fromkeys(kwargs))
     assert compiler.repeated(INFO, loop.func, first) is None, "there was none before"
-    compile_(compiler, first, fast=True)
+    compile_(compiler, first)
     call = loop(*args, **kwargs)
     step = compiler.repeated(INFO, loop.func, call)
     assert step is not None
@@ -120,7 +120,7 @@ def test_a_repeated_call_is_what_compiling_it_gives(
 
 
 def test_what_is_not_like_it_is_compiled(compiler: Compiler) -> None:
-    compile_(compiler, loop(1), fast=True)
+    compile_(compiler, loop(1))
     for call in (
         other(1),
         loop(other(1)),
@@ -137,8 +137,65 @@ def test_what_is_not_like_it_is_compiled(compiler: Compiler) -> None:
         assert compiler.repeated(INFO, loop.func, call) is None, call
 
 
+def helped(n: int) -> int:
+    return n + 1
+
+
+@cs.task
+def with_helper(n: int) -> Any:
+    return with_helper(helped(n))
+
+
+class Seen(list[int]):
+    """Code that may change and stay the same object."""
+
+
+SEEN = Seen()
+
+
+@cs.task
+def with_state(n: int) -> Any:
+    SEEN.append(n)
+    return with_state(n + 1)
+
+
+def _info_of(task: cs.Task[Any], directory: Path) -> BodyInfo:
+    function = FunctionCache().encode(task)
+    (directory / function.cid.hex()).write_bytes(function.body)
+    return BodyInfo(task.name, "r", function.cid, None, 0, 64 * 1024)
+
+
+def test_a_helper_that_is_redefined_between_two_steps_is_noticed(
+    compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = _info_of(with_helper, tmp_path)
+
+    def step() -> bytes:
+        tail = compiler.compile(info, with_helper.func, with_helper(5)).tail
+        return bytes(worker_pb2.Tail.FromString(tail).graph.chunk.node_ids)
+
+    before = step()
+    repeated = compiler.repeated(info, with_helper.func, with_helper(5))
+    assert repeated is not None
+    assert repeated.node_id == before
+    monkeypatch.setattr(sys.modules[__name__], "helped", lambda n: n + 2)
+    assert compiler.repeated(info, with_helper.func, with_helper(5), fast=True) is None
+    after = step()
+    assert after != before
+    repeated = compiler.repeated(info, with_helper.func, with_helper(5))
+    assert repeated is not None, "what it is now was learned"
+    assert repeated.node_id == after
+
+
+def test_code_that_may_change_unseen_is_repeated_in_a_lease_alone(compiler: Compiler, tmp_path: Path) -> None:
+    info = _info_of(with_state, tmp_path)
+    compiler.compile(info, with_state.func, with_state(5))
+    assert compiler.repeated(info, with_state.func, with_state(6)) is None
+    assert compiler.repeated(info, with_state.func, with_state(6), fast=True) is not None
+
+
 def test_policies_tell_calls_apart(compiler: Compiler) -> None:
-    compile_(compiler, loop(1).with_timeout(3), fast=True)
+    compile_(compiler, loop(1).with_timeout(3))
     assert compiler.repeated(INFO, loop.func, loop(2)) is None
     assert compiler.repeated(INFO, loop.func, loop(2).with_timeout(4)) is None
     assert compiler.repeated(INFO, loop.func, loop(2).with_timeout(3)) is not None
@@ -147,7 +204,7 @@ def test_policies_tell_calls_apart(compiler: Compiler) -> None:
 def test_caches_are_bounded(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tails, "_SHAPES_MAX", 4)
     for timeout in range(1, 20):
-        compile_(compiler, loop(1).with_timeout(timeout), fast=True)
+        compile_(compiler, loop(1).with_timeout(timeout))
         assert len(compiler._shapes) <= 4
     assert isinstance(compiler._known, OrderedDict)
 

@@ -72,7 +72,7 @@ RECALL = 6
 TAILS = 1
 """A lazy value or a jump that it returns is what its run goes on with."""
 FAST = 2
-"""A returned call that is like an earlier one need not be compiled."""
+"""A returned call that is like an earlier one need not be compiled, though its code cannot be watched."""
 LEASED = 4
 """As long as it returns calls of itself, the executor goes on with them."""
 

@@ -21,6 +21,7 @@ from cascade_dist.codec.values import Packed
 from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError, SerializationError
 from cascade_dist.graph.build import Compilation
 from cascade_dist.graph.code_hash import CodeHasher
+from cascade_dist.graph.code_watch import CodeWatch, watch
 from cascade_dist.graph.encoding import SCALARS
 from cascade_dist.graph.identity import Identity, Specs, scalars_content
 from cascade_dist.graph.model import Node, TaskSpec
@@ -72,6 +73,8 @@ class _Shape(NamedTuple):
     spec: TaskSpec
     head: bytes
     """The serialized Submit without ids and arguments."""
+    watch: CodeWatch | None
+    """Tells whether the spec still holds; None: nothing can, so only a leased loop repeats it."""
 
 
 class Compiled(NamedTuple):
@@ -135,7 +138,7 @@ class Compiler:
         self._warned: dict[str, int] = {}
         """By run: the size of arguments that was warned of last."""
 
-    def compile(self, info: BodyInfo, func: Body, target: Any, *, fast: bool = False) -> Compiled:
+    def compile(self, info: BodyInfo, func: Body, target: Any) -> Compiled:
         """A target that a task has returned.
 
         Args:
@@ -148,12 +151,12 @@ class Compiler:
             GraphTooLargeError: it, or its arguments, are above a bound; names size and bound.
         """
         try:
-            return self._compile(info, func, target, fast)
+            return self._compile(info, func, target)
         except CascadeError as error:
             error.add_note(f"(in the target that task {info.name!r} returned)")
             raise
 
-    def _compile(self, info: BodyInfo, func: Body, target: Any, fast: bool) -> Compiled:
+    def _compile(self, info: BodyInfo, func: Body, target: Any) -> Compiled:
         params = self._params_of(info)
         if isinstance(target, WithParams):
             target, params = target.target, dict(target.params)
@@ -187,7 +190,7 @@ class Compiler:
             )
         message = parts[0]
         self._check_arguments(info, sum(map(len, message.chunk.node_args)) + sum(p.size for _, p in uploads))
-        if fast and not uploads:
+        if not uploads:
             self._learn(info, func, target, message)
         return Compiled(worker_pb2.Tail(graph=message).SerializeToString(), tuple(uploads))
 
@@ -198,6 +201,9 @@ class Compiler:
         key = _shape_key(info, func, target)
         if key is None or len(message.chunk.node_args) != 1 or message.chunk.blobs:
             return
+        known = self._shapes.get(key)
+        if known is not None and (known.watch is None or known.watch.holds()):
+            return
         spec = Specs(CodeHasher()).of(target.task, target.chain)
         shared = client_pb2.Submit()
         shared.CopyFrom(message)
@@ -205,17 +211,25 @@ class Compiler:
         shared.chunk.ClearField("node_args")
         if len(self._shapes) >= _SHAPES_MAX:
             self._shapes.clear()
-        self._shapes[key] = _Shape(target.task, spec, shared.SerializeToString())
+        self._shapes[key] = _Shape(
+            target.task, spec, shared.SerializeToString(), watch(target.task, spec.retry)
+        )
 
-    def repeated(self, info: BodyInfo, func: Body, target: Any) -> NextStep | None:
+    def repeated(self, info: BodyInfo, func: Body, target: Any, *, fast: bool = False) -> NextStep | None:
         """The step that a returned call of the task itself is, when it is like an earlier one.
+
+        Args:
+            info: of the task.
+            func: its function.
+            target: what it returned.
+            fast: code that cannot be watched is taken to be as it was.
 
         Raises:
             CascadeError: its arguments cannot be sent; as compiling it says so.
         """
         key = _shape_key(info, func, target)
         shape = None if key is None else self._shapes.get(key)
-        if shape is None:
+        if shape is None or not (fast if shape.watch is None else shape.watch.holds()):
             return None
         args, kwargs, spec = target.args, target.kwargs, shape.spec
         if not kwargs and SCALARS.issuperset(map(type, args)):

@@ -350,14 +350,13 @@ class Workbench:
         self._compiler.run_id = task.run_id
         told = repr(value)[:_PREVIEW_CHARS]
         try:
-            if task.flags & frames.FAST:
-                step = self._compiler.repeated(info, body.func, value)
-                if step is not None:
-                    if task.lease is not None and task.lease.goes_on:
-                        return step
-                    tail = self._compiler.repeated_tail(info, body.func, value, step)
-                    return (TAIL, task.attempt, duration_ns, tail, [], told, 0)
-            made = self._compiler.compile(info, body.func, value, fast=bool(task.flags & frames.FAST))
+            step = self._compiler.repeated(info, body.func, value, fast=bool(task.flags & frames.FAST))
+            if step is not None:
+                if task.lease is not None and task.lease.goes_on:
+                    return step
+                tail = self._compiler.repeated_tail(info, body.func, value, step)
+                return (TAIL, task.attempt, duration_ns, tail, [], told, 0)
+            made = self._compiler.compile(info, body.func, value)
         except Exception as error:
             raise Unloadable(error) from error
         uploads = []
