@@ -461,6 +461,17 @@ def test_many_loops_at_once(loops: cs.Cluster) -> None:
     assert [run.result(TIMEOUT) for run in runs] == ["Done"] * 8
 
 
+@cs.task(pure=True, cache="cluster")
+def climb_cached(n: int, top: int) -> Any:
+    return n * 10 if n == top else climb_cached(n + 1, top)
+
+
+def test_each_step_of_a_cached_loop_has_a_key_of_its_own(loops: cs.Cluster) -> None:
+    assert loops.run(climb_cached(0, 7), timeout=TIMEOUT) == 70
+    assert loops.run(climb_cached(0, 3), timeout=TIMEOUT) == 30
+    assert loops.run(climb_cached(1, 7), timeout=TIMEOUT) == 70
+
+
 def test_a_submit_from_another_thread_goes_on_meanwhile(loops: cs.Cluster) -> None:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(loops.run(countdown(200), timeout=TIMEOUT)))

@@ -137,6 +137,17 @@ def test_what_is_not_like_it_is_compiled(compiler: Compiler) -> None:
         assert compiler.repeated(INFO, loop.func, call) is None, call
 
 
+@cs.task(pure=True, cache="cluster")
+def cached(n: int) -> Any:
+    return cached(n + 1)
+
+
+def test_calls_with_value_keys_are_compiled_each_time(compiler: Compiler, tmp_path: Path) -> None:
+    info = _info_of(cached, tmp_path)
+    compiler.compile(info, cached.func, cached(1))
+    assert compiler.repeated(info, cached.func, cached(2), fast=True) is None
+
+
 def helped(n: int) -> int:
     return n + 1
 

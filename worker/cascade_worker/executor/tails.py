@@ -199,8 +199,9 @@ class Compiler:
     def _learn(self, info: BodyInfo, func: Body, target: Any, message: client_pb2.Submit) -> None:
         """Keeps what later calls of the same task may repeat, if it is one that they may."""
         key = _shape_key(info, func, target)
-        if key is None or len(message.chunk.node_args) != 1 or message.chunk.blobs:
-            return
+        chunk = message.chunk
+        if key is None or len(chunk.node_args) != 1 or chunk.blobs or chunk.value_keys or chunk.jumps:
+            return  # beside its id and arguments, something else differs from call to call
         known = self._shapes.get(key)
         if known is not None and (known.watch is None or known.watch.holds()):
             return
