@@ -472,17 +472,21 @@ class PutCachedResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class FetchObjectRequest(_message.Message):
-    __slots__ = ("attempt", "offset_bytes")
+    __slots__ = ("attempt", "offset_bytes", "length_bytes")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     offset_bytes: int
-    def __init__(self, attempt: _Optional[int] = ..., offset_bytes: _Optional[int] = ...) -> None: ...
+    length_bytes: int
+    def __init__(self, attempt: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
 
 class FetchObjectResponse(_message.Message):
-    __slots__ = ("size_bytes", "data")
+    __slots__ = ("size_bytes", "data", "crc32")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     data: bytes
-    def __init__(self, size_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    crc32: int
+    def __init__(self, size_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., crc32: _Optional[int] = ...) -> None: ...

@@ -2,53 +2,88 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+import zlib
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from cascade_dist.v1 import worker_pb2, worker_pb2_grpc
+from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import PAYLOAD_BYTES_MAX, Address, TokenAuth, server_options
+from cascade_worker.executor.files import open_shared
 from cascade_worker.objects import ObjectStore
+from cascade_worker.pieces import METHOD, Piece, encode_piece
 
 __all__ = ["ObjectServicer", "reachable", "start_object_server"]
 
+_STREAMS_MAX = 32
+"""Objects that are sent at the same time; further ones wait."""
 
-class ObjectServicer(worker_pb2_grpc.ObjectServiceServicer):
+
+class ObjectServicer:
     """FetchObject."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._room = asyncio.Semaphore(_STREAMS_MAX)
 
-    async def FetchObject(  # noqa: N802 - the wire's name
-        self,
-        request: worker_pb2.FetchObjectRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> AsyncIterator[worker_pb2.FetchObjectResponse]:
-        """One object, in pieces of at most 1 MiB."""
-        found = self._store.find(request.attempt)
-        try:
-            if found is None:
-                raise FileNotFoundError
-            fd = os.open(found[0], os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"object {request.attempt:x} is not here")
-        try:  # released while it is read, it lives on until the descriptor is closed
-            size = os.fstat(fd).st_size
-            at = request.offset_bytes
-            first = True
-            while first or at < size:
-                data = os.pread(fd, PAYLOAD_BYTES_MAX, at)
-                yield worker_pb2.FetchObjectResponse(size_bytes=size if first else 0, data=data)
-                first = False
-                if not data:
-                    break
-                at += len(data)
-        finally:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For a server; answers are encoded here."""
+        method: Any = grpc.unary_stream_rpc_method_handler(
+            self._fetch, request_deserializer=worker_pb2.FetchObjectRequest.FromString
+        )
+        service, _, name = METHOD.strip("/").partition("/")
+        return grpc.method_handlers_generic_handler(service, {name: method})
+
+    async def _fetch(
+        self, request: worker_pb2.FetchObjectRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """One object or a part of it, in pieces of at most 1 MiB."""
+        async with self._room:
+            found = self._store.find(request.attempt)
+            try:
+                if found is None:
+                    raise FileNotFoundError
+                fd = await asyncio.to_thread(open_shared, found[0])
+            except FileNotFoundError:
+                await context.abort(grpc.StatusCode.NOT_FOUND, f"object {request.attempt:x} is not here")
+            await _send(fd, request, context)
+
+
+async def _send(
+    fd: int, request: worker_pb2.FetchObjectRequest, context: grpc.aio.ServicerContext[Any, Any]
+) -> None:
+    """Sends while the next piece is read. While the descriptor is open nobody writes into the file."""
+    loop = asyncio.get_running_loop()
+    size = os.fstat(fd).st_size
+    at = request.offset_bytes
+    end = min(size, at + request.length_bytes) if request.length_bytes else size
+    told = size
+    reading: asyncio.Future[bytes] | None = None
+    try:
+        while at < end:
+            length = min(PAYLOAD_BYTES_MAX, end - at)
+            message = await (reading or loop.run_in_executor(None, _read, fd, length, at, told))
+            at, told, reading = at + length, 0, None
+            if at < end:
+                length = min(PAYLOAD_BYTES_MAX, end - at)
+                reading = loop.run_in_executor(None, _read, fd, length, at, told)
+            await context.write(message)
+    finally:
+        if reading is None:
             os.close(fd)
+        else:
+            reading.add_done_callback(lambda done: os.close(fd))
+
+
+def _read(fd: int, length: int, at: int, size: int) -> bytes:
+    data = os.pread(fd, length, at)
+    if len(data) != length:
+        raise OSError(f"a file of {at + length:,} bytes or more ends at byte {at + len(data):,}")
+    return encode_piece(Piece(size, data, zlib.crc32(data)))
 
 
 async def start_object_server(
@@ -60,7 +95,7 @@ async def start_object_server(
         RuntimeError: the host is none of this machine's.
     """
     server = grpc.aio.server(options=server_options(), interceptors=auth.server_interceptors)
-    worker_pb2_grpc.add_ObjectServiceServicer_to_server(ObjectServicer(store), server)
+    server.add_generic_rpc_handlers((ObjectServicer(store).handler(),))
     address = f"[{host}]:0" if ":" in host else f"{host}:0"
     if credentials is None:
         port = server.add_insecure_port(address)

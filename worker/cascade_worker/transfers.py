@@ -12,7 +12,7 @@ import errno
 import logging
 import mmap
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -27,23 +27,18 @@ from cascade_dist.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from cascade_dist.wire import TokenAuth, open_channel
+from cascade_dist.wire import TokenAuth
 from cascade_worker.executor import frames
 from cascade_worker.executor.files import reserve
 from cascade_worker.objects import ObjectStore
+from cascade_worker.peers import PAUSE, SILENCE, TRIES, PeerFetcher, UnreachableError, pieces_of
 
 __all__ = ["FetchError", "ObjectsLostError", "Transfers"]
 
 log = logging.getLogger("cascade.worker")
 
 _PIECE_BYTES = 1 << 20
-_SILENCE = 30.0
-"""Seconds without a piece after which a transfer has failed."""
-_TRIES = 4
-_PAUSE = 0.25
-"""Seconds before the second try of a transfer; doubled for each further one."""
 _CONCURRENT_MAX = 16
-_CHANNELS_MAX = 64
 
 T = TypeVar("T")
 
@@ -92,10 +87,9 @@ class Transfers:
     ) -> None:
         self._store = store
         self._metadata = auth.metadata
-        self._credentials = credentials
         self._scheduler = scheduler
         self._spill_dir = spill_dir
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._peers = PeerFetcher(auth.metadata, credentials)
         self._flights: dict[int | bytes, asyncio.Task[File]] = {}
         self._room = asyncio.Semaphore(_CONCURRENT_MAX)
         self._spilled = 0
@@ -239,36 +233,18 @@ class Transfers:
     # --- objects ------------------------------------------------------------------------------------
 
     async def _fetch_object(self, reference: value_pb2.ObjectRef) -> File:
-        reasons: list[str] = []
-        async with self._room:
-            for holder in reference.holders:
-                for number in range(_TRIES):
-                    if number:
-                        await asyncio.sleep(_PAUSE * 2 ** (number - 1))
-                    try:
-                        return await self._object_from(holder, reference)
-                    except grpc.aio.AioRpcError as error:
-                        reason = f"{holder}: {error.code().name} {error.details()}"
-                        gone = error.code() == grpc.StatusCode.NOT_FOUND
-                    except TimeoutError:
-                        reason, gone = f"{holder}: nothing came for {_SILENCE:g} s", False
-                    log.debug("object %x: %s", reference.attempt, reason)
-                    if gone:
-                        break
-                reasons.append(reason)
-        text = "; ".join(reasons) or "it has no holder"
-        raise ObjectsLostError((reference.attempt,), f"object {reference.attempt:x} cannot be had: {text}")
-
-    async def _object_from(self, holder: str, reference: value_pb2.ObjectRef) -> File:
-        stub = worker_pb2_grpc.ObjectServiceStub(self._channel(holder))
-        request = worker_pb2.FetchObjectRequest(attempt=reference.attempt)
         what = f"object {reference.attempt:x}"
 
         async def receive(path: str) -> None:
-            call = stub.FetchObject(request, metadata=self._metadata)
-            await _receive(call, path, reference.size_bytes, None, what)
+            try:
+                await self._peers.fetch(reference, path)
+            except UnreachableError as error:
+                raise ObjectsLostError((reference.attempt,), f"{what} cannot be had: {error}") from None
+            except OSError as error:
+                raise _unwritable(what, reference.size_bytes, path, error) from error
 
-        return await self._where_there_is_room(reference.attempt, reference.size_bytes, receive)
+        async with self._room:
+            return await self._where_there_is_room(reference.attempt, reference.size_bytes, receive)
 
     async def _where_there_is_room(
         self, key: int | bytes, size: int, receive: Callable[[str], Awaitable[None]]
@@ -283,16 +259,6 @@ class Transfers:
                 log.warning("%s", error)
         await receive(last)
         return File(last, size)
-
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        channel = self._channels.pop(address, None)
-        if channel is None:
-            channel = open_channel(address, self._credentials)
-        self._channels[address] = channel
-        if len(self._channels) > _CHANNELS_MAX:
-            oldest = self._channels.pop(next(iter(self._channels)))
-            asyncio.get_running_loop().create_task(oldest.close(_SILENCE))
-        return channel
 
     # --- the scheduler ------------------------------------------------------------------------------
 
@@ -312,9 +278,9 @@ class Transfers:
 
     async def _from_scheduler(self, what: str, ask: Callable[[grpc.aio.Channel], Awaitable[T]]) -> T:
         """Asks the scheduler, again after a lost connection, but not for ever."""
-        for number in range(_TRIES):
+        for number in range(TRIES):
             if number:
-                await asyncio.sleep(_PAUSE * 2 ** (number - 1))
+                await asyncio.sleep(PAUSE * 2 ** (number - 1))
             try:
                 return await ask(await self._scheduler())
             except grpc.aio.AioRpcError as error:
@@ -322,7 +288,7 @@ class Transfers:
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                     break
             except TimeoutError:
-                reason = f"nothing was heard for {_SILENCE:g} s"
+                reason = f"nothing was heard for {SILENCE:g} s"
         raise FetchError(f"{what} cannot be had from the scheduler: {reason}")
 
     async def _deferred(self, reference: value_pb2.DeferredValue, attempt: int) -> Any:
@@ -337,7 +303,7 @@ class Transfers:
                 worker_pb2.FetchValueRequest(value=reference), metadata=self._metadata
             )
             with open(path, "wb") as file:  # noqa: ASYNC230 - shared memory, or the page cache
-                async for part in _pieces(call):
+                async for part in pieces_of(call):
                     if part.compound:
                         template = await self._template(part, attempt)
                     items = await _all([self._value(item, attempt) for item in part.items])
@@ -362,7 +328,7 @@ class Transfers:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             request = worker_pb2.FetchFunctionsRequest(cids=[cid])
             try:
-                answer = await stub.FetchFunctions(request, metadata=self._metadata, timeout=_SILENCE)
+                answer = await stub.FetchFunctions(request, metadata=self._metadata, timeout=SILENCE)
                 body = next((function.body for function in answer.functions if function.cid == cid), b"")
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.NOT_FOUND:
@@ -409,9 +375,7 @@ class Transfers:
         """Closes all channels."""
         for flight in list(self._flights.values()):
             flight.cancel()
-        for channel in self._channels.values():
-            await channel.close()
-        self._channels.clear()
+        await self._peers.close()
 
 
 async def _all(wanted: list[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -429,24 +393,12 @@ async def _all(wanted: list[Coroutine[Any, Any, Any]]) -> list[Any]:
     return made
 
 
-async def _pieces(call: Any) -> AsyncGenerator[Any, None]:
-    """The messages of a stream, none later than the bound after the one before."""
-    try:
-        while True:
-            message = await asyncio.wait_for(call.read(), _SILENCE)
-            if message is grpc.aio.EOF:
-                return
-            yield message
-    finally:
-        call.cancel()
-
-
 async def _blob_bytes(channel: grpc.aio.Channel, cid: bytes, metadata: Any) -> bytes:
     """A blob of a few MiB, in memory."""
     call = client_pb2_grpc.BlobServiceStub(channel).GetBlob(
         client_pb2.GetBlobRequest(cid=cid), metadata=metadata
     )
-    return b"".join([piece.data async for piece in _pieces(call)])
+    return b"".join([piece.data async for piece in pieces_of(call)])
 
 
 async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str) -> None:
@@ -462,7 +414,7 @@ async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str
     try:
         reserve(fd, size)
         at = 0
-        async with contextlib.aclosing(_pieces(call)) as pieces:
+        async with contextlib.aclosing(pieces_of(call)) as pieces:
             async for piece in pieces:
                 at += len(piece.data)
                 if at > size:
@@ -476,13 +428,17 @@ async def _receive(call: Any, path: str, size: int, cid: bytes | None, what: str
             raise FetchError(f"{what}: the bytes that came have another content id")
         os.rename(part, path)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        kind = NoRoomError if full else FetchError
-        raise kind(f"{what} of {size:,} bytes cannot be kept in {part}: {error.strerror}") from error
+        raise _unwritable(what, size, path, error) from error
     finally:
         os.close(fd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
+
+
+def _unwritable(what: str, size: int, path: str, error: OSError) -> FetchError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    kind = NoRoomError if full else FetchError
+    return kind(f"{what} of {size:,} bytes cannot be kept in {path}: {error.strerror}")
 
 
 def _cid_of_file(path: str) -> bytes:

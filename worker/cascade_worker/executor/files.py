@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any
 
-__all__ = ["is_named", "map_file", "reserve"]
+__all__ = ["is_named", "map_file", "open_shared", "reserve"]
 
 _LOCK_TRIES = 500
 _LOCK_PAUSE = 0.002
@@ -24,14 +24,28 @@ def map_file(path: str) -> Any:
     Raises:
         FileNotFoundError: it is not there, or was released while it was opened.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_shared(path)
     try:
-        _lock_shared(fd, path)
         size = os.fstat(fd).st_size
         # The map keeps the open file, and with it the lock, until it is gone itself.
         return mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b""
     finally:
         os.close(fd)
+
+
+def open_shared(path: str) -> int:
+    """Opens a file for reading; while the descriptor is open nobody writes into it.
+
+    Raises:
+        FileNotFoundError: it is not there, or was released while it was opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _lock_shared(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _lock_shared(fd: int, path: str) -> None:

@@ -1,0 +1,231 @@
+"""Fetching objects from other workers: ranges of one object at the same time, each piece checked.
+
+A piece that was cut short or changed on the way is refused; its range goes on behind the last good piece, at
+the same holder once more, then at the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cascade_dist.v1 import value_pb2, worker_pb2
+from cascade_dist.wire import open_channel
+from cascade_worker.executor.files import reserve
+from cascade_worker.pieces import METHOD, BadPieceError, Piece, decode_piece
+
+__all__ = ["PAUSE", "SILENCE", "TRIES", "PeerFetcher", "UnreachableError", "pieces_of", "split"]
+
+log = logging.getLogger("cascade.worker")
+
+SILENCE = 30.0
+"""Seconds without a piece after which a transfer has failed."""
+TRIES = 4
+"""How often a holder that cannot be reached is tried."""
+_BAD_TRIES = 2
+"""How often a holder that sends wrong bytes is tried."""
+PAUSE = 0.25
+"""Seconds before the second try of a transfer; doubled for each further one."""
+_CHANNELS_MAX = 64
+_LANES = 4
+"""Connections to one holder: each is served by another thread of gRPC."""
+_RANGE_BYTES_MIN = 4 << 20
+_RANGE_BYTES_MAX = 32 << 20
+
+Range = tuple[int, int]
+"""First byte, and the one behind the last."""
+
+
+class UnreachableError(Exception):
+    """No holder gave it; the text says why, holder by holder."""
+
+
+def split(size: int) -> list[Range]:
+    """The ranges in which an object is fetched."""
+    step = min(_RANGE_BYTES_MAX, max(_RANGE_BYTES_MIN, -(-size // _LANES)))
+    return [(at, min(size, at + step)) for at in range(0, size, step)]
+
+
+class PeerFetcher:
+    """Fetches for one worker.
+
+    Args:
+        metadata: carries the cluster's token.
+        credentials: for channels to other workers.
+    """
+
+    def __init__(self, metadata: Any, credentials: grpc.ChannelCredentials | None) -> None:
+        self._metadata = metadata
+        self._credentials = credentials
+        self._channels: dict[tuple[str, int], grpc.aio.Channel] = {}
+
+    async def fetch(self, reference: value_pb2.ObjectRef, path: str) -> None:
+        """Writes an object into a file, which gets its name when all is there and right.
+
+        Raises:
+            UnreachableError: no holder gave it.
+            OSError: the file cannot be written.
+        """
+        part = f"{path}.part"
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            await asyncio.to_thread(reserve, fd, reference.size_bytes)
+            await self._fill(reference, fd)
+            os.rename(part, path)
+        finally:
+            os.close(fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
+
+    async def _fill(self, reference: value_pb2.ObjectRef, fd: int) -> None:
+        """Fetches all ranges, on several lanes."""
+        ranges = deque(split(reference.size_bytes))
+        lanes = [
+            asyncio.create_task(self._lane(reference, number, ranges, fd))
+            for number in range(min(_LANES, len(ranges)))
+        ]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for lane in lanes:
+                lane.cancel()
+            # None may still write when the descriptor is closed.
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    async def _lane(self, reference: value_pb2.ObjectRef, number: int, ranges: deque[Range], fd: int) -> None:
+        while ranges:
+            await _RangeFetch(self, reference, number, ranges.popleft(), fd).run()
+
+    def call(self, holder: str, lane: int, request: worker_pb2.FetchObjectRequest) -> Any:
+        """Asks a holder for pieces, as messages that are not decoded."""
+        ask: Any = self._channel(holder, lane).unary_stream(
+            METHOD, request_serializer=worker_pb2.FetchObjectRequest.SerializeToString
+        )
+        return ask(request, metadata=self._metadata)
+
+    def _channel(self, address: str, lane: int) -> grpc.aio.Channel:
+        key = (address, lane)
+        channel = self._channels.pop(key, None)
+        if channel is None:
+            channel = open_channel(address, self._credentials)
+        self._channels[key] = channel
+        if len(self._channels) > _CHANNELS_MAX:
+            oldest = self._channels.pop(next(iter(self._channels)))
+            asyncio.get_running_loop().create_task(oldest.close(SILENCE))
+        return channel
+
+    async def close(self) -> None:
+        """Closes all channels."""
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+
+class _RangeFetch:
+    """One range of one object, from whichever holder gives it."""
+
+    def __init__(
+        self, peers: PeerFetcher, reference: value_pb2.ObjectRef, lane: int, wanted: Range, fd: int
+    ) -> None:
+        self._peers = peers
+        self._reference = reference
+        self._lane = lane
+        self._at, self._end = wanted
+        self._fd = fd
+
+    async def run(self) -> None:
+        """Fetches all of it.
+
+        Raises:
+            UnreachableError: no holder gave it.
+            OSError: the file cannot be written.
+        """
+        reasons = []
+        for holder in self._reference.holders:
+            reason = await self._from(holder)
+            if not reason:
+                return
+            reasons.append(f"{holder}: {reason}")
+        raise UnreachableError("; ".join(reasons) or "it has no holder")
+
+    async def _from(self, holder: str) -> str:
+        """Fetches the rest from one holder; why that did not succeed."""
+        reason, refused = "", 0
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(PAUSE * 2 ** (number - 1))
+            try:
+                if self._at < self._end:
+                    await self._stream(holder)
+                return ""
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name} {error.details()}"
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    break
+            except TimeoutError:
+                reason = f"nothing came for {SILENCE:g} s"
+            except BadPieceError as error:
+                reason = str(error)
+                refused += 1
+                if refused == _BAD_TRIES:
+                    break
+            log.debug("object %x from %s: %s", self._reference.attempt, holder, reason)
+        return reason
+
+    async def _stream(self, holder: str) -> None:
+        wanted = self._reference
+        request = worker_pb2.FetchObjectRequest(
+            attempt=wanted.attempt, offset_bytes=self._at, length_bytes=self._end - self._at
+        )
+        loop = asyncio.get_running_loop()
+        async with contextlib.aclosing(pieces_of(self._peers.call(holder, self._lane, request))) as messages:
+            async for message in messages:
+                piece = decode_piece(message)
+                if piece.size and piece.size != wanted.size_bytes:
+                    raise BadPieceError(f"it has {piece.size:,} bytes there, not {wanted.size_bytes:,}")
+                if not len(piece.data) or self._at + len(piece.data) > self._end:
+                    raise BadPieceError(
+                        f"{len(piece.data):,} bytes came where {self._end - self._at:,} are wanted"
+                    )
+                await _in_thread(loop.run_in_executor(None, _write, self._fd, piece, self._at))
+                self._at += len(piece.data)
+        if self._at < self._end:
+            raise BadPieceError(f"it ended {self._end - self._at:,} bytes too early")
+
+
+def _write(fd: int, piece: Piece, at: int) -> None:
+    piece.check()
+    view = piece.data
+    while len(view):
+        written = os.pwrite(fd, view, at)
+        at += written
+        view = view[written:]
+
+
+async def _in_thread(job: asyncio.Future[None]) -> None:
+    """Waits for a thread, also when it is cancelled: the descriptor in use is about to be closed."""
+    try:
+        await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise
+
+
+async def pieces_of(call: Any) -> AsyncGenerator[Any, None]:
+    """The messages of a stream, none later than the bound after the one before."""
+    try:
+        while True:
+            message = await asyncio.wait_for(call.read(), SILENCE)
+            if message is grpc.aio.EOF:
+                return
+            yield message
+    finally:
+        call.cancel()
