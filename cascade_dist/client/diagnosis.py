@@ -15,7 +15,7 @@ from cascade_dist.errors import (
     VersionMismatchError,
 )
 
-__all__ = ["connect_error", "is_transient", "no_answer", "rpc_error"]
+__all__ = ["NotLeadingError", "connect_error", "is_transient", "no_answer", "rpc_error"]
 
 _TRANSIENT = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
@@ -27,6 +27,10 @@ _WRONG_TLS = (
     "the two sides do not agree on TLS: give tls_ca (CASCADE_TLS_CA) or write cascades://host:port when the "
     "scheduler uses TLS, and leave it out when it does not"
 )
+
+
+class NotLeadingError(ConnectionFailedError):
+    """A scheduler listens there and does not lead (yet)."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -55,6 +59,8 @@ def connect_error(address: str, error: grpc.aio.AioRpcError) -> CascadeError:
         return ConnectionFailedError(
             f"at {address} listens a gRPC service that is no cascade-scheduler; {_OTHER}"
         )
+    if code is grpc.StatusCode.UNAVAILABLE and details.startswith("this scheduler is "):
+        return NotLeadingError(f"no leader at {address}: {details}")
     if code is grpc.StatusCode.UNAVAILABLE:
         return ConnectionFailedError(_unavailable(address, details))
     return ConnectionFailedError(f"the scheduler at {address} refused the session ({code.name}): {details}")

@@ -108,7 +108,7 @@ class LocalCluster:
         ready = self._directory / "ready.json"
         options = ["--ready-file", str(ready), *self._scheduler_options]
         if self._private:
-            options += ["--host", "127.0.0.1", "--port", "0", "--closed"]
+            options += ["--host", "127.0.0.1", "--port", "0", "--closed", "--no-standby"]
             options += ["--remove-dir", str(self._directory)]
             socket = str(self._directory / "socket")
             if len(os.fsencode(socket)) <= _SOCKET_BYTES_MAX:

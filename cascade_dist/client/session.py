@@ -19,7 +19,7 @@ import grpc.aio
 
 from cascade_dist.client import blobs
 from cascade_dist.client.background import BackgroundLoop
-from cascade_dist.client.diagnosis import rpc_error
+from cascade_dist.client.diagnosis import NotLeadingError, rpc_error
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
 from cascade_dist.client.link import Link, Metadata, frame_submit
@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 BACKOFF_FIRST = 0.05
 BACKOFF_MAX = 3.0
+LEADER_SECONDS = 0.25
+"""How often standbys are asked whether one of them leads."""
 LOOK_SECONDS = 0.5
 """How often a session with runs under way looks whether its private cluster is still there."""
 LOOK_AGAIN_SECONDS = 0.02
@@ -121,11 +123,22 @@ class Session:
             await self._wait_link()
             return
         self.check_there()
-        link = await self._open_link()
+        link = await self._open_first_link()
         if self._endpoint.is_gone is not None:
             self.spawn(self._look_after(self._endpoint.is_gone))
         self._keeper = asyncio.get_running_loop().create_task(self._keep(link))
         self._link_is(link)
+
+    async def _open_first_link(self) -> Link:
+        """Connects; where only standbys answer, one of them will lead soon, and is waited for."""
+        deadline = time.monotonic() + self.connect_timeout
+        while True:
+            try:
+                return await self._open_link()
+            except NotLeadingError:
+                if time.monotonic() + LEADER_SECONDS > deadline:
+                    raise
+            await asyncio.sleep(LEADER_SECONDS)
 
     async def _open_link(self) -> Link:
         failures: list[CascadeError] = []
@@ -143,6 +156,7 @@ class Session:
                     self._told.add(note)
                     log.warning("%s", note)
             return link
+        failures.sort(key=lambda failure: not isinstance(failure, NotLeadingError))
         for other in failures[1:]:
             failures[0].add_note(str(other))
         raise failures[0]

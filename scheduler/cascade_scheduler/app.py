@@ -123,15 +123,27 @@ class Scheduler:
         if epoch is not None:
             await self._begin(epoch)
             return
-        leader = self._candidate.leader
         if not self.options.standby:
-            who = "another scheduler" if leader is None else f"the scheduler at {leader.address}"
-            raise StartError(
-                f"{who} leads the state in {store.url}: connect to it, or choose another database in --state"
-            )
+            await self._begin(await self._claim_soon(store))
+            return
+        leader = self._candidate.leader
         if leader is not None:
             self._follow(leader)
         self._standing = asyncio.create_task(self._stand_by(), name="standby")
+
+    async def _claim_soon(self, store: SharedStore) -> int:
+        """The new epoch, if the lease of who led ends in its time."""
+        leader = self._candidate.leader
+        try:
+            if leader is None or leader.machine != self._candidate.mine.machine:  # else it is seen to live
+                async with asyncio.timeout(2 * self.options.lease):
+                    return await self._candidate.wait(self._follow)
+        except TimeoutError:
+            leader = self._candidate.leader
+        who = "another scheduler" if leader is None else f"the scheduler at {leader.address}"
+        raise StartError(
+            f"{who} leads the state in {store.url}: connect to it, or choose another database in --state"
+        )
 
     def _follow(self, leader: Holder) -> None:
         logger.info(

@@ -104,6 +104,10 @@ class Hub:
         self.blobs = blobs
         self.functions = functions
         self.epoch = epoch
+        self.epochs_grow = False
+        """Later leaders of the same state have higher epochs."""
+        self.seal_key = b""
+        """For what workers keep in Redis; empty: each uses its own."""
         self.bounds = bounds
         self.times = times
         self.plans = PlanCache()
@@ -211,6 +215,8 @@ class Hub:
                 release=command.release,
                 warnings=warnings,
                 fast_loops=self.core.settings.fast_loops,
+                seal_key=self.seal_key,
+                epochs_grow=self.epochs_grow,
                 ipfs=self.blobs.ipfs_url,
             )
         )

@@ -105,7 +105,7 @@ class Candidate:
 
     def __init__(self, store: SharedStore, mine: Holder, ttl: float) -> None:
         self._store = store
-        self._mine = mine
+        self.mine = mine
         self._ttl = ttl
         self._away = False
         self.leader: Holder | None = None
@@ -121,7 +121,7 @@ class Candidate:
         if holder is not None and not self._is_over(holder):
             self.leader = holder
             return None
-        epoch = await self._store.claim(self._mine, self._ttl, holder)
+        epoch = await self._store.claim(self.mine, self._ttl, holder)
         if epoch is None:
             self.leader = await self._store.holder()
         return epoch
@@ -148,9 +148,9 @@ class Candidate:
         if holder is None:
             if not patience.missing(time.monotonic()):
                 return None
-            return await self._store.claim(self._mine, self._ttl)
+            return await self._store.claim(self.mine, self._ttl)
         if self._is_over(holder):
-            return await self._store.claim(self._mine, self._ttl, holder)
+            return await self._store.claim(self.mine, self._ttl, holder)
         patience.reset()
         if self.leader is None or self.leader.owner != holder.owner:
             self.leader = holder
@@ -159,7 +159,7 @@ class Candidate:
 
     def _is_over(self, holder: Holder) -> bool:
         """The lease was given back, or its holder is no more."""
-        return not holder.owner or is_dead(holder, self._mine)
+        return not holder.owner or is_dead(holder, self.mine)
 
 
 class LeadKeeper:

@@ -32,6 +32,7 @@ async def client(redis_server: str) -> AsyncIterator[Any]:
     await fresh(redis_server)
     plain = redis.asyncio.Redis.from_url(redis_server)
     yield plain
+    await plain.flushdb()  # a lease would keep schedulers of other tests waiting
     await plain.aclose()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cascade_dist.v1 import worker_pb2, worker_pb2_grpc
 from cascade_dist.wire import Address, TokenAuth, check_versions, open_channel
@@ -24,6 +26,9 @@ log = logging.getLogger("cascade.worker")
 _WELCOME_TIMEOUT = 10.0
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MAX = 5.0
+_QUIET_PERIODS = 2
+"""After so many heartbeats that did not come, a worker with several addresses looks whether another leads."""
+_PROBE_SECONDS = 2.0
 _LAST_TRY = 0.5
 """What the last attempt before the death timeout gets, at least."""
 
@@ -51,6 +56,10 @@ def _told(error: grpc.aio.AioRpcError) -> str:
 
 class FatalError(Exception):
     """The worker cannot work; the text says why and what to do."""
+
+
+class _OldLeaderError(Exception):
+    """A scheduler has answered whose epoch is over."""
 
 
 class SessionPeer(Protocol):
@@ -107,6 +116,10 @@ class SchedulerLink:
         self._broken = ""
         """Why this side ended the session."""
         self._last_read = 0.0
+        self._epoch = 0
+        """The highest that a scheduler has welcomed this worker with."""
+        self._next = 0
+        """Which address is tried next."""
         self.address = ""
         """Of the scheduler that answered last."""
 
@@ -141,7 +154,8 @@ class SchedulerLink:
         reason = ""
         last_seen = time.monotonic()
         while True:
-            address = self._addresses[failures % len(self._addresses)]
+            address = self._addresses[self._next % len(self._addresses)]
+            self._next += 1
             before, reason = reason, "the stream was closed"
             connected = False
             patience = min(_WELCOME_TIMEOUT, max(_LAST_TRY, self._left(last_seen)))
@@ -151,6 +165,8 @@ class SchedulerLink:
                 self._refuse_if_fatal(error, address)
                 reason = _told(error)
                 connected = self._online.is_set()
+            except _OldLeaderError as error:
+                reason = str(error)
             except TimeoutError:
                 reason = f"no answer within {patience:.3g} s: it is another service, or packets are dropped"
                 if before and patience < _WELCOME_TIMEOUT:
@@ -224,6 +240,7 @@ class SchedulerLink:
         error, warnings = check_versions(welcome.versions, "the scheduler")
         if error:
             raise FatalError(error)
+        self._check_epoch(welcome, address)
         for warning in [*warnings, *welcome.warnings]:
             log.warning("%s", warning)
         self.address = str(address)
@@ -232,6 +249,18 @@ class SchedulerLink:
         self._last_read = time.monotonic()
         await self._talk(call, welcome, address)
         return True
+
+    def _check_epoch(self, welcome: worker_pb2.Welcome, address: Address) -> None:
+        """Refuses a scheduler that led before the one that this worker has met: it has not noticed yet."""
+        if not welcome.epochs_grow:
+            self._epoch = 0
+            return
+        if welcome.epoch < self._epoch:
+            raise _OldLeaderError(
+                f"the scheduler at {address} is in epoch {welcome.epoch}, which is over: another one leads "
+                f"in epoch {self._epoch}"
+            )
+        self._epoch = welcome.epoch
 
     def _said_goodbye(self, goodbye: worker_pb2.Goodbye, address: Address) -> None:
         log.info("the scheduler at %s says good-bye: %s", address, goodbye.reason)
@@ -270,8 +299,27 @@ class SchedulerLink:
         while True:
             await asyncio.sleep(min(period, silence / 4))
             now = time.monotonic()
-            if now - self._last_read > silence:
+            quiet = now - self._last_read
+            if quiet > silence:
                 self.end_session(f"it was silent for {silence:g} s")
+                return
+            if quiet > _QUIET_PERIODS * period and (leader := await self._other_leader()) is not None:
+                self.end_session(f"it was silent for {quiet:.0f} s, and the scheduler at {leader} leads")
                 return
             if now - writer.last_write >= period * 0.9:
                 writer.heartbeat()
+
+    async def _other_leader(self) -> Address | None:
+        """Of several addresses, one whose scheduler says that it leads; it is tried next."""
+        for number, address in enumerate(self._addresses):
+            if str(address) == self.address:
+                continue
+            async with open_channel(address, self._credentials) as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                request = health_pb2.HealthCheckRequest(service="cascade.Scheduler")
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    answer = await stub.Check(request, timeout=_PROBE_SECONDS)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        self._next = number
+                        return address
+        return None

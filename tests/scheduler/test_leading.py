@@ -1,0 +1,153 @@
+"""Who leads: what a standby waits for, and what it takes a process for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade_dist.storage.seal import Sealer
+from cascade_scheduler.leading import Candidate, LeadKeeper, Patience, is_dead, this_process
+from cascade_scheduler.store.base import StoreFenced, StoreGap, StoreUnavailable
+from cascade_scheduler.store.redis import RedisStore
+from cascade_scheduler.store.shared import RELEASED, Holder
+from tests.contract.test_run_store import fresh
+
+MINE = Holder("mine", "h:1", "h", "another machine", 1, 1)
+THEIRS = Holder("theirs", "h:2", "h", "their machine", 1, 1)
+NEXT = THEIRS._replace(owner="next")
+SECONDS = 20.0
+
+
+def test_a_missing_lease_is_taken_when_it_has_been_missing_for_a_while() -> None:
+    patience = Patience(1.5)
+    assert not patience.missing(10.0)
+    assert not patience.missing(11.4)
+    assert patience.missing(11.5)
+    patience.reset()
+    assert not patience.missing(20.0)
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that sleeps."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_process_of_this_machine_is_seen_to_live_and_to_have_ended(child: subprocess.Popen[bytes]) -> None:
+    mine = this_process("h:1")
+    assert mine.pid == os.getpid()
+    assert not is_dead(mine, mine)
+    its_start = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    theirs = mine._replace(pid=child.pid, started=its_start)
+    assert not is_dead(theirs, mine)
+    assert is_dead(theirs._replace(started=its_start - 1), mine), "another process had its id"
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert is_dead(theirs, mine), "one that nobody has waited for"
+    child.wait()
+    assert is_dead(theirs, mine)
+    assert not is_dead(theirs._replace(machine="elsewhere"), mine), "nobody can know"
+    assert not is_dead(theirs._replace(machine=""), mine._replace(machine=""))
+
+
+class Lease:
+    """A store of which only the lease matters; each step says what is seen."""
+
+    def __init__(self, *seen: Holder | type[StoreUnavailable] | None) -> None:
+        self.seen = list(seen)
+        self.claimed: list[Holder | None] = []
+
+    async def holder(self) -> Holder | None:
+        """The next of what is seen."""
+        step = self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+        if isinstance(step, type):
+            raise step("away")
+        return step
+
+    async def claim(self, mine: Holder, ttl: float, over: Holder | None = None) -> int | None:
+        """Nobody is in the way."""
+        self.claimed.append(over)
+        return 7
+
+
+def candidate(lease: Any, ttl: float = 0.04) -> Candidate:
+    return Candidate(lease, MINE, ttl)
+
+
+async def test_at_its_start_a_scheduler_takes_what_nobody_has() -> None:
+    for free in (None, RELEASED):
+        lease = Lease(free)
+        assert await candidate(lease).attempt() == 7
+        assert lease.claimed == [free]
+
+
+async def test_at_its_start_it_finds_a_leader() -> None:
+    waiting = candidate(Lease(THEIRS))
+    assert await waiting.attempt() is None
+    assert waiting.leader == THEIRS
+
+
+async def test_a_standby_tells_of_each_leader_once_and_leads_in_the_end() -> None:
+    lease = Lease(THEIRS, THEIRS, NEXT, StoreUnavailable, StoreUnavailable, NEXT, None)
+    told: list[Holder] = []
+    epoch = await asyncio.wait_for(candidate(lease).wait(told.append), SECONDS)
+    assert epoch == 7
+    assert told == [THEIRS, NEXT]
+
+
+async def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
+    lease = Lease(THEIRS, RELEASED)
+    assert await asyncio.wait_for(candidate(lease, ttl=0.1).wait(lambda holder: None), SECONDS) == 7
+    assert lease.claimed == [RELEASED]
+
+
+@pytest.fixture
+async def stores(redis_server: str) -> Any:
+    """Two stores on one Redis."""
+    await fresh(redis_server)
+    made = [RedisStore(redis_server, Sealer(b"k" * 32)) for _ in range(2)]
+    yield made
+    await fresh(redis_server)  # its lease would keep schedulers of other tests waiting
+    for store in made:
+        await store.close()
+
+
+async def test_a_lease_that_is_renewed_is_not_taken(stores: list[RedisStore]) -> None:
+    first, second = stores
+    lost: list[object] = []
+    assert await Candidate(first, MINE, 1.0).attempt() is not None
+    keeper = LeadKeeper(first, 1.0, on_fenced=lost.append, on_gap=lost.append)
+    keeper.start()
+    standby = asyncio.create_task(Candidate(second, THEIRS, 1.0).wait(lambda holder: None))
+    done, _ = await asyncio.wait((standby,), timeout=3.0)
+    assert not done
+    await keeper.stop()
+    assert await asyncio.wait_for(standby, SECONDS) > 0
+    assert not lost
+
+
+async def test_whoever_keeps_a_lease_hears_that_it_is_lost_and_what_is(stores: list[RedisStore]) -> None:
+    first, second = stores
+    fenced: asyncio.Queue[StoreFenced] = asyncio.Queue()
+    gaps: asyncio.Queue[StoreGap] = asyncio.Queue()
+    await Candidate(first, MINE, 0.2).attempt()
+    keeper = LeadKeeper(first, 0.2, on_fenced=fenced.put_nowait, on_gap=gaps.put_nowait)
+    keeper.start()
+    client: Any = first._client
+    await client.flushdb()
+    assert "missing" in str(await asyncio.wait_for(gaps.get(), SECONDS))
+    await first.take_again()
+    await second.claim(THEIRS, 60.0, over=MINE)
+    assert "led by another" in str(await asyncio.wait_for(fenced.get(), SECONDS))
+    await keeper.stop()
+    assert await second.holder() == THEIRS
