@@ -118,6 +118,15 @@ def _parser() -> argparse.ArgumentParser:
         help="for private clusters: their directory, cascade-PID-…, which is removed when the lifeline ends, "
         "and at the scheduler's end unless it failed",
     )
+    _add_bounds(parser)
+    add("--log-level", help="debug, info, warning or error (default info)")
+    add("--log-format", help="text or json (default text)")
+    return parser
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
+    """What holds for all runs: amounts, blobs, times, sizes."""
+    add = parser.add_argument
     closing = parser.add_mutually_exclusive_group()
     closing.add_argument(
         "--closed", action="store_true", default=None, help="an amount that no worker has is an error at once"
@@ -197,9 +206,6 @@ def _parser() -> argparse.ArgumentParser:
         default=Settings().runs_kept,
         help="finished runs that stay known (1000)",
     )
-    add("--log-level", help="debug, info, warning or error (default info)")
-    add("--log-format", help="text or json (default text)")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
