@@ -334,6 +334,7 @@ SCHEDULER = (
         "whether workers may go on with loops by themselves",
         ("CASCADE_FAST_LOOPS",),
     ),
+    Setting("recovery_grace", parse_duration, 10.0, "how long recovered runs wait for their workers"),
     Setting("solver", _text, "native", "who orders graphs: native, csp, or an installed one"),
     Setting("solver_timeout", parse_duration, 5.0, "how long a solver may take for one graph"),
 )

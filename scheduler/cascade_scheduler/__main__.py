@@ -55,7 +55,7 @@ __all__ = ["main"]
 CONFIGURED = (
     *("host", "port", "state", "token_file", "tls_cert", "tls_key", "tls_ca", "closed"),
     *("infeasible_after", "blobs", "log_level", "log_format", "solver", "solver_timeout"),
-    "fast_loops",
+    *("fast_loops", "recovery_grace"),
 )
 """Arguments that files and the environment may also give."""
 HEARTBEAT_PERIOD_MIN = 0.01
@@ -179,6 +179,10 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="workers go on with loops by themselves, and say how far they are (default)",
     )
+    add(
+        "--recovery-grace",
+        help="after a restart: how long runs wait for the workers of before (default 10s)",
+    )
     add("--solver", help="who orders graphs: native (default), csp, or one that a package has installed")
     add("--solver-timeout", help="how long another solver than native may take for one graph (default 5s)")
     add("--drain-timeout", type=_DURATION, default=30.0, help="what runs get to end in at SIGTERM (30s)")
@@ -272,6 +276,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         bounds=Bounds(graph_nodes_max=arguments.graph_nodes_max, graph_bytes_max=arguments.graph_bytes_max),
         times=times,
         drain_timeout=arguments.drain_timeout,
+        recovery_grace=config["recovery_grace"],
         blob_grace=arguments.blob_grace,
         backlog_bytes_max=arguments.backlog_bytes_max,
         standby=arguments.standby,

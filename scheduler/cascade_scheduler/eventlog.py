@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple, TypeAlias, Union
 
@@ -71,6 +72,17 @@ class EventLog:
         if len(self._events) > self._events_max:
             self._events.popleft()
         return self.last
+
+    def restore(self, events: Iterable[tuple[int, Logged]]) -> None:
+        """Begins with events of an earlier life, oldest first; numbers that are missing are holes."""
+        for number, event in events:
+            while self._events and self.last < number - 1:
+                self._events.append(None)
+                self.last += 1
+                self._holes_through = self.last
+            self.last = number - 1
+            self.append(event)
+        self.published = self.last
 
     def publish(self, through: int) -> None:
         """Watchers may see the events up to this id."""

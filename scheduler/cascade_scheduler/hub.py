@@ -37,15 +37,22 @@ from cascade_scheduler.eventlog import Logged, LogLine
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
 from cascade_scheduler.services.client_session import ClientSession
-from cascade_scheduler.services.worker_session import WorkerSession
+from cascade_scheduler.services.worker_session import Whose, WorkerSession
 from cascade_scheduler.solving import SolverProcess
-from cascade_scheduler.store.base import Record, RunDropped, RunEvents, RunRenewed
+from cascade_scheduler.store.base import (
+    Record,
+    RunAnswered,
+    RunDropped,
+    RunEvents,
+    RunRenewed,
+    StoredHead,
+)
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.writer import StoreWriter, Then
 from cascade_scheduler.tails import Tails
 from cascade_scheduler.turn import Order, Turn
 from cascade_scheduler.wire.shapes import ShapeCache
-from cascade_scheduler.wire.updates import event_to
+from cascade_scheduler.wire.updates import event_to, fill_finish, tree_nodes
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, duration_of, value_size
 
 __all__ = ["Bounds", "Hub", "Times"]
@@ -121,6 +128,8 @@ class Hub:
         self.bell = writer.bell
         self.turn: Turn
         self.runs = RunBook(self._run_told, self._run_forgotten, self._keep)
+        self.past: dict[str, StoredHead] = {}
+        """Runs that had ended before this scheduler began, oldest first; they are read when asked for."""
         self.workers: dict[str, WorkerSession] = {}
         self.clients: set[ClientSession] = set()
         self._inputs_at_ease = PAYLOAD_BYTES_MAX // 2 // bounds.inline_bytes_max
@@ -309,12 +318,12 @@ class Hub:
         if answer is not None and not answer.done():
             answer.set_result(command)
 
-    def run_ending(self, command: RunEnded) -> None:
-        """The run has ended in the core."""
+    def run_ending(self, command: RunEnded) -> Sequence[Record]:
+        """The run has ended in the core; returns what a later scheduler has to know of that."""
         record = self.runs.get(command.run_id)
         run = self.core.runs.get(command.run_id)
         if record is None:
-            return
+            return ()
         has_value = command.state == "succeeded" and not command.skip_reason
         tree = views.target_tree(run) if run is not None and has_value else None
         if tree is not None:
@@ -324,6 +333,12 @@ class Hub:
         record.ending = (command, tree, progress)
         for session in self.workers.values():
             session.run_ended(command.run_id)
+        if not self.keeps_graphs or run is None:
+            return ()
+        finish = client_pb2.RunFinish()
+        fill_finish(finish, command, tree, progress)
+        keys = () if tree is None else tuple([(node, run.key(node)) for node in tree_nodes(tree)])
+        return (RunAnswered(command.run_id, finish.SerializeToString(), keys),)
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -415,7 +430,7 @@ class Hub:
     def lines(self, session: WorkerSession, lines: Sequence[tuple[int, int, str]]) -> None:
         """Lines from a worker: (attempt, stream, text)."""
         for attempt, stream, text in lines:
-            whose = session.whose(attempt)
+            whose = session.whose(attempt) or self._whose(attempt)
             record = self.runs.get(whose.run_id) if whose is not None else None
             run = self.core.runs.get(whose.run_id) if whose is not None else None
             if whose is None or record is None or run is None:
@@ -432,6 +447,14 @@ class Hub:
                 if feed.logs:
                     feed.add_line(line)
                     client.news(feed)
+
+    def _whose(self, attempt_id: int) -> Whose | None:
+        """The task of an attempt that was not assigned in its worker's present session."""
+        attempt = self.core.attempts.get(attempt_id)
+        if attempt is None or attempt.observing:
+            return None
+        run = attempt.run
+        return Whose(run.run_id, attempt.node, run.task(attempt.node), run.key(attempt.node))
 
     def now(self) -> float:
         """Seconds since the Unix epoch; never runs back."""

@@ -19,6 +19,7 @@ from cascade_scheduler.core.state import Core, Settings
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.hub import Bounds, Hub, Times
 from cascade_scheduler.leading import LEASE_SECONDS
+from cascade_scheduler.recovery import recover
 from cascade_scheduler.services.blobs import BlobService
 from cascade_scheduler.services.client import ClientService
 from cascade_scheduler.services.worker import WorkerService
@@ -51,6 +52,8 @@ class SchedulerOptions:
     bounds: Bounds = field(default_factory=Bounds)
     times: Times = field(default_factory=Times)
     drain_timeout: float = 30.0
+    recovery_grace: float = 10.0
+    """How long runs of an earlier life wait for the workers of then."""
     blob_grace: float = GRACE_SECONDS
     """How long a blob stays that nothing names."""
     functions_bytes_max: int = 256 << 20
@@ -122,6 +125,7 @@ class Life:
         if constraints:
             self.turn.post(ConstraintsLoaded(constraints))
             logger.info("%d constraints hold on from before", len(constraints))
+        await recover(self.hub, self._store, self._options.recovery_grace)
         self.hub.start()
         self.hub.spawn(collect_idle(self.hub.blobs, self._cache.blobs, self._options.blob_grace))
 

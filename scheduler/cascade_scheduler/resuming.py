@@ -1,8 +1,8 @@
-"""Resumed runs, in the shell: what the store has of an earlier life of a run, for the core to begin with.
+"""What the store has of an earlier life of a run, in the shell, for the core to begin with.
 
-Inline results and blobs count; objects went with the workers that made them, so their nodes run again. A run
-that had gone on as a returned target, as loops do, begins anew: results of later frames are those of nodes
-that the target does not have.
+Inline results and blobs count. Objects do while a worker of then may still have them; else their nodes run
+again. A run that is submitted once more, and that had gone on as a returned target, as loops do, begins anew:
+results of later frames are those of nodes that the target does not have.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from cascade_scheduler.core.cached import Recovered, StoredValue
+from cascade_scheduler.core.cached import Facts, Recovered, StoredValue
 from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.runs import SubmitFacts
-from cascade_scheduler.store.base import RunCreated, StoredResult, StoredRun, StoreUnavailable
+from cascade_scheduler.store.base import RunCreated, StoredRun, StoreUnavailable
 from cascade_scheduler.store.writer import StoreWriter
 
-__all__ = ["blobs_of", "differences", "load", "recovered_from"]
+__all__ = ["blobs_of", "differences", "load", "recovered_from", "results_of"]
 
 LOAD_SECONDS = 60.0
 """A store that is away for longer cannot be resumed from."""
@@ -63,25 +63,40 @@ def differences(created: RunCreated, facts: SubmitFacts) -> list[str]:
 async def recovered_from(
     stored: StoredRun, graph: Graph, has_blob: Callable[[bytes], bool]
 ) -> Recovered | None:
-    """The results that can be used, by node of the graph; None when the run has to begin anew."""
+    """The results that a run which is submitted again can use; None when it has to begin anew."""
     run_id = stored.created.run_id
     if stored.frame:
         logger.info("run %s had gone on as a returned target: it begins anew", run_id)
         return None
-    whole: dict[str, StoredValue] = {}
-    parts: dict[str, dict[int, StoredValue]] = {}
-    for key, result in stored.results.items():
-        usable = _usable(result, has_blob)
-        if usable is None:
-            continue
-        node_id, bracket, index = key.partition("[")
-        if bracket:
-            parts.setdefault(node_id, {})[int(index.rstrip("]"))] = usable
-        else:
-            whole[node_id] = usable
+    found = await results_of(stored, graph, has_blob)
+    count = len(found.nodes) + sum(map(len, found.children.values()))
+    logger.info("run %s is resumed: %d results are there", run_id, count)
+    return found._replace(skipped=frozenset())
+
+
+async def results_of(
+    stored: StoredRun,
+    graph: Graph,
+    has_blob: Callable[[bytes], bool],
+    workers: frozenset[str] = frozenset(),
+    finished: frozenset[str] = frozenset(),
+) -> Recovered:
+    """What is known of the nodes of a graph.
+
+    Args:
+        stored: the run.
+        graph: in which it was.
+        has_blob: whether a blob is there.
+        workers: those that may still have the objects that they made.
+        finished: ids of nodes of which it was told that they have ended.
+    """
+    whole, parts = _usable_results(stored, has_blob, workers)
     nodes: dict[int, StoredValue] = {}
     children: dict[int, Mapping[int, StoredValue]] = {}
-    for node in range(graph.size) if whole or parts else ():
+    facts: dict[int, Facts] = {}
+    skipped: list[int] = []
+    maps: list[int] = []
+    for node in range(graph.size) if whole or parts or stored.skipped or stored.facts or finished else ():
         if not (node + 1) % NODES_AT_ONCE:
             await asyncio.sleep(0)  # other runs go on meanwhile
         kind = graph.spec(node).kind
@@ -90,16 +105,34 @@ async def recovered_from(
             children[node] = parts[node_id]
         elif node_id in whole and _fits(kind, whole[node_id]):
             nodes[node] = whole[node_id]
-    count = len(nodes) + sum(map(len, children.values()))
-    logger.info("run %s is resumed: %d results are there", run_id, count)
-    return Recovered(nodes, children)
+        if node_id in stored.facts and (node in nodes or kind != NodeKind.CALL):
+            facts[node] = stored.facts[node_id]
+        if node_id in stored.skipped:
+            skipped.append(node)
+        if node_id in finished and kind in (NodeKind.MAP, NodeKind.COLLECT):
+            maps.append(node)
+    return Recovered(nodes, children, facts, frozenset(skipped), frozenset(maps))
 
 
-def _usable(result: StoredResult, has_blob: Callable[[bytes], bool]) -> StoredValue | None:
-    value = result.value
-    if isinstance(value, ObjectValue) or (isinstance(value, BlobValue) and not has_blob(value.cid)):
-        return None
-    return StoredValue(value, result.truth)
+def _usable_results(
+    stored: StoredRun, has_blob: Callable[[bytes], bool], workers: frozenset[str]
+) -> tuple[dict[str, StoredValue], dict[str, dict[int, StoredValue]]]:
+    """Results by node id, and those of maps' children by their map's."""
+    whole: dict[str, StoredValue] = {}
+    parts: dict[str, dict[int, StoredValue]] = {}
+    for key, result in stored.results.items():
+        value = result.value
+        if isinstance(value, ObjectValue) and value.worker not in workers:
+            continue
+        if isinstance(value, BlobValue) and not has_blob(value.cid):
+            continue
+        usable = StoredValue(value, result.truth, result.length, result.attempt)
+        node_id, bracket, index = key.partition("[")
+        if bracket:
+            parts.setdefault(node_id, {})[int(index.rstrip("]"))] = usable
+        else:
+            whole[node_id] = usable
+    return whole, parts
 
 
 def _fits(kind: NodeKind, stored: StoredValue) -> bool:

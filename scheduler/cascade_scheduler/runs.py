@@ -20,6 +20,10 @@ EVENTS_OF_FINISHED_MAX = 1_000_000
 """Events of finished runs that are kept in sum; past it the oldest runs' go."""
 
 
+RECALLED_MAX = 1_000
+"""Runs that had ended before this scheduler began and that it holds, because somebody asked for them."""
+
+
 class SubmitFacts:
     """What a second submit with the same id is compared with."""
 
@@ -73,6 +77,7 @@ class RunRecord:
         "pieces",
         "pinned",
         "pools",
+        "recalled",
         "refused",
         "results",
         "resume",
@@ -111,6 +116,8 @@ class RunRecord:
         self.cancel_on_disconnect = False
         self.disconnect_grace = 0.0
         self.cancel_requested = False
+        self.recalled = False
+        """It had ended before this scheduler began, and was read from the store."""
         self.resume = False
         """What is stored under its id is not to be lost."""
         self.graph_bytes = 0
@@ -169,6 +176,14 @@ class RunBook:
     def add(self, record: RunRecord) -> None:
         """A run that was submitted."""
         self._runs[record.run_id] = record
+
+    def add_ended(self, record: RunRecord) -> None:
+        """A run that ended in an earlier life; of too many such the oldest are forgotten."""
+        self._runs[record.run_id] = self._finished[record.run_id] = record
+        self._finished_events += len(record.events)
+        recalled = [known for known in self._finished.values() if known.recalled and not known.feeds]
+        if len(recalled) > RECALLED_MAX:
+            self.forget(recalled[0])
 
     def oldest_finished(self) -> Iterator[RunRecord]:
         """Runs that have ended."""
@@ -266,10 +281,10 @@ class RunBook:
     def prune(self, kept: Callable[[str], bool]) -> None:
         """Forgets finished runs that the core no longer keeps, oldest first, and events past the bound."""
         while self._finished:
-            run_id = next(iter(self._finished))
-            if kept(run_id):
+            oldest = next((record for record in self._finished.values() if not record.recalled), None)
+            if oldest is None or kept(oldest.run_id):
                 break
-            self.forget(self._finished[run_id])
+            self.forget(oldest)
         if self._finished_events > EVENTS_OF_FINISHED_MAX:
             for record in self._finished.values():
                 self._finished_events -= len(record.events)

@@ -134,6 +134,17 @@ class Tails:
         graph.shape = key
         return self._part(graph, graph.target, frozenset(), b"")
 
+    def part_after(self, base: Graph, key: bytes, jump: StoredJump) -> tuple[Graph, bytes]:
+        """What a run needs that has gone to a node of a graph, and the name of its plan.
+
+        Raises:
+            UnknownName: the jump is not one of this graph.
+        """
+        base.shape = key
+        entry = base.entries[jump.target]
+        names = names_of(entry, jump.names, base.name(jump.target))
+        return self._part(base, jump.target, dropped_inputs(entry, names), jump.overrides)
+
     def _part(
         self, base: Graph, target: int, dropped: frozenset[int], overrides: bytes
     ) -> tuple[Graph, bytes]:

@@ -141,8 +141,8 @@ class Listener(Protocol):
     def run_refused(self, command: RunRefused) -> Sequence[Record]:
         """The run was not taken; returns what undoes its records."""
 
-    def run_ending(self, command: RunEnded) -> None:
-        """The run has ended in the core; its clients are told later."""
+    def run_ending(self, command: RunEnded) -> Sequence[Record]:
+        """The run has ended in the core; its clients are told later. Returns what is stored of that."""
 
     def plan_wanted(self, command: PlanWanted) -> None:
         """A plan is to be made; `PlanMade` has to follow in a later turn."""
@@ -273,7 +273,7 @@ class Turn:
                 told.append(command)  # type: ignore[arg-type]
             elif isinstance(command, RunEnded):
                 told.append(command)
-                listener.run_ending(command)
+                records.extend(listener.run_ending(command))
             elif isinstance(command, RunRefused):
                 records.extend(listener.run_refused(command))
             elif isinstance(command, WelcomeWorker):

@@ -51,8 +51,8 @@ async def test_results_are_found_by_structural_id() -> None:
     }
     recovered = await found(results)
     assert recovered == Recovered(
-        {0: StoredValue(b"items", True), 1: StoredValue(b"message")},
-        {2: {0: StoredValue(b"zero"), 11: StoredValue(HERE, False)}},
+        {0: StoredValue(b"items", True, 3, 7), 1: StoredValue(b"message")},
+        {2: {0: StoredValue(b"zero", attempt=8), 11: StoredValue(HERE, False, attempt=9)}},
     )
     assert list(resuming.blobs_of(recovered)) == [HERE.cid]
 

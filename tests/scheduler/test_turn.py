@@ -98,9 +98,10 @@ class Books:
         self.told.append(command)
         return (RunDropped(command.run_id),)
 
-    def run_ending(self, command: RunEnded) -> None:
+    def run_ending(self, command: RunEnded) -> Sequence[Record]:
         """Notes."""
         self.told.append(("ending", command.run_id))
+        return ()
 
     def clock(self) -> float:
         """The time."""

@@ -19,7 +19,7 @@ from cascade_scheduler.core import (
     runs,
 )
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
-from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveResult, TargetValue
+from cascade_scheduler.core.commands import Assign, EventRecord, SaveAttempt, SaveDue, SaveResult, TargetValue
 from cascade_scheduler.core.events import (
     AttemptCancelled,
     AttemptDone,
@@ -74,7 +74,7 @@ def assign(
     run.active += 1
     out = books.out
     if books.settings.saves and run.parent is None:
-        out.append(SaveAttempt(run.run_id, node, attempt_id, try_, worker.id))
+        out.append(SaveAttempt(run.run_id, origin, attempt_id, try_, worker.id, index))
     out.append(
         Assign(
             worker.id,
@@ -214,6 +214,14 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     if books.settings.saves and run.parent is None:
         key = run.key(node)
         out.append(SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length))
+        if (
+            report.items
+            or report.routes
+            or report.amount is not None
+            or report.digest
+            or report.observe_error
+        ):
+            observing.save(books, run, node)
     if run.cached is not None and not report.cached:  # what a policy has need not be what the task makes
         cluster_cache.store(books, run, node, value)
     run.done += 1
@@ -344,6 +352,9 @@ def _retry_delay(policy: Retry, failed: int, dice: float) -> float:
 
 def try_again(books: Books, run: Run, node: int, delay: float) -> None:
     """Lets a node wait, holding nothing, before its next try."""
+    if books.settings.saves and run.parent is None:
+        origin, child = run.origin(node)
+        books.out.append(SaveDue(run.run_id, origin, child, run.tries[node], books.now + max(delay, 0.0)))
     if delay <= 0.0:
         lineage.ready_again(books, run, node)
         return

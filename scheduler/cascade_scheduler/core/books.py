@@ -95,6 +95,10 @@ class Books:
         self.queues = Queues(self.lines)
         self.away: dict[str, Worker] = {}
         """Workers whose stream broke, until they come back or are lost."""
+        self.recovering: dict[str, None] = {}
+        """Workers of the last scheduler that have not come yet; recovered runs wait for them."""
+        self.known: set[int] = set()
+        """Attempts whose results recovered runs have, as long as they wait."""
         self.reserved = 0
         """Workers that are kept free for a class that starves."""
         self.resourceful: dict[str, dict[str, None]] = {}

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cascade_scheduler.core.values import BlobValue, ErrorInfo
+from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 
 __all__ = ["Cached", "Facts", "KeyMemory", "Parts", "Recovered", "StoredValue"]
 
@@ -40,22 +40,33 @@ class Facts(NamedTuple):
 class StoredValue(NamedTuple):
     """A result that the store had, and what was observed of it."""
 
-    value: bytes | BlobValue
+    value: bytes | BlobValue | ObjectValue
     truth: bool | None = None
+    length: int | None = None
+    attempt: int = 0
+    """By which it was made."""
 
 
 class Recovered(NamedTuple):
-    """Results that an earlier life of a run has left."""
+    """What an earlier life of a run has left."""
 
     nodes: Mapping[int, StoredValue]
     children: Mapping[int, Mapping[int, StoredValue]] = {}
     """Map → index of a child → its result."""
+    facts: Mapping[int, Facts] = {}
+    """What was observed of values beyond truth and length."""
+    skipped: frozenset[int] = frozenset()
+    """Nodes of which it was told that they were skipped."""
+    finished: frozenset[int] = frozenset()
+    """Maps of which it was told that they have finished."""
+    waits: Mapping[int, float] = {}
+    """Waits and recvs that had begun, and when they are over."""
 
 
 class Cached:
     """The books of a run whose graph has value keys, or that is resumed."""
 
-    __slots__ = ("asked", "children", "hits", "keys", "misses", "parts", "recovered")
+    __slots__ = ("asked", "children", "hits", "keys", "misses", "parts", "recovered", "skipped", "waits")
 
     def __init__(self) -> None:
         self.keys: dict[int, bytes] = {}
@@ -68,6 +79,10 @@ class Cached:
         """Nodes with results of an earlier life of the run."""
         self.children: Mapping[int, Mapping[int, StoredValue]] = {}
         """Such results of children, by map and index, until the map has become its children."""
+        self.skipped: frozenset[int] = frozenset()
+        """Nodes of which an earlier life has told that they were skipped."""
+        self.waits: Mapping[int, float] = {}
+        """Waits and recvs that began in an earlier life, and when they are over."""
         self.misses: dict[int, str] = {}
         """Nodes that are run, because the cache had nothing for them: why."""
         self.asked: dict[int, int] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias, Union
 
 from cascade_scheduler.core.cached import Recovered
+from cascade_scheduler.core.commands import LoopCounts
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.plans import Plan
@@ -24,6 +25,7 @@ __all__ = [
     "ConstraintsLoaded",
     "Event",
     "Held",
+    "LastAttempt",
     "LeaseProgress",
     "MessageArrived",
     "NextFrame",
@@ -31,11 +33,14 @@ __all__ = [
     "Report",
     "ResourceReported",
     "RunCancelRequested",
+    "RosterKnown",
     "RunForgotten",
+    "RunRecovered",
     "RunSubmitted",
     "Tick",
     "WorkerConnected",
     "WorkerDisconnected",
+    "WorkerKnown",
     "WorkerReported",
 ]
 
@@ -54,6 +59,58 @@ class RunSubmitted(NamedTuple):
     """Values that the cluster's cache had; None: it was not asked."""
     recovered: Recovered | None = None
     """Results of an earlier life of the run, when it is resumed."""
+
+
+class WorkerKnown(NamedTuple):
+    """A worker that the last scheduler had on its books. Amounts in micros."""
+
+    worker: str
+    name: str
+    amounts: tuple[tuple[str, int], ...]
+
+
+class RosterKnown(NamedTuple):
+    """The workers of the last scheduler: they have so many seconds to come."""
+
+    workers: tuple[WorkerKnown, ...]
+    grace: float
+
+
+class LastAttempt(NamedTuple):
+    """The last attempt that was made of a node."""
+
+    attempt: int
+    try_: int
+    worker: str
+    started: bool
+    """It was told that it has begun."""
+
+
+class RunRecovered(NamedTuple):
+    """A run of the last scheduler that had not ended. Pools in micros; places are (node, child or -1)."""
+
+    run_id: str
+    graph: Graph
+    plan: Plan
+    name: str
+    on_failure: str
+    logs: bool
+    pools: tuple[tuple[str, int], ...]
+    submitted: float
+    recovered: Recovered
+    attempts: Mapping[tuple[int, int], LastAttempt]
+    delays: Mapping[tuple[int, int], tuple[int, float]] = {}
+    """Nodes between two tries: how many have failed, and when the next one begins."""
+    failures: Mapping[tuple[int, int], tuple[ErrorInfo, str]] = {}
+    """Nodes that have failed: why, and the task that raised."""
+    cancelled: bool = False
+    frame: NextFrame | None = None
+    """What the present frame was made of; None for the first one."""
+    counts: LoopCounts = LoopCounts()
+    number: int = 0
+    """How many frames there were before."""
+    iterations: int = 0
+    """Steps of the lease that were counted."""
 
 
 class CacheAnswered(NamedTuple):
@@ -280,6 +337,8 @@ class Tick(NamedTuple):
 
 Event: TypeAlias = Union[
     CacheAnswered,
+    RosterKnown,
+    RunRecovered,
     RunSubmitted,
     PlanMade,
     RunCancelRequested,

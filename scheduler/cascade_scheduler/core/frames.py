@@ -15,6 +15,7 @@ from cascade_scheduler.core.commands import (
     CancelAttempt,
     EventRecord,
     FrameGone,
+    LoopCounts,
     PlanWanted,
     SaveFrame,
     SaveResult,
@@ -36,6 +37,7 @@ from cascade_scheduler.core.worker import Attempt
 __all__ = [
     "advance",
     "count_steps",
+    "counts",
     "forget",
     "hand_over",
     "in_vain",
@@ -130,6 +132,9 @@ def _go_on(books: Books, attempt: Attempt, report: AttemptTail) -> None:
     loop = run.loop = run.loop or Loop()
     loop.next = report.frame
     loop.asked = False
+    if books.settings.saves and run.parent is None:
+        # At once, and not when it is entered: from now on nobody else knows what the task has returned.
+        books.out.append(SaveFrame(run.run_id, loop.number + 1, report.frame.stored, counts(run, loop)))
     _halt(books, run)
     advance(books, run)
 
@@ -217,10 +222,13 @@ def _enter(books: Books, run: Run, loop: Loop, frame: NextFrame) -> None:
     assert frame.plan is not None
     loop.same = loop.same + 1 if _is_same_task(run.graph, frame.graph) else 0
     run.lay_out(frame.graph, frame.plan)
-    if books.settings.saves and run.parent is None:
-        books.out.append(SaveFrame(run.run_id, loop.number, frame.stored))
     nodes.start(books, run)
     runs.settle_if_stuck(books, run)
+
+
+def counts(run: Run, loop: Loop) -> LoopCounts:
+    """How far the loop of a run has come, this frame among it."""
+    return LoopCounts(loop.total + run.total, loop.done + run.done, loop.skipped + run.skipped, loop.steps)
 
 
 def _is_same_task(old: Graph, new: Graph) -> bool:

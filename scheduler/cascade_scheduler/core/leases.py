@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cascade_scheduler.core import frames
 from cascade_scheduler.core.books import Books
-from cascade_scheduler.core.commands import RecallLease, SaveCheckpoint
+from cascade_scheduler.core.commands import LoopCounts, RecallLease, SaveCheckpoint
 from cascade_scheduler.core.events import LeaseProgress
 from cascade_scheduler.core.graph import NodeKind, Spec
 from cascade_scheduler.core.plans import AmountClass
@@ -55,8 +55,13 @@ def on_progress(books: Books, worker: Worker, progress: LeaseProgress) -> None:
     attempt.try_ = 1
     if books.settings.saves and run.parent is None:
         assert run.loop is not None
-        step = SaveCheckpoint(run.run_id, run.loop.number, progress.node_id, progress.args)
-        books.out.append(step)
+        loop = run.loop
+        counts = LoopCounts(loop.total, loop.done, loop.skipped, loop.steps)
+        books.out.append(
+            SaveCheckpoint(
+                run.run_id, loop.number, progress.node_id, progress.args, progress.iterations, counts
+            )
+        )
 
 
 def advance(books: Books, attempt: Attempt, iterations: int) -> bool:

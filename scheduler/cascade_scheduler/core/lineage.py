@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cascade_scheduler.core import cluster_cache, nodes, observing
+from cascade_scheduler.core import cluster_cache, nodes, observing, recovering
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import EdgeKind, NodeKind
 from cascade_scheduler.core.run import DELAYED, DONE, READY, SKIPPED, WAITING, Run
@@ -66,6 +66,7 @@ def remake(books: Books, run: Run, node: int) -> None:
             books.drop(run, node)
             run.done -= 1
             run.finished_once.add(node)
+            recovering.lost(run, node)
             remade.append(node)
             if not run.is_hit(node):
                 for source in _value_sources(run, node):

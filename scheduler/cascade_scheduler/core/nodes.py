@@ -8,7 +8,7 @@ from cascade_scheduler.core import cluster_cache, flow, observing, recovering, r
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.candidates import OBSERVE_SPLIT
-from cascade_scheduler.core.commands import EventRecord, SaveSkip
+from cascade_scheduler.core.commands import EventRecord, SaveFailure, SaveSkip
 from cascade_scheduler.core.flow import PRUNED, Unobserved
 from cascade_scheduler.core.graph import EdgeKind, NodeKind, Spec
 from cascade_scheduler.core.run import DONE, FAILED, READY, SKIPPED, WAITING, Expansion, Run, Skip
@@ -75,7 +75,8 @@ def make_ready(books: Books, run: Run, node: int) -> None:
     """Puts a node that may go into its queue."""
     run.status[node] = READY
     run.ready += 1
-    books.queues.push_node(run, node)
+    if not run.root.held:
+        books.queues.push_node(run, node)
 
 
 def settle(books: Books, run: Run, node: int) -> None:
@@ -228,7 +229,7 @@ def skip(books: Books, run: Run, node: int, skip: Skip) -> None:
     if run.runs_code(node):
         run.skipped += 1
     kind = run.graph.spec(node).kind
-    told = not recovering.is_past(run, skip)
+    told = not recovering.is_past(run, node, skip)
     if kind != NodeKind.ROUTER and told and skip.reason != routers.NO_ROUTE:
         # A router is no node to users: what it stands for has its own event.
         if run.parent is None:
@@ -337,6 +338,9 @@ def fail(books: Books, run: Run, node: int, error: ErrorInfo, task: str = "") ->
     """A node has failed for good; `task` names the one that did, when that is a node of a nested frame."""
     run.status[node] = FAILED
     run.failed += 1
+    if books.settings.saves and run.parent is None:
+        origin, child = run.origin(node)
+        books.out.append(SaveFailure(run.run_id, origin, child, error, task or run.task(node)))
     let_go_indirect(books, run, node)
     _let_go_inputs(books, run, node)
     if run.error is None:

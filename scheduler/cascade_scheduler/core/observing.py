@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from cascade_scheduler.core import inputs, lineage, nodes, runs
 from cascade_scheduler.core.books import Books
+from cascade_scheduler.core.cached import Facts
 from cascade_scheduler.core.candidates import OBSERVE_SPLIT
-from cascade_scheduler.core.commands import Assign, CancelAttempt
+from cascade_scheduler.core.commands import Assign, CancelAttempt, SaveFacts
 from cascade_scheduler.core.events import AttemptCancelled, AttemptDone, AttemptFailed, AttemptLost, Report
 from cascade_scheduler.core.graph import NodeKind, Spec
 from cascade_scheduler.core.plans import AmountClass
@@ -17,7 +18,17 @@ from cascade_scheduler.core.run import DONE, Observation, Run
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 from cascade_scheduler.core.worker import Attempt, Worker
 
-__all__ = ["OBSERVER", "dispatch", "forget", "off_the_books", "on_report", "request", "stop", "take_facts"]
+__all__ = [
+    "OBSERVER",
+    "dispatch",
+    "forget",
+    "off_the_books",
+    "on_report",
+    "request",
+    "save",
+    "stop",
+    "take_facts",
+]
 
 OBSERVER = Spec(NodeKind.LITERAL, "observe")
 """What such attempts are to a worker."""
@@ -49,7 +60,7 @@ def dispatch(books: Books) -> None:
         observation = run.observing.get(node)
         if observation is None or observation.attempt or run.state != "running":
             continue
-        worker = _worker_for(books, run, node)
+        worker = None if run.root.held else _worker_for(books, run, node)
         if worker is None:
             books.to_observe.append((run, node))
         else:
@@ -112,10 +123,12 @@ def on_report(books: Books, attempt: Attempt, report: Report) -> None:
     if run.state == "running" and observation is not None and observation.attempt == attempt.id:
         if isinstance(report, AttemptDone):
             _take(run, node, observation, report)
+            save(books, run, node)
             _over(books, run, node)
         elif isinstance(report, AttemptFailed) and report.kind != "input_lost":
             run.observed[node] = run.observed.get(node, 0) | observation.bits
             run.observe_errors[node] = report.error
+            save(books, run, node)
             _over(books, run, node)
         else:
             _again(books, run, node, observation, report)
@@ -155,6 +168,7 @@ def _again(books: Books, run: Run, node: int, observation: Observation, report: 
             f"the value of {run.task(node)!r} could not be observed: {observation.losses} attempts were lost"
         )
         run.observe_errors[node] = ErrorInfo("TaskLostError", told)
+        save(books, run, node)
         _over(books, run, node)
 
 
@@ -179,6 +193,25 @@ def stop(books: Books, run: Run) -> None:
             books.out.append(CancelAttempt(attempt.worker.id, attempt.id))
     run.observing.clear()
     run.parked.clear()
+
+
+def save(books: Books, run: Run, node: int) -> None:
+    """Has all that is known of a node's value stored, so that a restart need not ask again."""
+    if not books.settings.saves or run.parent is not None:
+        return
+    value = run.values.get(node)
+    facts = Facts(
+        run.truths.get(node),
+        run.lengths.get(node),
+        run.amounts_seen.get(node),
+        run.digests.get(node, b""),
+        tuple((router, found) for (of, router), found in run.routes.items() if of == node),
+        run.observe_errors.get(node),
+        run.observed.get(node, 0),
+        run.items.get(node),
+        value if isinstance(value, BlobValue) and not run.runs_code(node) else None,
+    )
+    books.out.append(SaveFacts(run.run_id, node, run.key(node), facts))
 
 
 def take_facts(run: Run, node: int, report: AttemptDone, routers: tuple[int, ...]) -> None:

@@ -2,20 +2,21 @@
 
 A node that has such a result was let go by its conditions, by order and by routers when it ran, so nothing of
 that is asked again: it is done at once, and nobody is told that it finished a second time. What only such
-nodes would need is not needed any more. Everything else is decided anew. Only nodes of the first frame of a
-run are recovered: a run that had gone on as a returned target begins anew.
+nodes would need is not needed any more. Everything else is decided anew, by what was observed then, and so
+in the same way. Only nodes of one frame of a run are recovered: its first one, or the one that it was in.
 """
 
 from __future__ import annotations
 
 from cascade_scheduler.core import nodes
 from cascade_scheduler.core.books import Books
-from cascade_scheduler.core.cached import Recovered, StoredValue
+from cascade_scheduler.core.cached import Facts, Recovered, StoredValue
 from cascade_scheduler.core.commands import TargetValue
 from cascade_scheduler.core.flow import PRUNED
 from cascade_scheduler.core.run import DONE, Run, Skip
+from cascade_scheduler.core.values import ObjectValue
 
-__all__ = ["is_past", "note", "shed", "take", "take_children"]
+__all__ = ["is_past", "lost", "note", "shed", "take", "take_children"]
 
 
 def note(run: Run, recovered: Recovered) -> None:
@@ -25,15 +26,49 @@ def note(run: Run, recovered: Recovered) -> None:
         _note(run, node, stored)
         if run.picks is not None:
             run.picks.shut[node] = 0  # it waits for no choice, and none can prune it
+    for node, facts in recovered.facts.items():
+        _note_facts(run, node, facts)
     run.cached.children = recovered.children
+    run.cached.skipped = recovered.skipped
+    run.cached.waits = recovered.waits
+    run.finished_once.update(recovered.finished)
 
 
 def _note(run: Run, node: int, stored: StoredValue) -> None:
     assert run.cached is not None
+    value = stored.value
     run.cached.recovered[node] = None
-    run.cached.hits[node] = stored.value
+    if isinstance(value, ObjectValue):
+        run.values[node] = value  # it is made again if it is gone; nobody has a second copy
+    else:
+        run.cached.hits[node] = value
     if stored.truth is not None:
         run.truths[node] = stored.truth
+    if stored.length is not None and (not stored.length or not isinstance(value, bytes)):
+        run.lengths[node] = stored.length  # of a small list only together with its items
+        if not stored.length:
+            run.items[node] = ()
+
+
+def _note_facts(run: Run, node: int, facts: Facts) -> None:
+    """What was observed is not asked again."""
+    run.observed[node] = facts.observed
+    if facts.truth is not None:
+        run.truths[node] = facts.truth
+    if facts.length is not None:
+        run.lengths[node] = facts.length
+    if facts.items is not None:
+        run.items[node] = facts.items
+    if facts.error is not None:
+        run.observe_errors[node] = facts.error
+    if facts.amount is not None:
+        run.amounts_seen[node] = facts.amount
+    if facts.digest:
+        run.digests[node] = facts.digest
+    for router, found in facts.routes:
+        run.routes[node, router] = found
+    if facts.split is not None and not run.runs_code(node):
+        run.values[node] = facts.split
 
 
 def take(books: Books, run: Run) -> list[int]:
@@ -47,7 +82,7 @@ def take(books: Books, run: Run) -> list[int]:
 
 def _take(books: Books, run: Run, node: int) -> None:
     assert run.cached is not None
-    value = run.cached.hits[node]
+    value = run.cached.hits[node] if node in run.cached.hits else run.values[node]
     run.status[node] = DONE
     if not run.runs_code(node):
         assert isinstance(value, bytes)  # a message: nothing else that runs no code is stored
@@ -78,9 +113,17 @@ def take_children(books: Books, run: Run, node: int, first: int) -> bool:
     return bool(known)
 
 
-def is_past(run: Run, skip: Skip) -> bool:
-    """A node is pruned because only recovered ones needed it: that was over before the run was resumed."""
-    return skip.reason == PRUNED and run.is_recovered(skip.source)
+def is_past(run: Run, node: int, skip: Skip) -> bool:
+    """It was told in an earlier life, or only recovered nodes needed it: that was over before."""
+    if run.cached is None:
+        return False
+    return node in run.cached.skipped or (skip.reason == PRUNED and run.is_recovered(skip.source))
+
+
+def lost(run: Run, node: int) -> None:
+    """A recovered result is gone: the node is one like any other, and runs again."""
+    if run.cached is not None and not run.is_hit(node):
+        run.cached.recovered.pop(node, None)
 
 
 def shed(run: Run) -> None:
@@ -88,3 +131,4 @@ def shed(run: Run) -> None:
     if run.cached is not None and run.cached.recovered:
         run.cached.hits.update(dict.fromkeys(run.cached.recovered, b""))
         run.cached.children = {}
+        run.cached.skipped, run.cached.waits = frozenset(), {}

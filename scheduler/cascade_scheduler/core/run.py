@@ -119,6 +119,7 @@ class Run:
         "finished_once",
         "frame_id",
         "graph",
+        "held",
         "incomplete",
         "items",
         "lanes",
@@ -199,6 +200,8 @@ class Run:
         self.incomplete = False
         """A value was lost when the frame had come to its end."""
         self.loop: Loop | None = None
+        self.held = False
+        """It was recovered, and nothing is dispatched until the workers of before have had time to come."""
         self.quiet = False
         """Its steps are so fast that they have no events of their own."""
         self.nested_nodes = 0

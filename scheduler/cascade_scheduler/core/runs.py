@@ -9,6 +9,7 @@ from cascade_scheduler.core.commands import (
     CancelAttempt,
     RunEnded,
     RunRefused,
+    SaveCancel,
     SaveOutcome,
     TargetValue,
 )
@@ -78,6 +79,8 @@ def on_cancel_requested(books: Books, event: RunCancelRequested) -> None:
     """Somebody wants the run stopped; a run that has ended stays as it is."""
     run = books.runs.get(event.run_id)
     if run is not None and run.state == "running":
+        if books.settings.saves:
+            books.out.append(SaveCancel(run.run_id))
         stop(books, run)
 
 

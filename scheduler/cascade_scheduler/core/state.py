@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cascade_scheduler.core import (
+    adopting,
     attempts,
     closing,
     cluster_cache,
@@ -28,8 +29,10 @@ from cascade_scheduler.core.events import (
     Event,
     MessageArrived,
     PlanMade,
+    RosterKnown,
     RunCancelRequested,
     RunForgotten,
+    RunRecovered,
     RunSubmitted,
     Tick,
     WorkerConnected,
@@ -46,6 +49,8 @@ def _on_tick(books: Books, event: Tick) -> None:
 
 _HANDLERS: dict[type[Any], Callable[[Any, Any], None]] = {
     RunSubmitted: runs.on_submitted,
+    RosterKnown: adopting.on_roster,
+    RunRecovered: adopting.on_recovered,
     RunCancelRequested: runs.on_cancel_requested,
     RunForgotten: runs.on_forgotten,
     WorkerConnected: workers.on_connected,
@@ -127,8 +132,7 @@ class Core(Books):
         if self.lease_waits:
             times.append(min(self.lease_waits.values()) + leases.WAIT_SECONDS)
         if self.away:
-            grace = self.settings.worker_grace
-            times.extend(w.disconnected_at + grace for w in self.away.values())
+            times.extend(worker.lost_at for worker in self.away.values())
         if self.infeasible:
             times.append(min(self.infeasible.values()) + self.settings.infeasible_after)
         if look is not None:

@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 
 from cascade_scheduler.core import flow, nodes, runs
 from cascade_scheduler.core.books import Books
-from cascade_scheduler.core.commands import SaveResult
+from cascade_scheduler.core.commands import SaveDue, SaveResult
 from cascade_scheduler.core.events import MessageArrived
 from cascade_scheduler.core.graph import NodeKind
 from cascade_scheduler.core.run import Run
@@ -26,6 +26,9 @@ def begin(books: Books, run: Run, node: int) -> bool:
         return False
     graph = run.graph
     seconds = flow.delay(run, node)
+    over = books.now + (seconds or 0.0)
+    if run.cached is not None and node in run.cached.waits:
+        over = run.cached.waits[node]  # it began in an earlier life
     if graph.spec(node).kind == NodeKind.RECV:
         topic = graph.timers[node].topic
         payload = books.retained.get(topic)
@@ -33,12 +36,14 @@ def begin(books: Books, run: Run, node: int) -> bool:
             _receive(books, run, node, payload)
             return True
         books.listening.setdefault(topic, {})[(run.frame_id, node)] = None
-    elif not seconds:
+    elif over <= books.now:
         nodes.structural_done(books, run, node)
         return True
     number = run.waits[node] = books.next_sequence()
     if seconds is not None:
-        heappush(books.timers, (books.now + seconds, number, run.frame_id, node))
+        heappush(books.timers, (over, number, run.frame_id, node))
+        if books.settings.saves and run.parent is None:
+            books.out.append(SaveDue(run.run_id, node, -1, 0, over))
     return False
 
 

@@ -94,6 +94,7 @@ class Worker:
         "id",
         "last_report",
         "leased",
+        "lost_at",
         "name",
         "pid",
         "queue",
@@ -135,6 +136,8 @@ class Worker:
         self.draining = hello.draining
         self.connected = True
         self.disconnected_at = 0.0
+        self.lost_at = 0.0
+        """While its stream is broken: when it counts as lost."""
         self.last_report = now
 
     @property
@@ -189,6 +192,13 @@ class Worker:
             self._unqueue(head)
             head.charged = True
             self._charge(head)
+
+    def charge_next(self) -> None:
+        """The first that was sent ahead has begun."""
+        head = next(iter(self.queue.values()))
+        self._unqueue(head)
+        head.charged = True
+        self._charge(head)
 
     def _unqueue(self, attempt: Attempt) -> None:
         del self.queue[attempt.id]

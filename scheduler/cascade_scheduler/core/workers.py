@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import attempts, closing, constraints, leases, lineage
+from cascade_scheduler.core import adopting, attempts, closing, constraints, leases, lineage
 from cascade_scheduler.core.books import Books
-from cascade_scheduler.core.commands import WelcomeWorker, WorkerGone
+from cascade_scheduler.core.commands import (
+    CancelAttempt,
+    DropWorker,
+    SaveWorker,
+    WelcomeWorker,
+    WorkerGone,
+)
 from cascade_scheduler.core.events import AttemptReturned, WorkerConnected, WorkerDisconnected, WorkerReported
 from cascade_scheduler.core.worker import Attempt, Worker
 
@@ -19,14 +25,17 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
     else:
         worker.introduce(event, books.now)
         books.away.pop(worker.id, None)
+    if books.settings.saves:
+        books.out.append(SaveWorker(worker.id, worker.name, event.amounts))
     keep: list[int] = []
     drop: list[int] = []
+    known: list[int] = []
     held = set()
     for attempt_id, state in event.held:
         held.add(attempt_id)
         attempt = worker.attempts.get(attempt_id)
         if attempt is None:
-            drop.append(attempt_id)
+            (known if attempt_id in books.known else drop).append(attempt_id)
             continue
         keep.append(attempt_id)
         if state == "running" and not attempt.charged:
@@ -42,11 +51,21 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
     for attempt_id in missing:
         run, _, _ = books.objects[attempt_id]
         lineage.object_lost(books, run, attempt_id)
-    books.out.append(WelcomeWorker(worker.id, tuple(keep), tuple(drop), (), tuple(release)))
+    books.out.append(WelcomeWorker(worker.id, tuple(keep), tuple(drop), tuple(known), tuple(release)))
+    _stop_again(books, worker)
     if books.promises:
         constraints.welcomed(books, worker)
     if books.closing:
         closing.welcomed(books, worker.id)
+    if books.recovering:
+        adopting.heard(books, worker)
+
+
+def _stop_again(books: Books, worker: Worker) -> None:
+    """What was to be stopped may not have heard of it."""
+    for attempt in worker.attempts.values():
+        if attempt.asked_back and (attempt.run.state == "cancelling" or attempt.run.halting):
+            books.out.append(CancelAttempt(worker.id, attempt.id))
 
 
 def _take_back(books: Books, attempt: Attempt) -> None:
@@ -86,13 +105,13 @@ def on_disconnected(books: Books, event: WorkerDisconnected) -> None:
     elif worker.connected:
         worker.connected = False
         worker.disconnected_at = books.now
+        worker.lost_at = books.now + books.settings.worker_grace
         books.away[worker.id] = worker
 
 
 def lose_overdue(books: Books) -> None:
     """Workers that did not come back in time are lost."""
-    deadline = books.now - books.settings.worker_grace
-    overdue = [w for w in books.away.values() if w.disconnected_at <= deadline]
+    overdue = [worker for worker in books.away.values() if worker.lost_at <= books.now]
     for worker in overdue:
         _lose(books, worker, "it did not come back in time")
 
@@ -103,6 +122,8 @@ def _lose(books: Books, worker: Worker, reason: str) -> None:
     if worker.reserved is not None:
         books.reserved -= 1
     books.out.append(WorkerGone(worker.id, reason))
+    if books.settings.saves:
+        books.out.append(DropWorker(worker.id))
     if books.promises:
         constraints.lost(books, worker.id)
     if worker.resources:
@@ -115,3 +136,5 @@ def _lose(books: Books, worker: Worker, reason: str) -> None:
         books.objects.pop(attempt_id, None)
     if books.closing:
         closing.lost(books, worker.id)
+    if books.recovering:
+        adopting.lost(books, worker)

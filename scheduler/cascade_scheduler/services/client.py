@@ -14,8 +14,9 @@ import grpc.aio
 
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
+from cascade_scheduler import recalling
 from cascade_scheduler.core import views
-from cascade_scheduler.core.commands import EventRecord
+from cascade_scheduler.core.commands import EventRecord, RunEnded
 from cascade_scheduler.core.events import MessageArrived
 from cascade_scheduler.core.explain import explain, find_nodes
 from cascade_scheduler.core.limits import ConstraintInvalid
@@ -27,6 +28,7 @@ from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.constraints import clear_constraints, list_constraints, set_constraint
 from cascade_scheduler.services.keeping import keep_state
 from cascade_scheduler.services.submits import Submits
+from cascade_scheduler.store.base import StoredHead, StoreUnavailable
 from cascade_scheduler.store.keeper import KeeperStore
 from cascade_scheduler.wire.updates import event_to, explanation_to, node_to, run_to, worker_to
 from cascade_scheduler.wire.values import amounts_to, duration_of
@@ -163,7 +165,14 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
     # --- questions -------------------------------------------------------------------------------
 
     async def _run(self, run_id: str, context: Context) -> RunRecord:
-        record = self._hub.runs.get(run_id)
+        try:
+            record = self._hub.runs.get(run_id) or await recalling.find(self._hub, run_id)
+        except StoreUnavailable as error:
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE,
+                f"whether there is a run {run_id!r} cannot be told while the store is away: {error}",
+            )
+            raise LookupError(run_id) from error  # abort has raised already
         if record is None:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
@@ -189,6 +198,8 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         """A run as clients may know it: it has not ended before they may be told so."""
         now = self._hub.now()
         run = self._hub.core.runs.get(record.run_id)
+        if run is None and record.ended is not None:
+            return run_to(_ended_info(record, *record.ended), now)
         if run is None:
             empty = views.Progress(record.facts.node_count, 0, 0, 0, 0, 0)
             info = views.RunInfo(record.run_id, record.name, "pending", record.submitted, None, "", empty)
@@ -206,7 +217,9 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         run = self._hub.core.runs.get(record.run_id)
         found = [] if run is None else find_nodes(run, request.node)
         if run is None or not found:
-            why = "its plan is being made" if run is None else "give its index, its task's name, or its id"
+            why = "give its index, its task's name, or its id"
+            if run is None:
+                why = "it ended before this scheduler began" if record.recalled else "its plan is being made"
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
                 f"run {record.run_id!r} has no node {request.node[:80]!r} that could be explained: {why}",
@@ -226,6 +239,11 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             if len(response.runs) >= limit:
                 break
             response.runs.append(self._info(record))
+        for head in reversed(self._hub.past.values()):
+            if len(response.runs) >= limit:
+                break
+            if head.run_id not in self._hub.runs:
+                response.runs.append(run_to(_head_info(head), self._hub.now()))
         return response
 
     async def CancelRun(  # noqa: N802
@@ -333,6 +351,23 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
     ) -> client_pb2.ListConstraintsResponse:
         """The limits that hold."""
         return list_constraints(self._hub)
+
+
+def _ended_info(
+    record: RunRecord, ended: RunEnded, tree: views.Tree | None, progress: views.Progress
+) -> views.RunInfo:
+    """A run that ended before this scheduler began."""
+    error = "" if ended.error is None else f"{ended.error.type}: {ended.error.message}"
+    at = record.submitted + ended.duration
+    return views.RunInfo(record.run_id, record.name, ended.state, record.submitted, at, error, progress)
+
+
+def _head_info(head: StoredHead) -> views.RunInfo:
+    """The same, as far as it is known without asking the store."""
+    nothing = views.Progress(0, 0, 0, 0, 0, 0)
+    return views.RunInfo(
+        head.run_id, head.name, head.state, head.submitted, head.submitted, head.error, nothing
+    )
 
 
 def _histories(record: RunRecord, run: Run, nodes: Iterable[int]) -> dict[str, list[EventRecord]]:

@@ -8,10 +8,15 @@ from cascade_dist.v1 import client_pb2
 from cascade_scheduler.core.events import RunCancelRequested
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.hub import Hub
+from cascade_scheduler.recalling import find
 from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.services.client_session import ClientSession, accepted_message
+from cascade_scheduler.store.base import StoreUnavailable
 
-__all__ = ["Refusal", "accept", "attach", "cancel", "follow", "leave", "refused"]
+__all__ = ["Refusal", "accept", "attach", "cancel", "follow", "leave", "owner_lost", "refused"]
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether anybody follows a run whose owner is lost, at the most."""
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -94,6 +99,24 @@ def _tell(session: ClientSession, record: RunRecord, logs: bool, joined: bool, s
 def attach(hub: Hub, session: ClientSession, request: client_pb2.Attach) -> None:
     """A client joins a run that is known."""
     record = hub.runs.get(request.run_id)
+    if record is None and hub.keeps_graphs:
+        hub.spawn(_attach_later(hub, session, request))
+    else:
+        _attach(hub, session, request, record)
+
+
+async def _attach_later(hub: Hub, session: ClientSession, request: client_pb2.Attach) -> None:
+    """The same of a run that only the store may know."""
+    try:
+        record = await find(hub, request.run_id)
+    except StoreUnavailable as error:
+        session.end(f"the store is away: {error}")  # the client comes again
+        return
+    if not session.closed:
+        _attach(hub, session, request, record)
+
+
+def _attach(hub: Hub, session: ClientSession, request: client_pb2.Attach, record: RunRecord | None) -> None:
     if record is None:
         text = f"no run {request.run_id!r} is known here: it was never submitted, or it was forgotten"
         session.say(refused(request.run_id, "not_found", text))
@@ -133,13 +156,14 @@ def leave(hub: Hub, session: ClientSession, *, orderly: bool) -> None:
         if orderly or record.disconnect_grace <= 0:
             cancel(hub, record, "its client has gone")
         else:
-            hub.later(record.disconnect_grace, lambda record=record: _owner_lost(hub, record))  # type: ignore[misc]
+            hub.later(record.disconnect_grace, lambda record=record: owner_lost(hub, record))  # type: ignore[misc]
 
 
-def _owner_lost(hub: Hub, record: RunRecord) -> None:
+def owner_lost(hub: Hub, record: RunRecord) -> None:
+    """A run's owner has not come back in time: it is cancelled, unless somebody follows it."""
     if record.owner is not None or not record.live or hub.runs.get(record.run_id) is not record:
         return
     if record.feeds:  # somebody has come for it, if not its owner
-        hub.later(record.disconnect_grace, lambda: _owner_lost(hub, record))
+        hub.later(max(LOOK_SECONDS, record.disconnect_grace), lambda: owner_lost(hub, record))
     else:
         cancel(hub, record, f"its client was lost for more than {record.disconnect_grace:g} s")

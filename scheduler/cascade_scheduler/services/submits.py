@@ -470,6 +470,9 @@ class Submits:
             tuple(functions),
             record.pools,
             resumed,
+            record.params,
+            record.cancel_on_disconnect,
+            record.disconnect_grace,
         )
 
 

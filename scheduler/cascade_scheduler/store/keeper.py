@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias, Union
 
 from cascade_scheduler.core.commands import SaveFrame, SaveResult, SaveSkip
 from cascade_scheduler.core.limits import Constraint
-from cascade_scheduler.store.base import Batch, StoredRun, without_superseded
+from cascade_scheduler.store.base import Batch, StoredHead, StoredRun, StoredWorker, without_superseded
 
 __all__ = ["CLIENT_STATE", "Kept", "KeeperStore", "Pending"]
 
@@ -60,6 +60,14 @@ class KeeperStore:
         nothing: tuple[StoredRun, ...] = ()
         for run in nothing:
             yield run
+
+    async def heads(self) -> Sequence[StoredHead]:
+        """Nothing."""
+        return ()
+
+    async def roster(self) -> Sequence[StoredWorker]:
+        """Nothing."""
+        return ()
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         """Nothing."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cascade_dist.v1 import client_pb2, value_pb2
-from cascade_scheduler.core.commands import RunEnded
+from cascade_scheduler.core.commands import EventRecord, RunEnded
 from cascade_scheduler.core.explain import Explanation
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.views import NodeInfo, Progress, RunInfo, Tree, TreeCompound, TreeList, WorkerInfo
@@ -13,23 +13,30 @@ from cascade_scheduler.eventlog import Logged, LogLine
 from cascade_scheduler.wire.values import (
     PAYLOAD_BYTES_MAX,
     amounts_to,
+    blob_from,
     duration_of,
+    error_from,
     error_to,
     fill_value,
+    seconds_of,
     split_seconds,
     timestamp_of,
     value_size,
 )
 
 __all__ = [
+    "event_from",
     "event_to",
     "fill_finish",
     "fill_progress",
     "fill_results",
+    "finish_from",
     "explanation_to",
     "node_to",
     "output_to",
     "run_to",
+    "tree_from",
+    "tree_nodes",
     "tree_to",
     "worker_to",
 ]
@@ -48,6 +55,13 @@ _STATES = {
     "succeeded": client_pb2.RUN_STATE_SUCCEEDED,
     "failed": client_pb2.RUN_STATE_FAILED,
     "cancelled": client_pb2.RUN_STATE_CANCELLED,
+}
+
+
+_STATE_NAMES = {
+    client_pb2.RUN_STATE_SUCCEEDED: "succeeded",
+    client_pb2.RUN_STATE_FAILED: "failed",
+    client_pb2.RUN_STATE_CANCELLED: "cancelled",
 }
 
 
@@ -178,6 +192,78 @@ def event_to(event_id: int, logged: Logged, node_id: str) -> client_pb2.Event:
     if logged.delay:
         event.delay.CopyFrom(duration_of(logged.delay))
     return event
+
+
+def event_from(event: client_pb2.Event, run_id: str) -> Logged:
+    """The reverse, for events that were stored; a node is known by its id alone."""
+    at = seconds_of(event.timestamp)
+    node = 0 if event.node_id else -1
+    if event.kind == "LogLine":
+        stream = 2 if event.stream == value_pb2.LOG_STREAM_STDERR else 1
+        return LogLine(run_id, at, node, event.task, event.worker, stream, event.text, event.node_id)
+    return EventRecord(
+        run_id,
+        event.kind,
+        at,
+        node,
+        event.task,
+        event.status,
+        event.reason,
+        event.error,
+        event.result_preview,
+        event.worker,
+        seconds_of(event.duration),
+        event.attempt,
+        event.max_attempts,
+        seconds_of(event.delay),
+        event.node_id,
+        event.iterations,
+        event.resource,
+    )
+
+
+def finish_from(finish: client_pb2.RunFinish, run_id: str) -> tuple[RunEnded, Tree | None, Progress]:
+    """How a run ended, as it was told."""
+    error = error_from(finish.error) if finish.HasField("error") else None
+    ended = RunEnded(
+        run_id,
+        _STATE_NAMES[finish.state],
+        error,
+        finish.failed_task,
+        finish.skip_reason,
+        finish.skipped_node,
+        finish.skipped_dependency,
+        seconds_of(finish.duration),
+    )
+    tree = tree_from(finish.tree) if finish.HasField("tree") else None
+    told = finish.progress
+    progress = Progress(told.total, told.done, told.running, told.skipped, told.failed, told.retried)
+    return ended, tree, progress
+
+
+def tree_from(message: client_pb2.TargetTree) -> Tree:
+    """The shape of the target's value; its depth is bounded by whoever wrote it."""
+    shape = message.WhichOneof("shape")
+    if shape == "list":
+        return TreeList((*message.list.nodes, *map(tree_from, message.list.items)))
+    if shape != "compound":
+        return message.node
+    compound = message.compound
+    template: bytes | BlobValue = compound.template
+    if compound.HasField("template_blob"):
+        template = blob_from(compound.template_blob)
+    return TreeCompound(template, (*compound.nodes, *map(tree_from, compound.inputs)))
+
+
+def tree_nodes(tree: Tree) -> Iterator[int]:
+    """The nodes whose values stand in a target's value."""
+    todo = [tree]
+    while todo:
+        branch = todo.pop()
+        if isinstance(branch, int):
+            yield branch
+        else:
+            todo.extend(branch.items if isinstance(branch, TreeList) else branch.inputs)
 
 
 def output_to(line: LogLine) -> client_pb2.TaskOutput:

@@ -145,8 +145,8 @@ def amounts_to(amounts: Iterable[tuple[str, int]]) -> list[graph_pb2.Amount]:
     return [graph_pb2.Amount(name=name, micros=micros) for name, micros in amounts]
 
 
-def seconds_of(duration: Duration) -> float:
-    """A duration in seconds."""
+def seconds_of(duration: Duration | Timestamp) -> float:
+    """A duration in seconds; a point in time in seconds since the Unix epoch."""
     seconds: float = (duration.seconds * _NANOS + duration.nanos) / _NANOS
     return seconds
 

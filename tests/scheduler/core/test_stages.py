@@ -187,7 +187,8 @@ def test_an_observation_is_stopped_with_its_run(sim: Sim) -> None:
     make.call("action", run_if=make.literal())
     sim.submit(make.graph())
     [assign] = sim.open.values()
-    assert sim.turn(e.RunCancelRequested("r")) == [c.CancelAttempt("w1", assign.attempt)]
+    stopped = sim.turn(e.RunCancelRequested("r"))
+    assert stopped == [c.SaveCancel("r"), c.CancelAttempt("w1", assign.attempt)]
     assert not sim.of(c.RunEnded)
     sim.report(e.AttemptCancelled(assign.attempt))
     assert sim.ended.state == "cancelled"

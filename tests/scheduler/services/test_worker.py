@@ -14,7 +14,7 @@ from cascade_dist.v1 import client_pb2, value_pb2, worker_pb2
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.core.state import Settings
 from cascade_scheduler.hub import Times
-from cascade_scheduler.store.base import Batch, StoredRun, StoreUnavailable
+from cascade_scheduler.store.base import Batch, StoredHead, StoredRun, StoredWorker, StoreUnavailable
 from tests.scheduler.peers import (
     BODY,
     SECONDS,
@@ -237,6 +237,14 @@ class SlowStore:
         """Nothing."""
         for run in list[StoredRun]():
             yield run
+
+    async def heads(self) -> list[StoredHead]:
+        """Nothing."""
+        return []
+
+    async def roster(self) -> list[StoredWorker]:
+        """Nobody."""
+        return []
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         return None
