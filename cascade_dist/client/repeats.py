@@ -2,7 +2,7 @@
 
 What such submits share is kept as bytes; the run's id, the node's id and its arguments are fields behind
 them. In protobuf that is the same message as one that was built as a whole. The code is hashed again every
-time, so an edited function or helper is noticed as ever.
+time, unless it is watched and the same, so an edited function or helper is noticed as ever.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cascade_dist.codec.arguments import plain_payload
 from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.graph.code_hash import CodeHasher
+from cascade_dist.graph.code_watch import CodeWatch, watch
 from cascade_dist.graph.encoding import SCALARS
 from cascade_dist.graph.identity import Specs, scalars_content
 from cascade_dist.language.lazy import LazyResult
@@ -66,6 +67,8 @@ class Repeat(NamedTuple):
 
 _calls: dict[tuple[int, Hashable], _Call] = {}
 """By the identity of the spec, which is kept, and the options."""
+_specs: dict[int, tuple[TaskSpec, CodeWatch]] = {}
+"""By the identity of the task, which the watch keeps: the spec of its calls, as long as that holds."""
 
 
 def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
@@ -84,7 +87,11 @@ def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
     args = target.args
     if target.kwargs or not SCALARS.issuperset(map(type, args)):
         return None
-    spec = Specs(CodeHasher()).of(target.task, None)
+    watched = _specs.get(id(target.task))
+    if watched is not None and watched[1].holds():
+        spec = watched[0]
+    else:
+        spec = Specs(CodeHasher()).of(target.task, None)
     call = _calls.get((id(spec), options))
     if call is None or call.cid not in link.known:
         return None
@@ -134,6 +141,9 @@ def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionC
     shared.chunk.ClearField("node_args")
     if len(_calls) >= _MAX:
         _calls.clear()
+        _specs.clear()
+    if (held := watch(target.task)) is not None:
+        _specs[id(target.task)] = spec, held
     _calls[id(spec), options] = _Call(
         spec,
         chunk.functions[0].cid,

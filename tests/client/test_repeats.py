@@ -44,6 +44,7 @@ def scale(a: Any) -> Any:
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repeats, "_calls", {})
+    monkeypatch.setattr(repeats, "_specs", {})
 
 
 def compiled(target: Any, link: Any, run_id: str = "r-compiled") -> tuple[pb.Submit, FunctionCache]:
@@ -132,12 +133,32 @@ def test_other_connections_get_the_body_first() -> None:
     assert repeats.repeat(add(1), OPTIONS, None) is None
 
 
+table = [1]
+
+
+@cs.task
+def looks_up(a: Any) -> Any:
+    return table[a]
+
+
 def test_changed_code_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     link = link_of()
-    learn(scale(0), link)
-    assert repeats.repeat(scale(1), OPTIONS, link) is not None
-    monkeypatch.setitem(globals(), "factor", 3)
-    assert repeats.repeat(scale(1), OPTIONS, link) is None
+    for task, name, value in ((scale, "factor", 3), (looks_up, "table", [2])):
+        learn(task(0), link)
+        assert repeats.repeat(task(1), OPTIONS, link) is not None
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), name, value)
+            assert repeats.repeat(task(1), OPTIONS, link) is None
+        assert repeats.repeat(task(1), OPTIONS, link) is not None
+
+
+def test_what_changes_in_place_is_noticed() -> None:
+    link = link_of()
+    learn(looks_up(0), link)
+    table.append(3)
+    assert repeats.repeat(looks_up(1), OPTIONS, link) is None
+    table.pop()
+    assert repeats.repeat(looks_up(1), OPTIONS, link) is not None
 
 
 def test_the_first_submit_of_a_function_and_unlike_ones_are_not_learned() -> None:
@@ -155,3 +176,4 @@ def test_memory_is_bounded() -> None:
         message, functions = compiled(target, link)
         repeats.keep(target, (number,), message, functions)
     assert len(repeats._calls) <= repeats._MAX
+    assert len(repeats._specs) <= repeats._MAX
