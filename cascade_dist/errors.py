@@ -26,6 +26,7 @@ __all__ = [
     "ResultSerializationError",
     "RouteNotFoundError",
     "RunConflictError",
+    "RunFileError",
     "RunLostError",
     "RunNotFoundError",
     "RunRefusedError",
@@ -176,6 +177,10 @@ class ResultMissingError(CascadeError, KeyError):
 
 class RunLostError(CascadeError, ConnectionError):
     """The scheduler went away and did not come back in time, or came back without the run."""
+
+
+class RunFileError(CascadeError, ValueError):
+    """A file that is no run file, or is damaged, cut short or of a newer format; names it."""
 
 
 class StateBackendError(CascadeError, RuntimeError):

@@ -11,12 +11,14 @@ from typing import Any
 
 from cascade_dist.client import ClusterStatus, RunDetails, RunInfo, WorkerInfo
 from cascade_dist.client.constraints import Constraint, show_rate
-from cascade_dist.config import format_duration
+from cascade_dist.client.records import Garbage
+from cascade_dist.config import format_duration, format_size
 
 __all__ = [
     "Output",
     "emit_json",
     "print_constraints",
+    "print_garbage",
     "print_run",
     "print_runs",
     "print_status",
@@ -111,6 +113,16 @@ def print_constraints(constraints: Sequence[Constraint]) -> None:
         for found in constraints
     ]
     _table(("SCOPE", "TYPE", "LIMIT", "RATE", "CAPACITY", "ENDS", "ID"), rows)
+
+
+def print_garbage(found: Sequence[Garbage]) -> None:
+    """What was freed, a line for each kind, and what its things are called."""
+    rows = []
+    for kind in found:
+        names = ", ".join(kind.names[:3]) + (", …" if len(kind.names) > 3 else "")
+        told = f"not looked for: {kind.error}" if kind.error else names or "-"
+        rows.append((kind.kind, str(kind.count), format_size(kind.bytes), told))
+    _table(("WHAT", "COUNT", "SIZE", "WHICH"), rows)
 
 
 def print_workers(workers: Sequence[WorkerInfo]) -> None:

@@ -8,6 +8,7 @@ thread.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
 from cascade_dist.client.records import (
     ClusterStatus,
+    Garbage,
     NodeExplanation,
     Progress,
     RunDetails,
@@ -26,6 +28,7 @@ from cascade_dist.client.records import (
     RunStatus,
     WorkerInfo,
 )
+from cascade_dist.client.run_files import ExportedRun, ImportedRun
 from cascade_dist.client.session import Session
 from cascade_dist.client.submitting import check_run_id
 from cascade_dist.language.resources import Resource
@@ -230,6 +233,20 @@ class AsyncCluster:
     ) -> list[Constraint]:
         """As `Cluster.clear_constraints`."""
         return await _in_thread(self.cluster.clear_constraints, scope, type, id)
+
+    async def export_run(self, run_id: str, file: str | os.PathLike[str]) -> ExportedRun:
+        """As `Cluster.export_run`."""
+        return await _in_thread(self.cluster.export_run, run_id, file)
+
+    async def import_run(self, file: str | os.PathLike[str], *, run_id: str | None = None) -> ImportedRun:
+        """As `Cluster.import_run`."""
+        return await _in_thread(self.cluster.import_run, file, run_id=run_id)
+
+    async def collect_garbage(
+        self, *, dry_run: bool = False, blobs_idle: float | str = "1h"
+    ) -> list[Garbage]:
+        """As `Cluster.collect_garbage`."""
+        return await _in_thread(self.cluster.collect_garbage, dry_run=dry_run, blobs_idle=blobs_idle)
 
     async def close(self) -> None:
         """As `Cluster.close`."""

@@ -36,6 +36,7 @@ from cascade_dist.client.session import Endpoint, Session
 from cascade_dist.client.submitting import SubmitOptions, check_run_id, checked_pools, new_run_id, submit
 from cascade_dist.client.telling import Telling
 from cascade_dist.client.tracker import Tracker
+from cascade_dist.client.upkeep import Upkeep
 from cascade_dist.language.resources import Resource, register
 from cascade_dist.v1 import client_pb2 as pb
 
@@ -50,10 +51,11 @@ __all__ = ["Cluster"]
 CONSTRAINT_SECONDS = 60.0
 """A limit is answered when the last worker has promised; one that does not answer is lost after a while."""
 
+
 _open: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
-class Cluster:
+class Cluster(Upkeep):
     """A cluster, as a client sees it; made by `connect`. A context manager that closes itself.
 
     All methods may be called from any thread. A handle does not survive a fork.

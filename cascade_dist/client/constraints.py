@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cascade_dist.client.records import _Record
+from cascade_dist.client.records import Record
 from cascade_dist.config import parse_duration
 from cascade_dist.errors import ConfigError
 from cascade_dist.v1 import client_pb2 as pb
@@ -41,7 +41,7 @@ _NAMES = {number: name for name, number in _TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Constraint(_Record):
+class Constraint(Record):
     """A limit on what may start.
 
     Attributes:

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from cascade_dist.v1 import client_pb2 as pb
     from cascade_dist.v1 import graph_pb2
 
-__all__ = ["ClusterStatus", "NodeInfo", "Progress", "RunDetails", "RunInfo", "RunStatus", "WorkerInfo"]
+__all__ = [
+    "ClusterStatus",
+    "Garbage",
+    "NodeInfo",
+    "Progress",
+    "RunDetails",
+    "RunInfo",
+    "RunStatus",
+    "WorkerInfo",
+]
 
 
 class RunStatus(StrEnum):
@@ -54,7 +63,9 @@ def status_of(state: int) -> RunStatus:
     return _STATES[state] if 0 <= state < len(_STATES) else RunStatus.RUNNING
 
 
-class _Record:
+class Record:
+    """A frozen dataclass with a form for JSON, and one for notebooks."""
+
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +93,7 @@ def html_table(rows: Iterable[tuple[str, Any]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress(_Record):
+class Progress(Record):
     """A run's nodes, counted.
 
     Attributes:
@@ -114,7 +125,7 @@ def decode_progress(message: pb.Progress) -> Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class RunInfo(_Record):
+class RunInfo(Record):
     """A run in short.
 
     Attributes:
@@ -150,7 +161,7 @@ def decode_run_info(message: pb.RunInfo) -> RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeInfo(_Record):
+class NodeInfo(Record):
     """A node that is not finished: its task's name, ``state`` such as ``running``, and why it waits."""
 
     node: int
@@ -161,7 +172,7 @@ class NodeInfo(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class NodeExplanation(_Record):
+class NodeExplanation(Record):
     """Why a node is where it is.
 
     Attributes:
@@ -187,7 +198,7 @@ def decode_explanation(message: pb.NodeExplanation) -> NodeExplanation:
 
 
 @dataclass(frozen=True, slots=True)
-class RunDetails(_Record):
+class RunDetails(Record):
     """A run, and some of its nodes that are not finished."""
 
     run: RunInfo
@@ -201,7 +212,7 @@ def decode_run_details(message: pb.GetRunResponse) -> RunDetails:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerInfo(_Record):
+class WorkerInfo(Record):
     """A worker in short.
 
     Attributes:
@@ -257,7 +268,31 @@ def decode_worker(message: pb.WorkerInfo) -> WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterStatus(_Record):
+class Garbage(Record):
+    """What of one kind nobody needed any more.
+
+    Attributes:
+        kind: ``run keys``, ``index entries``, ``blobs`` or ``leftovers``.
+        count: how many.
+        bytes: how large in sum, as far as that is known.
+        names: which, the first hundred; of run keys, the runs.
+        error: why nothing could be looked for; empty when it could.
+    """
+
+    kind: str
+    count: int
+    bytes: int
+    names: tuple[str, ...] = ()
+    error: str = ""
+
+
+def decode_garbage(message: pb.Garbage) -> Garbage:
+    """The record of a wire message."""
+    return Garbage(message.kind, message.count, message.bytes, tuple(message.names), message.error)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus(Record):
     """The cluster in numbers.
 
     Attributes:

@@ -430,12 +430,16 @@ class Session:
         self.check_process()
         return self.background.call(self.ask_async(method, request, timeout=timeout))
 
-    async def ask_async(self, method: str, request: Any, *, timeout: float = CALL_SECONDS) -> Any:
-        """One call of ClientService."""
+    async def link_up(self) -> Link:
+        """The link, for a call; connects again when the session was given up."""
         self.check_process()
         if not self.up:
             await self._connect()
-        link = await self._wait_link()
+        return await self._wait_link()
+
+    async def ask_async(self, method: str, request: Any, *, timeout: float = CALL_SECONDS) -> Any:
+        """One call of ClientService."""
+        link = await self.link_up()
         try:
             return await getattr(link.client, method)(
                 request, metadata=self._endpoint.metadata, timeout=timeout

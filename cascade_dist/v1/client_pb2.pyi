@@ -776,10 +776,12 @@ class ImportRunResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., existed: bool = ..., state: _Optional[_Union[RunState, str]] = ..., results: _Optional[int] = ..., blobs: _Optional[int] = ...) -> None: ...
 
 class CollectGarbageRequest(_message.Message):
-    __slots__ = ("dry_run",)
+    __slots__ = ("dry_run", "blobs_idle")
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_IDLE_FIELD_NUMBER: _ClassVar[int]
     dry_run: bool
-    def __init__(self, dry_run: bool = ...) -> None: ...
+    blobs_idle: _duration_pb2.Duration
+    def __init__(self, dry_run: bool = ..., blobs_idle: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CollectGarbageResponse(_message.Message):
     __slots__ = ("found",)

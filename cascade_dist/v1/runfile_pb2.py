@@ -28,7 +28,7 @@ from cascade_dist.v1 import value_pb2 as cascade__dist_dot_v1_dot_value__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61scade_dist/v1/runfile.proto\x12\x0f\x63\x61scade_dist.v1\x1a\x1c\x63\x61scade_dist/v1/client.proto\x1a\x1b\x63\x61scade_dist/v1/graph.proto\x1a\x1b\x63\x61scade_dist/v1/value.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\x03\n\x0bRunFilePart\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1b.cascade_dist.v1.RunFileRunH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x13\n\tgraph_end\x18\x03 \x01(\x0cH\x00\x12-\n\x08\x66unction\x18\x04 \x01(\x0b\x32\x19.cascade_dist.v1.FunctionH\x00\x12\x30\n\x06result\x18\x05 \x01(\x0b\x32\x1e.cascade_dist.v1.RunFileResultH\x00\x12,\n\x04skip\x18\x06 \x01(\x0b\x32\x1c.cascade_dist.v1.RunFileSkipH\x00\x12\x30\n\x06\x65vents\x18\x07 \x01(\x0b\x32\x1e.cascade_dist.v1.RunFileEventsH\x00\x12,\n\x04jump\x18\x08 \x01(\x0b\x32\x1c.cascade_dist.v1.RunFileJumpH\x00\x12\x38\n\ncheckpoint\x18\t \x01(\x0b\x32\".cascade_dist.v1.RunFileCheckpointH\x00\x12,\n\x04\x62lob\x18\n \x01(\x0b\x32\x1c.cascade_dist.v1.RunFileBlobH\x00\x12*\n\x03\x65nd\x18\x0b \x01(\x0b\x32\x1b.cascade_dist.v1.RunFileEndH\x00\x42\x06\n\x04part\"\xef\x02\n\nRunFileRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12,\n\x07options\x18\x02 \x01(\x0b\x32\x1b.cascade_dist.v1.RunOptions\x12-\n\tsubmitted\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttarget_id\x18\x04 \x01(\t\x12\x12\n\nnode_count\x18\x05 \x01(\r\x12\x15\n\rparams_digest\x18\x06 \x01(\x0c\x12\x13\n\x0btemplate_id\x18\x07 \x01(\x0c\x12(\n\x05state\x18\x08 \x01(\x0e\x32\x19.cascade_dist.v1.RunState\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\r\n\x05\x66rame\x18\n \x01(\x04\x12,\n\x08\x65xported\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08versions\x18\x0c \x01(\x0b\x32\x19.cascade_dist.v1.Versions\"\x85\x01\n\rRunFileResult\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cascade_dist.v1.Value\x12\x12\n\x05truth\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x06length\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06_truthB\t\n\x07_length\".\n\x0bRunFileSkip\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"/\n\rRunFileEvents\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"?\n\x0bRunFileJump\x12\x0e\n\x06target\x18\x01 \x01(\r\x12\r\n\x05names\x18\x02 \x03(\t\x12\x11\n\toverrides\x18\x03 \x01(\x0c\"2\n\x11RunFileCheckpoint\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x0c\n\x04\x61rgs\x18\x02 \x01(\x0c\"C\n\x0bRunFileBlob\x12&\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRef\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"+\n\nRunFileEnd\x12\r\n\x05parts\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61scade_dist/v1/runfile.proto\x12\x0f\x63\x61scade_dist.v1\x1a\x1c\x63\x61scade_dist/v1/client.proto\x1a\x1b\x63\x61scade_dist/v1/graph.proto\x1a\x1b\x63\x61scade_dist/v1/value.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x04\n\x0bRunFilePart\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1b.cascade_dist.v1.RunFileRunH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x13\n\tgraph_end\x18\x03 \x01(\x0cH\x00\x12-\n\x08\x66unction\x18\x04 \x01(\x0b\x32\x19.cascade_dist.v1.FunctionH\x00\x12\x30\n\x06result\x18\x05 \x01(\x0b\x32\x1e.cascade_dist.v1.RunFileResultH\x00\x12,\n\x04skip\x18\x06 \x01(\x0b\x32\x1c.cascade_dist.v1.RunFileSkipH\x00\x12\x30\n\x06\x65vents\x18\x07 \x01(\x0b\x32\x1e.cascade_dist.v1.RunFileEventsH\x00\x12,\n\x04jump\x18\x08 \x01(\x0b\x32\x1c.cascade_dist.v1.RunFileJumpH\x00\x12\x38\n\ncheckpoint\x18\t \x01(\x0b\x32\".cascade_dist.v1.RunFileCheckpointH\x00\x12,\n\x04\x62lob\x18\n \x01(\x0b\x32\x1c.cascade_dist.v1.RunFileBlobH\x00\x12*\n\x03\x65nd\x18\x0b \x01(\x0b\x32\x1b.cascade_dist.v1.RunFileEndH\x00\x12\x30\n\x06\x61nswer\x18\x0c \x01(\x0b\x32\x1e.cascade_dist.v1.RunFileAnswerH\x00\x42\x06\n\x04part\"\xff\x02\n\nRunFileRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12,\n\x07options\x18\x02 \x01(\x0b\x32\x1b.cascade_dist.v1.RunOptions\x12-\n\tsubmitted\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttarget_id\x18\x04 \x01(\t\x12\x12\n\nnode_count\x18\x05 \x01(\r\x12\x15\n\rparams_digest\x18\x06 \x01(\x0c\x12\x13\n\x0btemplate_id\x18\x07 \x01(\x0c\x12(\n\x05state\x18\x08 \x01(\x0e\x32\x19.cascade_dist.v1.RunState\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\r\n\x05\x66rame\x18\n \x01(\x04\x12,\n\x08\x65xported\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08versions\x18\x0c \x01(\x0b\x32\x19.cascade_dist.v1.Versions\x12\x0e\n\x06\x63ounts\x18\r \x03(\x04\"\x97\x01\n\rRunFileResult\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cascade_dist.v1.Value\x12\x12\n\x05truth\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x06length\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08observed\x18\x05 \x01(\x0c\x42\x08\n\x06_truthB\t\n\x07_length\".\n\x0bRunFileSkip\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"/\n\rRunFileEvents\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"?\n\x0bRunFileJump\x12\x0e\n\x06target\x18\x01 \x01(\r\x12\r\n\x05names\x18\x02 \x03(\t\x12\x11\n\toverrides\x18\x03 \x01(\x0c\"F\n\x11RunFileCheckpoint\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x0c\n\x04\x61rgs\x18\x02 \x01(\x0c\x12\x12\n\niterations\x18\x03 \x01(\x04\"J\n\rRunFileAnswer\x12\x0e\n\x06\x66inish\x18\x01 \x01(\x0c\x12)\n\x04keys\x18\x02 \x03(\x0b\x32\x1b.cascade_dist.v1.RunFileKey\"+\n\nRunFileKey\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\"C\n\x0bRunFileBlob\x12&\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x18.cascade_dist.v1.BlobRef\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"+\n\nRunFileEnd\x12\r\n\x05parts\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cascade_dist.v1.runfile_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNFILEPART']._serialized_start=172
-  _globals['_RUNFILEPART']._serialized_end=662
-  _globals['_RUNFILERUN']._serialized_start=665
-  _globals['_RUNFILERUN']._serialized_end=1032
-  _globals['_RUNFILERESULT']._serialized_start=1035
-  _globals['_RUNFILERESULT']._serialized_end=1168
-  _globals['_RUNFILESKIP']._serialized_start=1170
-  _globals['_RUNFILESKIP']._serialized_end=1216
-  _globals['_RUNFILEEVENTS']._serialized_start=1218
-  _globals['_RUNFILEEVENTS']._serialized_end=1265
-  _globals['_RUNFILEJUMP']._serialized_start=1267
-  _globals['_RUNFILEJUMP']._serialized_end=1330
-  _globals['_RUNFILECHECKPOINT']._serialized_start=1332
-  _globals['_RUNFILECHECKPOINT']._serialized_end=1382
-  _globals['_RUNFILEBLOB']._serialized_start=1384
-  _globals['_RUNFILEBLOB']._serialized_end=1451
-  _globals['_RUNFILEEND']._serialized_start=1453
-  _globals['_RUNFILEEND']._serialized_end=1496
+  _globals['_RUNFILEPART']._serialized_end=712
+  _globals['_RUNFILERUN']._serialized_start=715
+  _globals['_RUNFILERUN']._serialized_end=1098
+  _globals['_RUNFILERESULT']._serialized_start=1101
+  _globals['_RUNFILERESULT']._serialized_end=1252
+  _globals['_RUNFILESKIP']._serialized_start=1254
+  _globals['_RUNFILESKIP']._serialized_end=1300
+  _globals['_RUNFILEEVENTS']._serialized_start=1302
+  _globals['_RUNFILEEVENTS']._serialized_end=1349
+  _globals['_RUNFILEJUMP']._serialized_start=1351
+  _globals['_RUNFILEJUMP']._serialized_end=1414
+  _globals['_RUNFILECHECKPOINT']._serialized_start=1416
+  _globals['_RUNFILECHECKPOINT']._serialized_end=1486
+  _globals['_RUNFILEANSWER']._serialized_start=1488
+  _globals['_RUNFILEANSWER']._serialized_end=1562
+  _globals['_RUNFILEKEY']._serialized_start=1564
+  _globals['_RUNFILEKEY']._serialized_end=1607
+  _globals['_RUNFILEBLOB']._serialized_start=1609
+  _globals['_RUNFILEBLOB']._serialized_end=1676
+  _globals['_RUNFILEEND']._serialized_start=1678
+  _globals['_RUNFILEEND']._serialized_end=1721
 # @@protoc_insertion_point(module_scope)

@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunFilePart(_message.Message):
-    __slots__ = ("run", "chunk", "graph_end", "function", "result", "skip", "events", "jump", "checkpoint", "blob", "end")
+    __slots__ = ("run", "chunk", "graph_end", "function", "result", "skip", "events", "jump", "checkpoint", "blob", "end", "answer")
     RUN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     GRAPH_END_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class RunFilePart(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     run: RunFileRun
     chunk: bytes
     graph_end: bytes
@@ -36,10 +37,11 @@ class RunFilePart(_message.Message):
     checkpoint: RunFileCheckpoint
     blob: RunFileBlob
     end: RunFileEnd
-    def __init__(self, run: _Optional[_Union[RunFileRun, _Mapping]] = ..., chunk: _Optional[bytes] = ..., graph_end: _Optional[bytes] = ..., function: _Optional[_Union[_graph_pb2.Function, _Mapping]] = ..., result: _Optional[_Union[RunFileResult, _Mapping]] = ..., skip: _Optional[_Union[RunFileSkip, _Mapping]] = ..., events: _Optional[_Union[RunFileEvents, _Mapping]] = ..., jump: _Optional[_Union[RunFileJump, _Mapping]] = ..., checkpoint: _Optional[_Union[RunFileCheckpoint, _Mapping]] = ..., blob: _Optional[_Union[RunFileBlob, _Mapping]] = ..., end: _Optional[_Union[RunFileEnd, _Mapping]] = ...) -> None: ...
+    answer: RunFileAnswer
+    def __init__(self, run: _Optional[_Union[RunFileRun, _Mapping]] = ..., chunk: _Optional[bytes] = ..., graph_end: _Optional[bytes] = ..., function: _Optional[_Union[_graph_pb2.Function, _Mapping]] = ..., result: _Optional[_Union[RunFileResult, _Mapping]] = ..., skip: _Optional[_Union[RunFileSkip, _Mapping]] = ..., events: _Optional[_Union[RunFileEvents, _Mapping]] = ..., jump: _Optional[_Union[RunFileJump, _Mapping]] = ..., checkpoint: _Optional[_Union[RunFileCheckpoint, _Mapping]] = ..., blob: _Optional[_Union[RunFileBlob, _Mapping]] = ..., end: _Optional[_Union[RunFileEnd, _Mapping]] = ..., answer: _Optional[_Union[RunFileAnswer, _Mapping]] = ...) -> None: ...
 
 class RunFileRun(_message.Message):
-    __slots__ = ("run_id", "options", "submitted", "target_id", "node_count", "params_digest", "template_id", "state", "error", "frame", "exported", "versions")
+    __slots__ = ("run_id", "options", "submitted", "target_id", "node_count", "params_digest", "template_id", "state", "error", "frame", "exported", "versions", "counts")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SUBMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +54,7 @@ class RunFileRun(_message.Message):
     FRAME_FIELD_NUMBER: _ClassVar[int]
     EXPORTED_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     options: _client_pb2.RunOptions
     submitted: _timestamp_pb2.Timestamp
@@ -64,19 +67,22 @@ class RunFileRun(_message.Message):
     frame: int
     exported: _timestamp_pb2.Timestamp
     versions: _client_pb2.Versions
-    def __init__(self, run_id: _Optional[str] = ..., options: _Optional[_Union[_client_pb2.RunOptions, _Mapping]] = ..., submitted: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target_id: _Optional[str] = ..., node_count: _Optional[int] = ..., params_digest: _Optional[bytes] = ..., template_id: _Optional[bytes] = ..., state: _Optional[_Union[_client_pb2.RunState, str]] = ..., error: _Optional[str] = ..., frame: _Optional[int] = ..., exported: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ...) -> None: ...
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run_id: _Optional[str] = ..., options: _Optional[_Union[_client_pb2.RunOptions, _Mapping]] = ..., submitted: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target_id: _Optional[str] = ..., node_count: _Optional[int] = ..., params_digest: _Optional[bytes] = ..., template_id: _Optional[bytes] = ..., state: _Optional[_Union[_client_pb2.RunState, str]] = ..., error: _Optional[str] = ..., frame: _Optional[int] = ..., exported: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., versions: _Optional[_Union[_client_pb2.Versions, _Mapping]] = ..., counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RunFileResult(_message.Message):
-    __slots__ = ("node_id", "value", "truth", "length")
+    __slots__ = ("node_id", "value", "truth", "length", "observed")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     TRUTH_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     value: _value_pb2.Value
     truth: bool
     length: int
-    def __init__(self, node_id: _Optional[str] = ..., value: _Optional[_Union[_value_pb2.Value, _Mapping]] = ..., truth: bool = ..., length: _Optional[int] = ...) -> None: ...
+    observed: bytes
+    def __init__(self, node_id: _Optional[str] = ..., value: _Optional[_Union[_value_pb2.Value, _Mapping]] = ..., truth: bool = ..., length: _Optional[int] = ..., observed: _Optional[bytes] = ...) -> None: ...
 
 class RunFileSkip(_message.Message):
     __slots__ = ("node_id", "reason")
@@ -105,12 +111,30 @@ class RunFileJump(_message.Message):
     def __init__(self, target: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ..., overrides: _Optional[bytes] = ...) -> None: ...
 
 class RunFileCheckpoint(_message.Message):
-    __slots__ = ("node_id", "args")
+    __slots__ = ("node_id", "args", "iterations")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
+    ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     node_id: bytes
     args: bytes
-    def __init__(self, node_id: _Optional[bytes] = ..., args: _Optional[bytes] = ...) -> None: ...
+    iterations: int
+    def __init__(self, node_id: _Optional[bytes] = ..., args: _Optional[bytes] = ..., iterations: _Optional[int] = ...) -> None: ...
+
+class RunFileAnswer(_message.Message):
+    __slots__ = ("finish", "keys")
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    finish: bytes
+    keys: _containers.RepeatedCompositeFieldContainer[RunFileKey]
+    def __init__(self, finish: _Optional[bytes] = ..., keys: _Optional[_Iterable[_Union[RunFileKey, _Mapping]]] = ...) -> None: ...
+
+class RunFileKey(_message.Message):
+    __slots__ = ("node", "node_id")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    node_id: str
+    def __init__(self, node: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class RunFileBlob(_message.Message):
     __slots__ = ("blob", "data")

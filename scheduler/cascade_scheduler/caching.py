@@ -59,6 +59,14 @@ class ClusterCache:
         self.hits = 0
         self.misses = 0
 
+    async def blobs(self) -> set[bytes]:
+        """The blobs that entries name.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached.
+        """
+        return await self._store.blobs()
+
     def carry_out(self, commands: Sequence[CacheCommand]) -> None:
         """Takes what the core said in one turn."""
         lookups = [command for command in commands if isinstance(command, LookUpCached)]

@@ -13,8 +13,10 @@ import grpc
 import grpc.aio
 
 from cascade_dist import wire
+from cascade_dist.errors import RunFileError
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
 from cascade_scheduler import recalling
+from cascade_scheduler.blobs.base import BlobError
 from cascade_scheduler.core import views
 from cascade_scheduler.core.commands import EventRecord, RunEnded
 from cascade_scheduler.core.events import MessageArrived
@@ -26,12 +28,14 @@ from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.services import following
 from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.services.constraints import clear_constraints, list_constraints, set_constraint
+from cascade_scheduler.services.garbage import IDLE_SECONDS, collect_garbage
 from cascade_scheduler.services.keeping import keep_state
+from cascade_scheduler.services.run_files import RunFileRefused, RunFiles
 from cascade_scheduler.services.submits import Submits
 from cascade_scheduler.store.base import StoredHead, StoreUnavailable
 from cascade_scheduler.store.keeper import KeeperStore
 from cascade_scheduler.wire.updates import event_to, explanation_to, node_to, run_to, worker_to
-from cascade_scheduler.wire.values import amounts_to, duration_of
+from cascade_scheduler.wire.values import amounts_to, duration_of, seconds_of
 
 __all__ = ["ClientService"]
 
@@ -58,6 +62,8 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         self._address = address
         self._state = state
         self._keeper = keeper
+        stores = not hub.writer.immediate and keeper is None
+        self._files = RunFiles(hub, stores=stores, state=state)
 
     # --- the session -----------------------------------------------------------------------------
 
@@ -323,6 +329,43 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
     ) -> None:
         """Results and skips for a client that keeps them itself."""
         await keep_state(self._keeper, self._state, context)
+
+    # --- files, garbage --------------------------------------------------------------------------
+
+    async def ExportRun(  # noqa: N802
+        self, request: client_pb2.ExportRunRequest, context: Context
+    ) -> AsyncIterator[client_pb2.ExportRunResponse]:
+        """A stored run as a file."""
+        try:
+            async for data in self._files.export(request.run_id):
+                yield client_pb2.ExportRunResponse(data=data)
+        except RunFileRefused as refused:
+            await context.abort(refused.code, str(refused))
+        except RunFileError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except (KeyError, BlobError) as error:
+            await context.abort(grpc.StatusCode.DATA_LOSS, f"a blob of the run is gone: {error}")
+
+    async def ImportRun(  # noqa: N802
+        self, request_iterator: AsyncIterator[client_pb2.ImportRunRequest], context: Context
+    ) -> client_pb2.ImportRunResponse:
+        """Stores a run from a file."""
+        try:
+            return await self._files.take(context)
+        except RunFileRefused as refused:
+            await context.abort(refused.code, str(refused))
+            raise
+        except RunFileError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+
+    async def CollectGarbage(  # noqa: N802
+        self, request: client_pb2.CollectGarbageRequest, context: Context
+    ) -> client_pb2.CollectGarbageResponse:
+        """Frees what nobody needs any more."""
+        idle = seconds_of(request.blobs_idle) if request.HasField("blobs_idle") else IDLE_SECONDS
+        importing = self._files.importing
+        return await collect_garbage(self._hub, importing, dry_run=request.dry_run, idle_seconds=idle)
 
     # --- limits ----------------------------------------------------------------------------------
 

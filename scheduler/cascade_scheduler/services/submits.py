@@ -28,7 +28,7 @@ from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
 from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
 from cascade_scheduler.wire.values import BadMessage, amounts_from, seconds_of
 
-__all__ = ["Submits"]
+__all__ = ["Submits", "is_run_id"]
 
 RUN_ID_CHARS_MAX = 200
 RUN_BYTES = 8_192
@@ -134,7 +134,7 @@ class Submits:
         known = hub.shapes.get(literals)
         if hub.graph_bytes > hub.bounds.graphs_bytes_max:
             return False
-        if known is None or hub.draining or run_id in hub.runs or not _is_run_id(run_id):
+        if known is None or hub.draining or run_id in hub.runs or not is_run_id(run_id):
             return False
         functions = [function.cid for function in known.graph.functions]
         if not all(map(hub.functions.__contains__, functions)):
@@ -181,7 +181,7 @@ class Submits:
         hub = self._hub
         if hub.draining and run_id not in hub.runs:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
-        if not _is_run_id(run_id):
+        if not is_run_id(run_id):
             raise Refusal(
                 "invalid",
                 f"a run id has 1 to {RUN_ID_CHARS_MAX} printable characters; this is {run_id[:80]!r}",
@@ -481,7 +481,8 @@ def _may_go_on(record: RunRecord) -> bool:
     return record.ended is not None and record.ended[0].state != "succeeded"
 
 
-def _is_run_id(text: str) -> bool:
+def is_run_id(text: str) -> bool:
+    """Whether runs may be called so."""
     return 0 < len(text) <= RUN_ID_CHARS_MAX and text.isprintable()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, Union
 
@@ -35,9 +35,11 @@ __all__ = [
     "RunCreated",
     "RunDropped",
     "RunEvents",
+    "RunImporting",
     "RunRenewed",
     "RunStore",
     "StoreError",
+    "StoreGarbage",
     "StoreFenced",
     "StoreGap",
     "StoreUnavailable",
@@ -120,6 +122,14 @@ class RunCreated(NamedTuple):
     cancel_on_disconnect: bool = False
     disconnect_grace: float = 0.0
     """Seconds."""
+    imported: bool = False
+    """It comes from elsewhere and is over: what `RunImporting` began is there, and is seen from now on."""
+
+
+class RunImporting(NamedTuple):
+    """Records of a run from elsewhere follow; nobody sees them before its `RunCreated` ends them."""
+
+    run_id: str
 
 
 class RunAnswered(NamedTuple):
@@ -158,6 +168,7 @@ class RunDropped(NamedTuple):
 
 Record: TypeAlias = Union[
     RunCreated,
+    RunImporting,
     RunEvents,
     RunRenewed,
     RunDropped,
@@ -256,6 +267,19 @@ class StoredWorker(NamedTuple):
     worker: str
     name: str
     amounts: tuple[tuple[str, int], ...]
+
+
+class StoreGarbage(NamedTuple):
+    """What nobody can use any more."""
+
+    runs: Mapping[str, int]
+    """Runs that the index does not name, or of which an import was not finished: how many keys each has."""
+    bytes: int
+    """What these keys take in memory."""
+    entries: Sequence[str]
+    """Runs that the index names, and of which nothing is left."""
+    named: int
+    """Other runs that the index names."""
 
 
 class StoredHead(NamedTuple):
@@ -359,6 +383,17 @@ class RunStore(Protocol):
 
         Raises:
             StoreError: the store cannot be read.
+        """
+
+    async def garbage(self, spare: Container[str], *, dry_run: bool) -> StoreGarbage:
+        """Deletes what nobody can use any more, and says what it was.
+
+        Args:
+            spare: runs that are being written.
+            dry_run: only says so.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached now.
         """
 
     def apply(self, batch: Batch) -> None:

@@ -8,12 +8,19 @@ so a client hears of a result only when its backend has it. There is no way back
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from typing import NamedTuple, TypeAlias, Union
 
 from cascade_scheduler.core.commands import SaveFrame, SaveResult, SaveSkip
 from cascade_scheduler.core.limits import Constraint
-from cascade_scheduler.store.base import Batch, StoredHead, StoredRun, StoredWorker, without_superseded
+from cascade_scheduler.store.base import (
+    Batch,
+    StoredHead,
+    StoredRun,
+    StoredWorker,
+    StoreGarbage,
+    without_superseded,
+)
 
 __all__ = ["CLIENT_STATE", "Kept", "KeeperStore", "Pending"]
 
@@ -72,6 +79,10 @@ class KeeperStore:
     async def load_run(self, run_id: str) -> StoredRun | None:
         """Nothing."""
         return None
+
+    async def garbage(self, spare: Container[str], *, dry_run: bool) -> StoreGarbage:
+        """Nothing."""
+        return StoreGarbage({}, 0, (), 0)
 
     async def constraints(self) -> Sequence[Constraint]:
         """Nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 
 from cascade_scheduler.core.commands import (
     DropConstraint,
@@ -27,6 +27,7 @@ from cascade_scheduler.store.base import (
     RunCreated,
     RunDropped,
     RunEvents,
+    RunImporting,
     StoredAnswer,
     StoredAttempt,
     StoredDue,
@@ -39,6 +40,7 @@ from cascade_scheduler.store.base import (
     StoredWorker,
     StoreFenced,
     StoreGap,
+    StoreGarbage,
 )
 
 __all__ = ["ForgetfulStore", "MemoryRuns", "MemoryStore"]
@@ -82,6 +84,10 @@ class ForgetfulStore:
         """Nothing."""
         return None
 
+    async def garbage(self, spare: Container[str], *, dry_run: bool) -> StoreGarbage:
+        """Nothing."""
+        return StoreGarbage({}, 0, (), 0)
+
     async def constraints(self) -> Sequence[Constraint]:
         """Nothing."""
         return ()
@@ -103,6 +109,8 @@ class MemoryRuns:
         self.epoch = 0
         self.number = 0
         self.runs: dict[str, StoredRun] = {}
+        self.incoming: dict[str, StoredRun] = {}
+        """Runs that are being imported."""
         self.constraints: dict[str, Constraint] = {}
         self.workers: dict[str, StoredWorker] = {}
 
@@ -151,6 +159,13 @@ class MemoryStore:
         """The run, if it is remembered."""
         return self._shared.runs.get(run_id)
 
+    async def garbage(self, spare: Container[str], *, dry_run: bool) -> StoreGarbage:
+        """What of imports was not finished."""
+        found = [run_id for run_id in self._shared.incoming if run_id not in spare]
+        for run_id in () if dry_run else found:
+            del self._shared.incoming[run_id]
+        return StoreGarbage(dict.fromkeys(found, 1), 0, (), len(self._shared.runs))
+
     async def constraints(self) -> Sequence[Constraint]:
         """The limits that were set and not removed."""
         return tuple(self._shared.constraints.values())
@@ -172,6 +187,15 @@ class MemoryStore:
 
     def _apply(self, record: object) -> None:
         runs = self._shared.runs
+        if isinstance(record, RunImporting):
+            runs.pop(record.run_id, None)
+            nothing = RunCreated(record.run_id, "", "", False, 0.0, "", 0, b"", b"", (), b"", ())
+            self._shared.incoming[record.run_id] = StoredRun(nothing)
+            return
+        if isinstance(record, RunCreated) and record.imported:
+            made = runs[record.run_id] = self._shared.incoming.pop(record.run_id)
+            made.created = record._replace(imported=False)
+            return
         if isinstance(record, RunCreated):
             old = runs.get(record.run_id) if record.resumed else None
             made = runs[record.run_id] = StoredRun(record._replace(resumed=False))
@@ -190,11 +214,13 @@ class MemoryStore:
         if isinstance(record, DropWorker):
             self._shared.workers.pop(record.worker, None)
             return
-        run = runs.get(getattr(record, "run_id", ""))
+        run_id = getattr(record, "run_id", "")
+        run = runs.get(run_id) or self._shared.incoming.get(run_id)
         if run is None:
             return
         if isinstance(record, RunDropped):
-            del runs[record.run_id]
+            runs.pop(run_id, None)
+            self._shared.incoming.pop(run_id, None)
         elif isinstance(record, SaveFrame):
             _replace_frame(run, record)
         else:

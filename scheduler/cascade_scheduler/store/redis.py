@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Container, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -49,6 +49,7 @@ from cascade_scheduler.store.base import (
     StoredRun,
     StoredWorker,
     StoreError,
+    StoreGarbage,
     StoreUnavailable,
     without_superseded,
 )
@@ -65,6 +66,7 @@ from cascade_scheduler.store.redis_batch import (
     key_of,
 )
 from cascade_scheduler.store.redis_checks import check_redis, unusable
+from cascade_scheduler.store.redis_garbage import RedisGarbage
 from cascade_scheduler.store.redis_lead import RedisLead
 from cascade_scheduler.store.redis_read import Parts, Reader, constraints_from, workers_from
 from cascade_scheduler.store.shared import Holder
@@ -257,6 +259,13 @@ class RedisStore:
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
         return workers_from(kept)
+
+    async def garbage(self, spare: Container[str], *, dry_run: bool) -> StoreGarbage:
+        """Deletes what nobody can use any more."""
+        try:
+            return await RedisGarbage(self._client).collect(self._epoch, spare, dry_run=dry_run)
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
 
     async def _load(self, run_id: str) -> StoredRun | None:
         pipeline = self._client.pipeline(transaction=True)

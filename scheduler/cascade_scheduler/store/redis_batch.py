@@ -33,6 +33,7 @@ from cascade_scheduler.store.base import (
     RunCreated,
     RunDropped,
     RunEvents,
+    RunImporting,
     RunRenewed,
     StoredFrame,
     StoredFunction,
@@ -103,6 +104,7 @@ def key_of(run_id: str, part: str) -> str:
 
 _OfRun = (
     RunCreated
+    | RunImporting
     | RunEvents
     | RunRenewed
     | RunDropped
@@ -231,7 +233,7 @@ class Script:
         elif isinstance(record, RunRenewed):
             self._renew(run_id)
             self._do("ZADD", RUNS_KEY, record.at, run_id)
-        elif isinstance(record, RunDropped):
+        elif isinstance(record, (RunDropped, RunImporting)):
             self._drop(run_id)
             self._do("ZREM", RUNS_KEY, run_id)
 
@@ -252,10 +254,13 @@ class Script:
 
     def _add_run(self, record: RunCreated) -> None:
         run_id, seal = record.run_id, self._sealer.seal
-        # Of a run with this id that ended and was forgotten, or that is resumed.
-        self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
+        if record.imported:
+            self._renew(run_id)
+        else:
+            # Of a run with this id that ended and was forgotten, or that is resumed.
+            self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
+            self._set(run_id, "meta", "state", "running")
         self._set(run_id, "meta", "run", self.told(record))
-        self._set(run_id, "meta", "state", "running")
         if record.params:
             self._set(run_id, "meta", "params", seal(run_id, "params", 0, record.params))
         for number, chunk in enumerate(record.chunks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 
 from cascade_scheduler.core.commands import SaveResult
 from cascade_scheduler.outbox import Bell
@@ -17,6 +17,7 @@ from cascade_scheduler.store.base import (
     RunStore,
     StoredRun,
     StoreFenced,
+    StoreGarbage,
     StoreUnavailable,
 )
 
@@ -92,6 +93,18 @@ class StoreWriter:
             StoreUnavailable: the store cannot be reached now.
         """
         return await self._store.load_run(run_id)
+
+    def stored_runs(self) -> AsyncIterator[StoredRun]:
+        """What the store has, run by run."""
+        return self._store.load()
+
+    async def garbage(self, spare: Container[str], *, dry_run: bool) -> StoreGarbage:
+        """Has the store delete what nobody can use; as `RunStore.garbage`.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached now.
+        """
+        return await self._store.garbage(spare, dry_run=dry_run)
 
     async def flush(self, timeout: float) -> bool:
         """Waits until everything has landed; False when that took longer than `timeout` seconds."""

@@ -26,6 +26,7 @@ from cascade_scheduler.wire.values import (
 
 __all__ = [
     "event_from",
+    "RUN_STATES",
     "event_to",
     "fill_finish",
     "fill_progress",
@@ -47,7 +48,7 @@ REASON_CHARS_MAX = 4_000
 TREE_DEPTH_MAX = 64
 """Deeper trees would be refused by whoever parses the message."""
 
-_STATES = {
+RUN_STATES = {
     "pending": client_pb2.RUN_STATE_PENDING,
     "running": client_pb2.RUN_STATE_RUNNING,
     "cancelling": client_pb2.RUN_STATE_CANCELLING,
@@ -106,7 +107,7 @@ def fill_finish(
     finish: client_pb2.RunFinish, ended: RunEnded, tree: Tree | None, progress: Progress | None
 ) -> None:
     """Writes into a message how a run ended."""
-    finish.state = _STATES[ended.state]
+    finish.state = RUN_STATES[ended.state]
     seconds, nanos = split_seconds(ended.duration)
     finish.duration.seconds, finish.duration.nanos = seconds, nanos
     if ended.failed_task:
@@ -283,7 +284,7 @@ def run_to(info: RunInfo, now: float) -> client_pb2.RunInfo:
     message = client_pb2.RunInfo(
         run_id=info.run_id,
         name=info.name,
-        state=_STATES[info.state],
+        state=RUN_STATES[info.state],
         submitted=timestamp_of(info.submitted),
         duration=duration_of(ended - info.submitted),
         error=info.error,
