@@ -14,6 +14,7 @@ from cascade_dist.errors import (
     AmountError,
     ArgumentSerializationError,
     AuthenticationError,
+    BlobNotFoundError,
     CascadeError,
     ClusterClosedError,
     ConfigError,
@@ -49,6 +50,7 @@ from cascade_dist.language.lazy import LazyResult, MappedLazyResult, unmapped
 from cascade_dist.language.policies import RetryPolicy
 from cascade_dist.language.resources import Resource, inject, override_resource, resource
 from cascade_dist.language.router import Router
+from cascade_dist.language.stored import Stored
 from cascade_dist.language.structural import recv, wait
 from cascade_dist.language.task import Task, task
 
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
         ResultCache,
         SizeTieredCache,
     )
-    from cascade_dist.client import Cluster, Run, aio, connect, events, run
+    from cascade_dist.client import Cluster, Run, aio, connect, events, put, run
     from cascade_dist.client.bus import MessageBus
     from cascade_dist.codec.graph_json import from_json, to_json
     from cascade_dist.graph.dry_run import dry_run
@@ -83,6 +85,7 @@ __all__ = [
     "ArgumentSerializationError",
     "AttemptInfo",
     "AuthenticationError",
+    "BlobNotFoundError",
     "CacheBackend",
     "CacheHit",
     "CachePolicy",
@@ -129,6 +132,7 @@ __all__ = [
     "SizeTieredCache",
     "StateBackend",
     "StateBackendError",
+    "Stored",
     "Task",
     "TaskCancelled",
     "TaskLoadError",
@@ -147,6 +151,7 @@ __all__ = [
     "inject",
     "override_resource",
     "pipeline",
+    "put",
     "resource",
     "recv",
     "run",
@@ -182,6 +187,7 @@ _AT_FIRST_USE = {
     "create_cli": "cascade_dist.library.command",
     "dry_run": "cascade_dist.graph.dry_run",
     "from_json": "cascade_dist.codec.graph_json",
+    "put": "cascade_dist.client",
     "run": "cascade_dist.client",
     "shell": "cascade_dist.library.shell",
     "subflow": "cascade_dist.library.subflow",

@@ -349,6 +349,7 @@ WORKER = (
     Setting("cancel_grace", parse_duration, 5.0, "from asking user code to stop until it is killed"),
     Setting("host", _text, "127.0.0.1", "address that other workers fetch from"),
     Setting("death_timeout", parse_duration, None, "exit when the scheduler is away for longer"),
+    Setting("ipfs", _text, None, "IPFS node of this host: ipfs://HOST:PORT of its RPC, or none"),
 )
 
 SECTIONS: Mapping[str, tuple[Setting, ...]] = {"client": CLIENT, "scheduler": SCHEDULER, "worker": WORKER}

@@ -10,6 +10,7 @@ __all__ = [
     "AmountError",
     "ArgumentSerializationError",
     "AuthenticationError",
+    "BlobNotFoundError",
     "CascadeError",
     "ClusterClosedError",
     "ConfigError",
@@ -181,6 +182,10 @@ class RunLostError(CascadeError, ConnectionError):
 
 class RunFileError(CascadeError, ValueError):
     """A file that is no run file, or is damaged, cut short or of a newer format; names it."""
+
+
+class BlobNotFoundError(CascadeError, LookupError):
+    """A blob, such as an object that was put, that the cluster does not have; names it."""
 
 
 class StateBackendError(CascadeError, RuntimeError):

@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.kubo import KuboNode, find_ipfs
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Tests say themselves which cluster they mean; what the developer's shell says about one is not for them.
@@ -96,44 +98,17 @@ def _wait_for_port(process: subprocess.Popen[str], port: int) -> None:
 @pytest.fixture(scope="session")
 def kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the RPC of an IPFS node of the tests' own, which knows no other node."""
-    found = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "ensure_kubo.py"), "--find"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode:
-        _lacking(found.stderr.strip())
-    ipfs, home = found.stdout.strip(), tmp_path_factory.mktemp("kubo")
-    environment = {**os.environ, "IPFS_PATH": str(home), "IPFS_TELEMETRY": "off"}
-    # This profile has it listen on free ports of the loopback; which, it writes into the file `api`.
-    subprocess.run([ipfs, "init", "--profile=test"], env=environment, check=True, capture_output=True)
+    ipfs, reason = find_ipfs()
+    if not ipfs:
+        _lacking(reason)
     # Its owner stores files in another way than we do: no test is to pass because a node happens to agree.
-    for name, value in (("UnixFSChunker", '"size-1024"'), ("CidVersion", "0"), ("UnixFSFileMaxLinks", "2")):
-        setting = [ipfs, "config", "--json", f"Import.{name}", value]
-        subprocess.run(setting, env=environment, check=True, capture_output=True)
-    process = subprocess.Popen(
-        [ipfs, "daemon", "--offline"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    settings = {"Import.UnixFSChunker": "size-1024", "Import.CidVersion": 0, "Import.UnixFSFileMaxLinks": 2}
+    node = KuboNode(ipfs, tmp_path_factory.mktemp("kubo"), settings)
     try:
-        yield _kubo_url(process, home / "api")
+        node.start()
+        yield node.url
     finally:
-        _stop(process)
-
-
-def _kubo_url(process: subprocess.Popen[str], file: Path) -> str:
-    deadline = time.monotonic() + 60
-    while not file.exists() or not file.read_text().strip():
-        if time.monotonic() > deadline or process.poll() is not None:
-            pytest.fail(f"the IPFS node did not start; exit code {process.poll()}", pytrace=False)
-        time.sleep(0.02)
-    port = int(file.read_text().strip().rpartition("/")[2])
-    _wait_for_port(process, port)
-    return f"http://127.0.0.1:{port}"
+        node.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cascade_dist.wire.grpc_import  # isort: skip  # noqa: F401 - gRPC as we want it, before all others
 from cascade_dist.client import aio, events
 from cascade_dist.client.aio import AsyncCluster, AsyncRun
-from cascade_dist.client.api import connect, run
+from cascade_dist.client.api import connect, put, run
 from cascade_dist.client.cluster import Cluster
 from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.handles import Run
@@ -19,10 +19,12 @@ from cascade_dist.client.records import (
     RunStatus,
     WorkerInfo,
 )
+from cascade_dist.client.storing import BlobInfo
 
 __all__ = [
     "AsyncCluster",
     "AsyncRun",
+    "BlobInfo",
     "Cluster",
     "ClusterStatus",
     "Constraint",
@@ -37,5 +39,6 @@ __all__ = [
     "aio",
     "connect",
     "events",
+    "put",
     "run",
 ]

@@ -30,11 +30,13 @@ from cascade_dist.client.records import (
 )
 from cascade_dist.client.run_files import ExportedRun, ImportedRun
 from cascade_dist.client.session import Session
+from cascade_dist.client.storing import BlobInfo
 from cascade_dist.client.submitting import check_run_id
 from cascade_dist.language.resources import Resource
+from cascade_dist.language.stored import Stored
 from cascade_dist.state.source import StateSource
 
-__all__ = ["AsyncCluster", "AsyncRun", "connect", "run"]
+__all__ = ["AsyncCluster", "AsyncRun", "connect", "put", "run"]
 
 T = TypeVar("T")
 
@@ -166,6 +168,26 @@ class AsyncCluster:
     def register(self, resource: Resource) -> Resource:
         """As `Cluster.register`."""
         return self.cluster.register(resource)
+
+    async def put(self, obj: Any, *, pin: bool = False) -> Stored:
+        """As `Cluster.put`."""
+        return await _in_thread(self.cluster.put, obj, pin=pin)
+
+    async def blobs(self) -> list[BlobInfo]:
+        """As `Cluster.blobs`."""
+        return await _in_thread(self.cluster.blobs)
+
+    async def pin(self, *blobs: Stored | str) -> None:
+        """As `Cluster.pin`."""
+        await _in_thread(self.cluster.pin, *blobs)
+
+    async def unpin(self, *blobs: Stored | str) -> list[bool]:
+        """As `Cluster.unpin`."""
+        return await _in_thread(self.cluster.unpin, *blobs)
+
+    async def save_blob(self, blob: Stored | str, path: str | os.PathLike[str]) -> int:
+        """As `Cluster.save_blob`."""
+        return await _in_thread(self.cluster.save_blob, blob, path)
 
     async def status(self) -> ClusterStatus:
         """As `Cluster.status`."""
@@ -329,6 +351,11 @@ async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 def connect(address: str | None = None, **options: Any) -> _Connecting:
     """As `cascade_dist.connect`: ``async with connect(…) as cluster``, or ``cluster = await connect(…)``."""
     return _Connecting(address, options)
+
+
+async def put(obj: Any, *, cluster: AsyncCluster | None = None, pin: bool = False) -> Stored:
+    """As `cascade_dist.put`."""
+    return await _in_thread(api.put, obj, cluster=None if cluster is None else cluster.cluster, pin=pin)
 
 
 async def run(

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from cascade_dist.client.bus import MessageBus
     from cascade_dist.connectors.base import Connector
+    from cascade_dist.language.stored import Stored
 
-__all__ = ["connect", "run"]
+__all__ = ["connect", "put", "run"]
 
 LOCAL = "local"
 """The address that always means a private cluster."""
@@ -261,6 +262,15 @@ def run(
         log_format=log_format,
         connector=connector,
     )
+
+
+def put(obj: Any, *, cluster: Cluster | None = None, pin: bool = False) -> Stored:
+    """Stores an object in the cluster that `run` would use, and gives a handle for it; see `Cluster.put`.
+
+    Raises:
+        Exception: as `Cluster.put`, `connect`.
+    """
+    return choose_cluster(cluster, None)[0].put(obj, pin=pin)
 
 
 def choose_cluster(cluster: Cluster | None, state_backend: Any) -> tuple[Cluster, StateFactory | None]:

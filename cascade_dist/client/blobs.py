@@ -16,7 +16,7 @@ from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
 from cascade_dist.wire.graphs import Upload
 
-__all__ = ["ATTEMPTS_MAX", "blob_error", "fetch", "put"]
+__all__ = ["ATTEMPTS_MAX", "blob_error", "damaged", "fetch", "put"]
 
 ATTEMPTS_MAX = 5
 ASK_FIRST_BYTES = 1 << 20
@@ -57,17 +57,17 @@ async def fetch(stub: Any, ref: value_pb2.BlobRef, metadata: Metadata, in_thread
     async for response in stub.GetBlob(pb.GetBlobRequest(cid=ref.cid), metadata=metadata):
         piece = response.data
         if at + len(piece) > size:
-            raise _damaged(ref, f"more than the {size:,} bytes that it should have")
+            raise damaged(ref, f"more than the {size:,} bytes that it should have")
         memory[at : at + len(piece)] = piece
         at += len(piece)
     if at != size:
-        raise _damaged(ref, f"{at:,} of {size:,} bytes")
+        raise damaged(ref, f"{at:,} of {size:,} bytes")
     if await in_thread(cid_of, memory) != ref.cid:
-        raise _damaged(ref, "bytes that do not hash to its name")
+        raise damaged(ref, "bytes that do not hash to its name")
     return memory
 
 
-def _damaged(ref: value_pb2.BlobRef, what: str) -> RunLostError:
+def damaged(ref: value_pb2.BlobRef, what: str) -> RunLostError:
     return RunLostError(
         f"blob {cid_to_text(ref.cid)} came with {what}: the scheduler's blob store is damaged; submit the "
         "run again"
@@ -82,6 +82,8 @@ def blob_error(address: str, error: grpc.aio.AioRpcError) -> CascadeError:
             f"a large result is no longer in the blob store of the scheduler at {address} ({details}); "
             "submit the run again"
         )
+    if error.code() is grpc.StatusCode.DATA_LOSS:
+        return RunLostError(f"the scheduler at {address} cannot give a large value: {details}")
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return GraphTooLargeError(
             f"the blob store of the scheduler at {address} has no room for a large argument ({details}); "

@@ -99,6 +99,8 @@ class Session:
         self._changed = asyncio.Event()
         """Set and replaced whenever the link comes or goes."""
         self._fetches = asyncio.Semaphore(FETCHES_MAX)
+        self.expected: dict[bytes, float] = {}
+        """Blobs that handles name and that were in the store when it was last asked; monotonic."""
         self._told: set[str] = set()
         self._looked_at = 0.0
         """When somebody looked last whether the processes of a private cluster are there; monotonic."""
@@ -490,6 +492,27 @@ class Session:
 
     async def _put_blob(self, upload: Upload) -> None:
         await self._patiently(lambda link: blobs.put(link.blobs, upload, self._endpoint.metadata))
+
+    def with_blobs(self, act: Callable[[Link, Metadata], Coroutine[Any, Any, T]]) -> T:
+        """Does something with the blob service, given its link; any thread but the loop's.
+
+        Raises:
+            CascadeError: as `blobs.blob_error`.
+        """
+        self.check_process()
+        return self.background.call(self._patiently(lambda link: act(link, self._endpoint.metadata)))
+
+    def ask_blobs(self, method: str, request: Any) -> Any:
+        """One call of BlobService; any thread but the loop's.
+
+        Raises:
+            CascadeError: as `blobs.blob_error`.
+        """
+
+        async def ask(link: Link, metadata: Metadata) -> Any:
+            return await getattr(link.blobs, method)(request, metadata=metadata, timeout=CALL_SECONDS)
+
+        return self.with_blobs(ask)
 
     async def _patiently(self, act: Callable[[Link], Coroutine[Any, Any, T]]) -> T:
         """Does something that can be done again when the connection is lost meanwhile."""

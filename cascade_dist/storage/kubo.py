@@ -24,6 +24,8 @@ SILENCE_SECONDS = 20.0
 TOTAL_SECONDS = 300.0
 BYTES_PER_SECOND_MIN = 1 << 20
 """A transfer that is slower than this, on top of TOTAL_SECONDS, is given up."""
+FIND_GRACE_SECONDS = 2.0
+"""How much later than a bound that it was given the node may answer."""
 LOST_TRIES = 3
 LOST_PAUSE = 0.1
 """Seconds before a call is said again whose connection was cut; doubled for each further time."""
@@ -229,12 +231,14 @@ class Kubo:
             IpfsError: as for `cat`.
         """
         wanted = cid_from_text(cid)
+        if find is not None and await self.size(cid, find) > bytes_max:
+            raise self._too_much(bytes_max)
         options = {"arg": cid, "length": str(bytes_max + 1)}
         hasher = CidHasher()
         held = b""
         clock = asyncio.get_running_loop().time
         deadline = clock() + _seconds_for(bytes_max)
-        response = await self._begin(options, find)
+        response = await self._begin(options)
         try:
             async for piece in response.content.iter_chunked(_READ_BYTES):
                 if hasher.size + len(piece) > bytes_max:
@@ -254,15 +258,11 @@ class Kubo:
         if held:
             yield held
 
-    async def _begin(self, options: dict[str, str], find: float | None) -> aiohttp.ClientResponse:
+    async def _begin(self, options: dict[str, str]) -> aiohttp.ClientResponse:
         """The response to a `cat`, when its bytes are about to come."""
-        bound = self._silence
-        if find is not None:
-            options["timeout"] = f"{max(1, round(find * 1000))}ms"  # so that the node itself gives up
-            bound = min(bound, find + CONNECT_SECONDS)
 
         async def ask() -> aiohttp.ClientResponse:
-            async with asyncio.timeout(bound):
+            async with asyncio.timeout(self._silence + CONNECT_SECONDS):
                 return await self._post("cat", options, None)
 
         response = await self._patiently(ask)
@@ -278,7 +278,7 @@ class Kubo:
             IpfsError: the node does not have it.
         """
         options = {"arg": f"/ipfs/{cid}", "timeout": f"{max(1, round(find * 1000))}ms"}
-        raw = await self._call("files/stat", options, _ANSWER_BYTES_MAX, seconds=find + CONNECT_SECONDS)
+        raw = await self._call("files/stat", options, _ANSWER_BYTES_MAX, seconds=find + FIND_GRACE_SECONDS)
         try:
             return int(json.loads(raw)["Size"])
         except (ValueError, KeyError, TypeError):

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from cascade_dist import config
 from cascade_dist._version import __version__
 from cascade_dist.errors import AuthenticationError, CascadeError, ConfigError
+from cascade_dist.storage.kubo import Kubo, api_url
 from cascade_dist.wire import (
     TokenAuth,
     check_bind,
@@ -65,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--object-dir", help="where large results go (default: /dev/shm with 1 GiB free, else --local-dir)")
     add("--local-dir", help="where everything else goes (default: the system's temporary directory)")
     add("--host", help="address that other workers fetch results from (default: 127.0.0.1)")
+    add(
+        "--ipfs",
+        metavar="URI",
+        help="this host's IPFS node: ipfs://HOST:PORT of its RPC, or none (default: the scheduler's)",
+    )
     add("--cancel-grace", help="from telling user code to stop until it is killed (default: 5s)")
     add(
         "--drain-timeout",
@@ -135,10 +141,22 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
         cancel_grace=None if settings.origin("cancel_grace") == "default" else settings["cancel_grace"],
         drain_timeout=options.drain_timeout,
         death_timeout=settings["death_timeout"],
+        ipfs=_node_url(settings["ipfs"]),
         client_credentials=client_credentials(ca, cert, key, tls=wants_tls),
         server_credentials=server_credentials(cert, key, ca) if cert else None,
     )
     return made, settings
+
+
+def _node_url(uri: str | None) -> str | None:
+    if uri is None or uri == "none":
+        return uri and ""
+    try:
+        url = api_url(uri)
+        Kubo(url)  # says so when aiohttp is missing
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"--ipfs: {error}") from None
+    return url
 
 
 def _temporary() -> str:

@@ -23,6 +23,7 @@ from cascade_worker.config import WorkerConfig, make_directories
 from cascade_worker.core import Core, commands, events
 from cascade_worker.executor.frames import BEGUN, RESOURCE
 from cascade_worker.executors import Asked, ExecutorPool
+from cascade_worker.ipfs import BlobNode
 from cascade_worker.leases import LeaseBook, LeaseNews
 from cascade_worker.messages import (
     FunctionStore,
@@ -74,8 +75,14 @@ class Worker:
         self._link = SchedulerLink(
             self, config.addresses, config.auth, config.client_credentials, config.death_timeout
         )
+        self._node = BlobNode(config.ipfs)
         self._transfers = Transfers(
-            self.store, config.auth, config.client_credentials, self._link.channel, self._spill_dir
+            self.store,
+            config.auth,
+            config.client_credentials,
+            self._link.channel,
+            self._spill_dir,
+            self._node,
         )
         self._shared_cache = SharedCache(config.auth, self._link.channel, self.pool.answer)
         self._session = Session(0)
@@ -267,6 +274,7 @@ class Worker:
         """A session has begun."""
         self._session = Session(welcome.inline_bytes_max, self._functions)
         self._fast_loops = welcome.fast_loops
+        self._node.told(welcome.ipfs)
         self._leases.tell_again()
         for attempt in welcome.release:
             self.store.release(attempt)

@@ -33,6 +33,7 @@ class WorkerConfig:
         death_timeout: exit when there was no scheduler for so long; None: never.
         client_credentials: for TLS to the scheduler and to other workers.
         server_credentials: for TLS of the object service.
+        ipfs: URL of the RPC of this host's IPFS node; empty: none is used; None: as the scheduler says.
         limits: bounds of the core; slots and executors_max are filled in.
     """
 
@@ -49,6 +50,7 @@ class WorkerConfig:
     death_timeout: float | None = None
     client_credentials: grpc.ChannelCredentials | None = None
     server_credentials: grpc.ServerCredentials | None = None
+    ipfs: str | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property

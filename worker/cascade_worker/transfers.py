@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import grpc
 import grpc.aio
 
-from cascade_dist.codec.cid import CidHasher, cid_to_text
+from cascade_dist.codec.cid import CidHasher, cid_of, cid_to_text
 from cascade_dist.errors import CascadeError
 from cascade_dist.v1 import (
     client_pb2,
@@ -28,8 +28,10 @@ from cascade_dist.v1 import (
     worker_pb2_grpc,
 )
 from cascade_dist.wire import TokenAuth
+from cascade_dist.wire.convert import duration
 from cascade_worker.executor import frames
 from cascade_worker.executor.files import reserve
+from cascade_worker.ipfs import BlobNode
 from cascade_worker.objects import ObjectStore
 from cascade_worker.peers import PAUSE, SILENCE, TRIES, PeerFetcher, UnreachableError, pieces_of
 
@@ -38,6 +40,12 @@ __all__ = ["FetchError", "ObjectsLostError", "Transfers"]
 log = logging.getLogger("cascade.worker")
 
 _PIECE_BYTES = 1 << 20
+_FUNCTION_BYTES_MAX = 1 << 30
+"""A larger function is not looked for in IPFS."""
+_LOOK_SECONDS = 5.0
+"""How long the scheduler may look for what was given to this worker's IPFS node."""
+_BYTES_PER_SECOND_MIN = 1 << 20
+"""A scheduler that fetches more slowly from the node is not waited for."""
 _CONCURRENT_MAX = 16
 
 T = TypeVar("T")
@@ -75,6 +83,7 @@ class Transfers:
         credentials: for channels to other workers.
         scheduler: gives the scheduler's channel, waiting while there is none.
         spill_dir: where long lists are put.
+        node: an IPFS node, for blobs.
     """
 
     def __init__(
@@ -84,11 +93,13 @@ class Transfers:
         credentials: grpc.ChannelCredentials | None,
         scheduler: Callable[[], Awaitable[grpc.aio.Channel]],
         spill_dir: str,
+        node: BlobNode,
     ) -> None:
         self._store = store
         self._metadata = auth.metadata
         self._scheduler = scheduler
         self._spill_dir = spill_dir
+        self._node = node
         self._peers = PeerFetcher(auth.metadata, credentials)
         self._flights: dict[int | bytes, asyncio.Task[File]] = {}
         self._room = asyncio.Semaphore(_CONCURRENT_MAX)
@@ -274,6 +285,10 @@ class Transfers:
             return await self._where_there_is_room(reference.cid, reference.size_bytes, receive)
 
         async with self._room:
+            paths = self._store.paths_for(reference.cid)
+            path = await self._node.fetch(reference.cid, reference.size_bytes, paths)
+            if path is not None:
+                return File(path, reference.size_bytes)
             return await self._from_scheduler(what, fetch)
 
     async def _from_scheduler(self, what: str, ask: Callable[[grpc.aio.Channel], Awaitable[T]]) -> T:
@@ -334,9 +349,17 @@ class Transfers:
                 if error.code() != grpc.StatusCode.NOT_FOUND:
                     raise
                 body = b""
-            return body or await _blob_bytes(channel, cid, self._metadata)
+            if body:
+                return body
+            return await self._node.read(cid, _FUNCTION_BYTES_MAX) or await _blob_bytes(
+                channel, cid, self._metadata
+            )
 
-        return await self._from_scheduler(f"function {cid_to_text(cid)}", fetch)
+        what = f"function {cid_to_text(cid)}"
+        body = await self._from_scheduler(what, fetch)
+        if await asyncio.to_thread(cid_of, body) != cid:
+            raise FetchError(f"{what}: the bytes that came have another content id")
+        return body
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -362,19 +385,35 @@ class Transfers:
             FetchError: it cannot be stored.
         """
 
+        async def found(channel: grpc.aio.Channel) -> bool:
+            """Whether the scheduler has fetched it from the node, or from one that is joined to it."""
+            request = client_pb2.HasBlobsRequest(cids=[cid], look_for=duration(_LOOK_SECONDS))
+            stub = client_pb2_grpc.BlobServiceStub(channel)
+            timeout = SILENCE + size / _BYTES_PER_SECOND_MIN
+            try:
+                answer = await stub.HasBlobs(request, metadata=self._metadata, timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise
+                return False
+            return list(answer.present) == [True]
+
         async def put(channel: grpc.aio.Channel) -> None:
-            call = client_pb2_grpc.BlobServiceStub(channel).PutBlob(
+            call: Any = client_pb2_grpc.BlobServiceStub(channel).PutBlob(
                 _put_requests(path, cid, size), metadata=self._metadata
             )
             await call
 
+        what = f"storing blob {cid_to_text(cid)} of {size:,} bytes:"
         async with self._room:
-            await self._from_scheduler(f"storing blob {cid_to_text(cid)} of {size:,} bytes:", put)
+            if not (await self._node.give(path, cid, size) and await self._from_scheduler(what, found)):
+                await self._from_scheduler(what, put)
 
     async def close(self) -> None:
         """Closes all channels."""
         for flight in list(self._flights.values()):
             flight.cancel()
+        await self._node.close()
         await self._peers.close()
 
 

@@ -198,6 +198,9 @@ class IpfsBlobStore:
         while True:
             try:
                 if self._breaker.may_try():
+                    if self._breaker.away:
+                        await self._kubo.version()
+                        self._answered()
                     if not self._compared:
                         await self._compare()
                     await self._unpin_gone()
