@@ -191,6 +191,7 @@ async def test_everything_of_a_run_comes_back(open_store: Open) -> None:
         SaveResult("r", 1, "bb[0]", 2**40 + 3, blob),
         SaveResult("r", 2, "bb[1]", 2**40 + 4, thing),
         SaveSkip("r", 3, "cc", "ConditionFalse"),
+        SaveAttempt("r", 4, 2**40 + 5, 1, "worker one", behind=2**40 + 3),
         RunEvents("r", 10, b"more events"),
     )
     found = (await load(await open_store()))["r"]
@@ -204,7 +205,11 @@ async def test_everything_of_a_run_comes_back(open_store: Open) -> None:
             "bb[1]": StoredResult(2**40 + 4, thing),
         },
         {"cc": "ConditionFalse"},
-        {0: StoredAttempt(2**40 + 1, 1, "worker-1"), 1: StoredAttempt(2**40 + 3, 2, "worker one")},
+        {
+            0: StoredAttempt(2**40 + 1, 1, "worker-1"),
+            1: StoredAttempt(2**40 + 3, 2, "worker one"),
+            4: StoredAttempt(2**40 + 5, 1, "worker one", 2**40 + 3),
+        },
         {1: b"first events", 10: b"more events"},
     )
 

@@ -104,7 +104,8 @@ class Simulation:
         self._rng = rng
         self._chaos = chaos
         self._inline_max = rng.choice((40, 120, 65_536))
-        self._core = Core(Settings(loss_budget=10_000, worker_grace=2.0))
+        chains = rng.random() < 0.75
+        self._core = Core(Settings(loss_budget=10_000, worker_grace=2.0, chains=chains))
         self._functions = FunctionStore()
         self._tails = Tails(_Shell(self._core, self._functions, depot))  # type: ignore[arg-type]
         self._now = 1000.0
@@ -310,15 +311,12 @@ class Simulation:
         """Its stream is there again; it says what it holds."""
         self._away.remove(name)
         worker = self._workers[name]
-        held = [e.Held(attempt, "waiting") for attempt in worker.waiting]
-        held += [e.Held(attempt, "finished") for attempt, _ in worker.endings]
         before = len(self._log)
-        self._connect(name, tuple(held))
+        self._connect(name, tuple(e.Held(*held) for held in worker.held()))
         for command in self._log[before:]:
             if isinstance(command, c.WelcomeWorker):
                 for attempt in command.drop:
-                    worker.waiting.pop(attempt, None)
-                worker.endings = [entry for entry in worker.endings if entry[0] not in command.drop]
+                    worker.drop(attempt)
                 for attempt in command.release:
                     worker.lose_object(attempt)
 

@@ -25,6 +25,7 @@ from cascade_worker.messages import (
     LostInputs,
     PublishedValue,
     Session,
+    fill_open_input,
     reports_message,
     task_frame,
 )
@@ -128,6 +129,8 @@ class Worker:
         self._sequence = 1
         self.waiting: dict[int, worker_pb2.Assignment] = {}
         """Assignments that have not been executed, in order."""
+        self.followers: dict[int, worker_pb2.Assignment] = {}
+        """Those that wait for the value of another one."""
         self.endings: list[tuple[int, Ending]] = []
         """What has not been reported."""
         self.executed: list[tuple[str, int]] = []
@@ -151,26 +154,73 @@ class Worker:
             number = assignment.body
             run_id = self._session.run_of(number, assignment.run)
             self._bodies[assignment.attempt] = self._session.body_keys[number], run_id
-            self.waiting[assignment.attempt] = assignment
+            if assignment.behind:
+                self._follow(assignment)
+            else:
+                self.waiting[assignment.attempt] = assignment
         for attempt in work.release:
             self.lose_object(attempt)
         self._session.forget_bodies(work.forget_bodies)
         self._session.forget_runs(work.ended_runs)
 
+    def _follow(self, assignment: worker_pb2.Assignment) -> None:
+        """An assignment waits for the value of another one, which may have ended meanwhile."""
+        behind = assignment.behind
+        self.followers[assignment.attempt] = assignment
+        ended = dict(self.endings).get(behind)
+        if ended is not None:
+            self._go_on(behind, ended)
+        elif behind not in self.waiting and behind not in self.followers:
+            del self.followers[assignment.attempt]
+            self._end(assignment.attempt, Ending(EndingKind.RETURNED))
+
+    def _end(self, attempt: int, ending: Ending) -> None:
+        self.endings.append((attempt, ending))
+        self._go_on(attempt, ending)
+
+    def _go_on(self, attempt: int, ending: Ending) -> None:
+        """What follows an attempt that has ended goes on with its value, or is forgotten."""
+        follower = next((f for f in self.followers.values() if f.behind == attempt), None)
+        if follower is None:
+            return
+        del self.followers[follower.attempt]
+        payload: Any = ending.payload
+        if ending.kind == EndingKind.DONE and (
+            isinstance(payload, PublishedValue) or payload[0] != frames.TAIL
+        ):
+            fill_open_input(follower, payload, self.name)
+            self.waiting[follower.attempt] = follower
+        else:
+            self._go_on(follower.attempt, Ending(EndingKind.RETURNED))
+
     def give_back(self, attempt: int) -> None:
         """Reports an assignment that has not started as returned."""
-        if self.waiting.pop(attempt, None) is not None:
-            self.endings.append((attempt, Ending(EndingKind.RETURNED)))
+        self._stop(attempt, EndingKind.RETURNED)
 
     def cancel(self, attempt: int) -> None:
         """Reports an assignment that has not been executed as stopped."""
-        if self.waiting.pop(attempt, None) is not None:
-            self.endings.append((attempt, Ending(EndingKind.CANCELLED)))
+        self._stop(attempt, EndingKind.CANCELLED)
+
+    def _stop(self, attempt: int, kind: EndingKind) -> None:
+        waited = self.waiting.pop(attempt, None) or self.followers.pop(attempt, None)
+        if waited is not None:
+            self._end(attempt, Ending(kind))
+
+    def drop(self, attempt: int) -> None:
+        """The scheduler does not want it."""
+        if self.waiting.pop(attempt, None) or self.followers.pop(attempt, None):
+            self._go_on(attempt, Ending(EndingKind.RETURNED))
+        self.endings = [entry for entry in self.endings if entry[0] != attempt]
+
+    def held(self) -> list[tuple[int, str]]:
+        """What it holds, for Hello."""
+        waiting = [(attempt, "waiting") for attempt in (*self.waiting, *self.followers)]
+        return waiting + [(attempt, "finished") for attempt, _ in self.endings]
 
     def crash(self, attempt: int, *, innocent: bool) -> None:
         """The executor died under an attempt."""
         del self.waiting[attempt]
-        self.endings.append((attempt, Ending(EndingKind.LOST, reason="killed", flag=innocent)))
+        self._end(attempt, Ending(EndingKind.LOST, reason="killed", flag=innocent))
 
     def lose_object(self, attempt: int) -> None:
         """An object is no more."""
@@ -192,7 +242,7 @@ class Worker:
         except _Lost as lost:
             error = encode_exception(lost)
             payload = LostInputs(error, (lost.attempt,))
-            self.endings.append((attempt, Ending(EndingKind.INPUT_LOST, payload)))
+            self._end(attempt, Ending(EndingKind.INPUT_LOST, payload))
             return
         args: Any = assignment.args
         if assignment.HasField("args_blob"):
@@ -205,9 +255,9 @@ class Worker:
                 assert self._depot.put_blob(Path(path).read_bytes()) == cid
                 os.unlink(path)
         if frame[0] in (frames.DONE, frames.TAIL):
-            self.endings.append((attempt, Ending(EndingKind.DONE, self._kept(attempt, frame))))
+            self._end(attempt, Ending(EndingKind.DONE, self._kept(attempt, frame)))
         else:
-            self.endings.append((attempt, Ending(EndingKind.FAILED, frame)))
+            self._end(attempt, Ending(EndingKind.FAILED, frame))
 
     def _run(self, task: Task) -> Any:
         bench = self._depot.bench

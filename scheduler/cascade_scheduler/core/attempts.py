@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 from cascade_scheduler.core import (
     closing,
     cluster_cache,
+    followers,
     frames,
     leases,
     lineage,
@@ -34,7 +35,7 @@ from cascade_scheduler.core.graph import Retry
 from cascade_scheduler.core.inputs import of_node, value_of
 from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, WAITING, Run
-from cascade_scheduler.core.values import ErrorInfo
+from cascade_scheduler.core.values import ErrorInfo, Value
 from cascade_scheduler.core.worker import Attempt, Worker
 
 RETRY_DELAY_MAX = 366 * 86_400.0
@@ -47,11 +48,9 @@ def assign(
     books: Books, run: Run, node: int, worker: Worker, cls: AmountClass, *, ahead: bool, expected: float
 ) -> None:
     """Makes an attempt of a ready node on a worker; it holds what its line says."""
-    graph = run.graph
     if run.whole and node in run.whole and run.whole[node].incomplete:
         frames.start_over(books, run, node)
-    origin, index = run.origin(node)
-    spec = graph.specs[graph.node_spec[origin]]
+    spec = run.spec(node)
     attempt_id = books.next_attempt()
     try_ = run.tries.get(node, 0) + 1 if run.tries else 1
     attempt = Attempt(attempt_id, run, node, spec, worker, try_, not ahead, expected, cls)
@@ -74,39 +73,48 @@ def assign(
     run.active += 1
     out = books.out
     if books.settings.saves and run.parent is None:
-        out.append(SaveAttempt(run.run_id, origin, attempt_id, try_, worker.id, index))
-    out.append(
-        Assign(
-            worker.id,
-            attempt_id,
-            run.run_id,
-            node,
-            spec,
-            graph.functions[spec.function].cid,
-            try_,
-            graph.node_args[origin],
-            graph.blob_args.get(origin) if graph.blob_args else None,
-            of_node(run, node),
-            ahead,
-            run.observe(node),
-            spec.durable or spec.cluster_cache or books.settings.publishes or run.is_told(node),
-            graph.node_ids[16 * origin : 16 * origin + 16].hex(),
-            index if index >= 0 else graph.map_index(node) if graph.maps else -1,
-            None if cls.amounts == spec.amounts else cls.amounts,
-            _route_keys(run, node) if run.plan.wanted else (),
-            False,
-            node in run.plan.tails,
-            "" if run.parent is None else run.frame_id,
-            False,
-            graph.overrides if node == graph.target else b"",
-            graph.jumps.get(node) if graph.jumps else None,
-            attempt.leased,
-        )
+        origin, child = run.origin(node)
+        out.append(SaveAttempt(run.run_id, origin, attempt_id, try_, worker.id, child))
+    assigned = order(books, attempt, of_node(run, node), ahead=ahead)
+    out.append(_put_together(run, node, assigned) if run.whole and node in run.whole else assigned)
+    if books.settings.chains:
+        books.tips.append(attempt)
+
+
+def order(
+    books: Books, attempt: Attempt, inputs: tuple[Value, ...], *, ahead: bool, behind: int = 0
+) -> Assign:
+    """What the worker is told of an attempt."""
+    run, node, spec, amounts = attempt.run, attempt.node, attempt.spec, attempt.cls.amounts
+    graph = run.graph
+    origin, index = run.origin(node)
+    return Assign(
+        attempt.worker.id,
+        attempt.id,
+        run.run_id,
+        node,
+        spec,
+        graph.functions[spec.function].cid,
+        attempt.try_,
+        graph.node_args[origin],
+        graph.blob_args.get(origin) if graph.blob_args else None,
+        inputs,
+        ahead,
+        run.observe(node),
+        spec.durable or spec.cluster_cache or books.settings.publishes or run.is_told(node),
+        graph.node_ids[16 * origin : 16 * origin + 16].hex(),
+        index if index >= 0 else graph.map_index(node) if graph.maps else -1,
+        None if amounts == spec.amounts else amounts,
+        _route_keys(run, node) if run.plan.wanted else (),
+        False,
+        node in run.plan.tails,
+        "" if run.parent is None else run.frame_id,
+        False,
+        graph.overrides if node == graph.target else b"",
+        graph.jumps.get(node) if graph.jumps else None,
+        attempt.leased,
+        behind,
     )
-    if run.whole and node in run.whole:
-        assigned = out.pop()
-        assert isinstance(assigned, Assign)
-        out.append(_put_together(run, node, assigned))
 
 
 def _put_together(run: Run, node: int, assign: Assign) -> Assign:
@@ -142,6 +150,8 @@ def off_the_books(books: Books, attempt: Attempt) -> None:
 def on_started(books: Books, worker: Worker, attempt_id: int) -> None:
     """An attempt has begun."""
     attempt = books.attempts.get(attempt_id)
+    if attempt is None and books.followers:
+        followers.on_started(books, worker, attempt_id)
     if attempt is None or attempt.worker is not worker or attempt.started or attempt.observing:
         return
     attempt.started = True
@@ -164,6 +174,8 @@ def on_started(books: Books, worker: Worker, attempt_id: int) -> None:
 def on_report(books: Books, worker: Worker, report: Report) -> None:
     """An attempt has ended."""
     attempt = books.attempts.get(report.attempt)
+    if attempt is None and books.followers:
+        followers.given_back(books, worker, report.attempt)
     if attempt is None or attempt.worker is not worker:
         return
     off_the_books(books, attempt)
@@ -186,6 +198,8 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
         _returned(books, attempt)
     elif isinstance(report, AttemptCancelled):
         _cancelled(books, attempt)
+    if attempt.follower is not None:
+        followers.over(books, attempt, goes_on=isinstance(report, AttemptDone))
     _over(books, attempt)
 
 
@@ -409,6 +423,7 @@ def _cancelled(books: Books, attempt: Attempt) -> None:
 def worker_lost(books: Books, attempt: Attempt, reason: str) -> None:
     """The attempt's worker is gone."""
     off_the_books(books, attempt)
+    followers.forget(books, attempt)
     if attempt.observing:
         observing.on_report(books, attempt, AttemptLost(attempt.id, reason))
         return

@@ -59,6 +59,8 @@ class Settings(NamedTuple):
     """Amounts in micros that all nodes of the cluster share, whatever workers have."""
     fast_loops: bool = True
     """Workers may go on with loops by themselves."""
+    chains: bool = True
+    """A chain's next nodes may be sent before their input is there; see `followers`."""
     saves: bool = True
     """Somebody keeps what is saved; without it nothing is said about that."""
     publishes: bool = False
@@ -88,6 +90,12 @@ class Books:
         self.finished_nodes = 0
         self.workers: dict[str, Worker] = {}
         self.attempts: dict[int, Attempt] = {}
+        self.followers: dict[int, Attempt] = {}
+        """Attempts that wait on a worker for the value of one before them; they are on no other books yet."""
+        self.tips: list[Attempt] = []
+        """Attempts that came on the books since it was last looked what may follow them."""
+        self.crowd: list[AmountClass] = []
+        """Lines that found no room in this dispatch."""
         self.objects: dict[int, tuple[Run, int, str]] = {}
         """Objects that runs hold on to: attempt → (run, node, worker)."""
         self.lines = Lines(settings.pools)

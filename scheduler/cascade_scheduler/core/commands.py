@@ -87,6 +87,8 @@ class Assign(NamedTuple):
     """Where jumps lead."""
     lease: bool = False
     """The worker goes on with the loop by itself."""
+    behind: int = 0
+    """It is a follower of this attempt, and waits for its value; see `followers`."""
 
 
 class LookUpCached(NamedTuple):
@@ -283,6 +285,8 @@ class SaveAttempt(NamedTuple):
     worker: str
     child: int = -1
     """Of a map's child: which."""
+    behind: int = 0
+    """It was sent as a follower of this attempt: it counts if that made the accepted value of its input."""
 
 
 class SaveDue(NamedTuple):

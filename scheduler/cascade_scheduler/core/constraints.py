@@ -20,9 +20,9 @@ from cascade_scheduler.core.commands import (
 )
 from cascade_scheduler.core.events import ConstraintsCleared, ConstraintSet, ConstraintsLoaded
 from cascade_scheduler.core.limits import CONCURRENCY, LIMITS_MAX, Constraint, Limit
-from cascade_scheduler.core.worker import Worker
+from cascade_scheduler.core.worker import Attempt, Worker
 
-__all__ = ["expire", "lost", "on_cleared", "on_loaded", "on_set", "promised", "welcomed"]
+__all__ = ["count_begun", "expire", "lost", "on_cleared", "on_loaded", "on_set", "promised", "welcomed"]
 
 
 def on_set(books: Books, event: ConstraintSet) -> None:
@@ -99,15 +99,27 @@ def _count(books: Books, limit: Limit) -> None:
     """What is on its way or runs already counts for a concurrency limit. A rate limit counts what starts."""
     if limit.constraint.type == CONCURRENCY:
         for attempt in books.attempts.values():
-            if not attempt.observing and limit.covers(attempt.run.run_id, attempt.spec.name):
-                attempt.limits += (limit,)
-                limit.running += 1
+            if not attempt.observing:
+                _count_attempt(limit, attempt)
+
+
+def _count_attempt(limit: Limit, attempt: Attempt) -> None:
+    if limit.covers(attempt.run.run_id, attempt.spec.name):
+        attempt.limits += (limit,)
+        limit.running += 1
+
+
+def count_begun(books: Books, attempt: Attempt) -> None:
+    """An attempt runs that was sent before the limits of now held."""
+    for limit in books.lines.limits:
+        if limit.constraint.type == CONCURRENCY:
+            _count_attempt(limit, attempt)
 
 
 def _ask_back(books: Books, limit: Limit) -> dict[str, None]:
     """Has everything given back that the limit covers and that has not started, as far as is known."""
     touched: dict[str, None] = {}
-    for attempt in books.attempts.values():
+    for attempt in (*books.attempts.values(), *books.followers.values()):
         if attempt.leased and limit.covers(attempt.run.run_id, attempt.spec.name):
             leases.recall(books, attempt)
             touched[attempt.worker.id] = None

@@ -9,7 +9,7 @@ its target becomes the node's. What a nested frame has come to is handed to its 
 
 from __future__ import annotations
 
-from cascade_scheduler.core import feasible, leases, lineage, nodes, observing, runs, waits
+from cascade_scheduler.core import feasible, followers, leases, lineage, nodes, observing, runs, waits
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
@@ -153,6 +153,8 @@ def _halt(books: Books, run: Run) -> None:
         attempt = books.attempts[attempt_id]
         attempt.asked_back = True
         books.out.append(CancelAttempt(attempt.worker.id, attempt_id))
+    if run.followers:
+        followers.stop(books, run)
     for child in run.nested.values():
         runs.stop(books, child)
 

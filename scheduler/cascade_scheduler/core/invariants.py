@@ -52,6 +52,7 @@ def check(books: Books, *, sample: int = 16) -> None:
     _must(reserved == books.reserved, "reserved workers are counted", reserved)
     for worker in books.workers.values():
         _check_worker(books, worker.id)
+    _check_followers(books)
     rule = line_invariants.broken(books)
     _must(rule is None, *(rule or ("",)))
     leased = sum(attempt.leased for attempt in books.attempts.values())
@@ -79,6 +80,27 @@ def check(books: Books, *, sample: int = 16) -> None:
             attempt_id,
         )
         _must(worker_id in books.workers, "an object's holder is on the books", attempt_id, worker_id)
+
+
+def _check_followers(books: Books) -> None:
+    for attempt_id, attempt in books.followers.items():
+        first = attempt.follows
+        assert first is not None
+        _must(attempt_id not in books.attempts, "a follower is on no other books", attempt_id)
+        _must(first.follower is attempt, "a follower follows one attempt", attempt_id)
+        known = (books.followers if first.follows is not None else books.attempts).get(first.id)
+        _must(known is first, "what is followed is on the books", attempt_id)
+        run, node = attempt.run, attempt.node
+        _must(first.worker is attempt.worker and first.run is run, "a follower stays where its input is made")
+        _must(run.followers.get(node) is attempt, "a follower is known to its run", attempt_id)
+        alone = run.state != "running" or run.halting or run.pending[node] == 1
+        _must(run.status[node] == WAITING and alone, "a follower waits for one value", attempt_id)
+    _must(
+        len(books.followers) == sum(len(run.followers) for run in books.runs.values()), "followers have runs"
+    )
+    for worker in books.workers.values():
+        known_there = sum(attempt.worker is worker for attempt in books.followers.values())
+        _must(worker.followers == known_there, "followers are counted", worker.id, worker.followers)
 
 
 def _check_run(books: Books, run: Run, step: int) -> None:

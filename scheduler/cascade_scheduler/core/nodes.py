@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cascade_scheduler.core import cluster_cache, flow, observing, recovering, routers, runs, waits
+from cascade_scheduler.core import cluster_cache, flow, followers, observing, recovering, routers, runs, waits
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.candidates import OBSERVE_SPLIT
@@ -72,7 +72,10 @@ def _start_cached(
 
 
 def make_ready(books: Books, run: Run, node: int) -> None:
-    """Puts a node that may go into its queue."""
+    """Puts a node that may go into its queue; one that its worker goes on with by itself has left it."""
+    if run.followers and node in run.followers:
+        followers.begin(books, run.followers[node])
+        return
     run.status[node] = READY
     run.ready += 1
     if not run.root.held:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 
-from cascade_scheduler.core import attempts, feasible, leases, nodes, runs
+from cascade_scheduler.core import attempts, feasible, followers, leases, nodes, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import RetractAttempt
 from cascade_scheduler.core.plans import AmountClass
@@ -34,6 +34,7 @@ def dispatch(books: Books) -> None:
     if books.lease_waits:
         leases.wait_no_more(books, classes)
     books.token_at = 0.0
+    books.crowd.clear()
     if books.kept is not None and books.kept not in classes:
         _let_pools_go(books)
     if books.reserved:
@@ -48,6 +49,8 @@ def dispatch(books: Books) -> None:
             break
         classes = books.queues.classes()  # what was kept for one line is there for those before it
     _balance(books)
+    if books.tips or books.followers:
+        followers.review(books)
 
 
 class _Room:
@@ -55,13 +58,7 @@ class _Room:
 
     def __init__(self, books: Books, cls: AmountClass) -> None:
         self.cls = cls
-        self.only_cpu = (
-            not cls.asynchronous
-            and len(cls.amounts) == 1
-            and cls.amounts[0][0] == "cpu"
-            and not cls.pools
-            and not cls.limits
-        )
+        self.only_cpu = cls.only_cpu
         self.free: list[tuple[float, int, Worker]] = []
         self.busy: list[tuple[float, int, Worker]] = []
         self.limit = books.settings.ahead_seconds
@@ -257,6 +254,7 @@ def _no_room(books: Books, cls: AmountClass, placed: bool) -> None:
     if books.leased:
         leases.waits(books, cls)
     if any(worker.could(cls.amounts) for worker in books.workers.values()):
+        books.crowd.append(cls)
         if books.infeasible:
             for other in books.queues.runs_of(cls):
                 books.infeasible.pop((other.run_id, cls), None)

@@ -49,6 +49,17 @@ class AmountClass(NamedTuple):
     pools: tuple[tuple[Pool, int], ...] = ()
     limits: tuple[Limit, ...] = ()
 
+    @property
+    def only_cpu(self) -> bool:
+        """They need nothing but cpu, so they can be sent before that is free."""
+        return (
+            not self.asynchronous
+            and len(self.amounts) == 1
+            and self.amounts[0][0] == "cpu"
+            and not self.pools
+            and not self.limits
+        )
+
 
 def ready_key(priority: int, height: int, node: int) -> int:
     """One integer that sorts ready nodes: higher priority, then longer path, then earlier."""

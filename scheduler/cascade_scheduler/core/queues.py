@@ -264,6 +264,11 @@ class Queues:
             if len(run.lanes) > LANES_KEPT:
                 run.lanes.pop(cls, None)
 
+    def charge(self, run: Run, cost: float) -> None:
+        """Charges a run `cost` seconds for a node that never stood here."""
+        self._vtime = run.vtime = max(run.vtime, self._vtime)
+        run.vtime += cost
+
     def blocked(self, cls: AmountClass, now: float) -> float:
         """Notes that the class found no room; returns for how long that has been so, in seconds."""
         order = self._orders[cls]

@@ -14,6 +14,7 @@ from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue, Val
 
 if TYPE_CHECKING:
     from cascade_scheduler.core.events import NextFrame
+    from cascade_scheduler.core.worker import Attempt
 
 __all__ = [
     "ACTIVE",
@@ -117,6 +118,7 @@ class Run:
         "failed",
         "failed_task",
         "finished_once",
+        "followers",
         "frame_id",
         "graph",
         "held",
@@ -258,6 +260,8 @@ class Run:
         self.losses: dict[int, int] = {}
         self.nodes_active: dict[int, int] = {}
         """Node → the id of its current attempt."""
+        self.followers: dict[int, Attempt] = {}
+        """Node that waits → the attempt of it that waits on a worker for its last input; see `followers`."""
         self.children: list[tuple[int, int]] = []
         """Per node beyond the graph's: (map, index)."""
         self.expansions: dict[int, Expansion] = {}

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import closing, feasible, flow, frames, nodes, observing, recovering, waits
+from cascade_scheduler.core import (
+    closing,
+    feasible,
+    flow,
+    followers,
+    frames,
+    nodes,
+    observing,
+    recovering,
+    waits,
+)
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Cached
 from cascade_scheduler.core.commands import (
@@ -111,6 +121,8 @@ def _stop_frame(books: Books, run: Run) -> None:
         observing.stop(books, run)
     if run.waits:
         waits.forget(books, run)
+    if run.followers:
+        followers.stop(books, run)
     if not run.active and not run.watching and not run.nested:
         end(books, run)
 

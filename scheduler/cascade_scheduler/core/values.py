@@ -13,6 +13,7 @@ __all__ = [
     "ItemValue",
     "ListValue",
     "ObjectValue",
+    "OpenValue",
     "Value",
 ]
 
@@ -60,7 +61,15 @@ class DeferredValue(NamedTuple):
     node: int
 
 
-Value: TypeAlias = Union[bytes, ObjectValue, BlobValue, ItemValue, ListValue, CompoundValue, DeferredValue]
+class OpenValue(NamedTuple):
+    """What an attempt on the same worker has yet to make."""
+
+    attempt: int
+
+
+Value: TypeAlias = Union[
+    bytes, ObjectValue, BlobValue, ItemValue, ListValue, CompoundValue, DeferredValue, OpenValue
+]
 """An inline value is its plain pickle."""
 
 

@@ -21,6 +21,8 @@ class Attempt:
         "charged",
         "cls",
         "expected",
+        "follower",
+        "follows",
         "id",
         "iterations",
         "leased",
@@ -72,6 +74,10 @@ class Attempt:
         """The lease is to end."""
         self.iterations = 0
         """Steps of the lease that are counted."""
+        self.follows: Attempt | None = None
+        """The attempt whose value it waits for, as long as it is a follower; see `followers`."""
+        self.follower: Attempt | None = None
+        """The one that waits for this one's value."""
 
 
 class Worker:
@@ -89,6 +95,7 @@ class Worker:
         "cpu",
         "disconnected_at",
         "draining",
+        "followers",
         "free",
         "host",
         "id",
@@ -112,6 +119,8 @@ class Worker:
         """Attempts sent ahead, in the order in which the worker will start them."""
         self.ahead_seconds = 0.0
         self.async_running = 0
+        self.followers = 0
+        """Attempts that wait there for the value of one before them."""
         self.sync_running = 0
         self.leased = 0
         """Attempts that are leases; nothing is sent ahead of their end."""
@@ -189,16 +198,17 @@ class Worker:
             head = next(iter(queue.values()))
             if not self.fits(head.cls):
                 break
-            self._unqueue(head)
-            head.charged = True
-            self._charge(head)
+            self.charge(head)
+
+    def charge(self, attempt: Attempt) -> None:
+        """One that was sent ahead has begun."""
+        self._unqueue(attempt)
+        attempt.charged = True
+        self._charge(attempt)
 
     def charge_next(self) -> None:
         """The first that was sent ahead has begun."""
-        head = next(iter(self.queue.values()))
-        self._unqueue(head)
-        head.charged = True
-        self._charge(head)
+        self.charge(next(iter(self.queue.values())))
 
     def _unqueue(self, attempt: Attempt) -> None:
         del self.queue[attempt.id]

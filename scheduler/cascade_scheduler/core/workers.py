@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_scheduler.core import adopting, attempts, closing, constraints, leases, lineage
+from cascade_scheduler.core import adopting, attempts, closing, constraints, followers, leases, lineage
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import (
     CancelAttempt,
@@ -24,24 +24,24 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
         worker = books.workers[event.worker] = Worker(event, books.now)
     else:
         worker.introduce(event, books.now)
+        worker.recount()
         books.away.pop(worker.id, None)
     if books.settings.saves:
         books.out.append(SaveWorker(worker.id, worker.name, event.amounts))
     keep: list[int] = []
     drop: list[int] = []
     known: list[int] = []
-    held = set()
+    held = {attempt_id for attempt_id, _ in event.held}
+    followers.only(books, worker, held)
     for attempt_id, state in event.held:
-        held.add(attempt_id)
         attempt = worker.attempts.get(attempt_id)
         if attempt is None:
-            (known if attempt_id in books.known else drop).append(attempt_id)
+            kept = keep if attempt_id in books.followers else drop
+            (known if attempt_id in books.known else kept).append(attempt_id)
             continue
         keep.append(attempt_id)
-        if state == "running" and not attempt.charged:
-            worker.queue.pop(attempt_id)
-            attempt.charged = True
-    worker.recount()
+        if state == "running" and not attempt.charged and worker.fits(attempt.cls):
+            worker.charge(attempt)  # else when the report comes of what ended before it
     never_arrived = [attempt for attempt_id, attempt in worker.attempts.items() if attempt_id not in held]
     for attempt in never_arrived:
         _take_back(books, attempt)
@@ -53,6 +53,8 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
         lineage.object_lost(books, run, attempt_id)
     books.out.append(WelcomeWorker(worker.id, tuple(keep), tuple(drop), tuple(known), tuple(release)))
     _stop_again(books, worker)
+    if worker.followers:
+        followers.welcomed(books, worker)
     if books.promises:
         constraints.welcomed(books, worker)
     if books.closing:

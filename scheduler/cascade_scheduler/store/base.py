@@ -238,6 +238,8 @@ class StoredAttempt(NamedTuple):
     attempt: int
     try_: int
     worker: str
+    behind: int = 0
+    """It was sent as a follower of this attempt."""
 
 
 class StoredDue(NamedTuple):

@@ -240,7 +240,7 @@ def _change(run: StoredRun, record: object) -> None:
     elif isinstance(record, SaveFacts):
         run.facts[record.key] = record.facts
     elif isinstance(record, SaveAttempt):
-        attempt = StoredAttempt(record.attempt, record.try_, record.worker)
+        attempt = StoredAttempt(record.attempt, record.try_, record.worker, record.behind)
         run.dues.pop((record.node, record.child), None)
         if record.child < 0:
             run.attempts[record.node] = attempt

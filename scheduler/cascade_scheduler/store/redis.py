@@ -8,7 +8,8 @@ Per run, all with a time to live that is renewed while the run goes on:
     cascade:run:{run}:observed   hash  structural id → JSON of what else was observed of it, sealed
     cascade:run:{run}:attempts   hash  place → "attempt try worker" of its last attempt, or "0 tries time"
                                        when the node waits until then; a place is a node's index, or that
-                                       of a map and its child's, as 7[2]
+                                       of a map and its child's, as 7[2]; "5<4 …" was sent to follow
+                                       attempt 4
     cascade:run:{run}:failures   hash  place → JSON of why the node has failed, sealed
     cascade:run:{run}:graph      hash  part number → the client's message, sealed; "end" → the last one's end
     cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID)

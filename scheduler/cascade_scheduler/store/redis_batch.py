@@ -187,7 +187,8 @@ class Script:
     def _add_of_run(self, record: _OfRun) -> None:
         run_id = record.run_id
         if isinstance(record, SaveAttempt):
-            text = f"{record.attempt} {record.try_} {record.worker}"
+            which = f"{record.attempt}<{record.behind}" if record.behind else str(record.attempt)
+            text = f"{which} {record.try_} {record.worker}"
             self._set(run_id, "attempts", place_to(record.node, record.child), text)
         elif isinstance(record, SaveResult):
             self._add_result(record)

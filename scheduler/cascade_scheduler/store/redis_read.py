@@ -178,7 +178,8 @@ def _read_attempt(run: StoredRun, place: Place, text: bytes) -> None:
     if attempt == "0":
         run.dues[place] = StoredDue(int(try_), float(rest))
         return
-    stored = StoredAttempt(int(attempt), int(try_), rest)
+    attempt, _, behind = attempt.partition("<")
+    stored = StoredAttempt(int(attempt), int(try_), rest, int(behind or 0))
     if place[1] < 0:
         run.attempts[place[0]] = stored
     else:

@@ -16,6 +16,7 @@ from cascade_scheduler.core.values import (
     ItemValue,
     ListValue,
     ObjectValue,
+    OpenValue,
     Value,
 )
 
@@ -84,6 +85,8 @@ def fill_value(message: value_pb2.Value, value: Value) -> None:
             fill_value(add(), item)
     elif isinstance(value, DeferredValue):
         message.deferred.run_id, message.deferred.node = value
+    elif isinstance(value, OpenValue):
+        message.ClearField("form")
     else:
         raise TypeError(f"{type(value).__name__} is no value")
 

@@ -75,6 +75,8 @@ def _fields(command: Assign, body: int) -> dict[str, Any]:
         fields["whole"] = True
     if command.lease:
         fields["lease"] = True
+    if command.behind:
+        fields["behind"] = command.behind
     if command.overrides:
         fields["overrides"] = command.overrides
     if command.jump is not None:

@@ -21,7 +21,7 @@ from cascade_scheduler.core.graph import (
 from cascade_scheduler.core.invariants import check
 from cascade_scheduler.core.plans import solve
 from cascade_scheduler.core.state import Core, Settings
-from cascade_scheduler.core.values import ErrorInfo, ObjectValue
+from cascade_scheduler.core.values import ErrorInfo, ObjectValue, OpenValue
 
 CPU = (("cpu", 1_000_000),)
 T = TypeVar("T")
@@ -164,24 +164,51 @@ class GraphMaker:
 
 
 class Sim:
-    """Drives a core. `open` holds the attempts that workers have and have not reported, by attempt id."""
+    """Drives a core. `open` holds the attempts that workers have and have not reported, by attempt id.
 
-    def __init__(self, **settings: object) -> None:
-        self.core = Core(Settings(**settings))  # type: ignore[arg-type]
+    Nothing is sent as a follower, unless `chains` says so: then `followers` holds those that have not begun.
+    """
+
+    def __init__(self, *, chains: bool = False, **settings: object) -> None:
+        self.core = Core(Settings(chains=chains, **settings))  # type: ignore[arg-type]
         self.now = 1000.0
         self.log: list[c.Command] = []
         self.last: list[c.Command] = []
         self.open: dict[int, c.Assign] = {}
+        self.followers: dict[int, c.Assign] = {}
         self.executed: list[str] = []
 
     def turn(self, *events: e.Event) -> list[c.Command]:
+        for event in events:
+            if isinstance(event, e.WorkerReported):
+                for report in event.reports:
+                    self.go_on(report)
+            elif isinstance(event, e.WorkerDisconnected) and event.gone:
+                self.followers = {a: f for a, f in self.followers.items() if f.worker != event.worker}
         self.last = self.core.turn(events, self.now)
         self.log += self.last
         for command in self.last:
             if isinstance(command, c.Assign):
-                self.open[command.attempt] = command
+                (self.followers if command.behind else self.open)[command.attempt] = command
         check(self.core)
         return self.last
+
+    def go_on(self, report: e.Report) -> None:
+        """What a worker does with what follows an attempt that has ended."""
+        follower = next((f for f in self.followers.values() if f.behind == report.attempt), None)
+        if follower is None:
+            return
+        del self.followers[follower.attempt]
+        if isinstance(report, e.AttemptDone):
+            inputs = [report.value if isinstance(i, OpenValue) else i for i in follower.inputs]
+            self.open[follower.attempt] = follower._replace(inputs=tuple(inputs))
+        else:
+            self.go_on(e.AttemptReturned(follower.attempt))
+
+    def give_back(self, attempt: int) -> list[c.Command]:
+        """A follower that has not begun is given back."""
+        worker = self.followers.pop(attempt).worker
+        return self.turn(e.WorkerReported(worker, (e.AttemptReturned(attempt),)))
 
     def worker(self, name: str, cpu: int = 1, ahead: int = 4, credits: int = 1000, **amounts: int) -> None:
         have = {"cpu": cpu, **amounts}

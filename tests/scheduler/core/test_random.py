@@ -175,7 +175,7 @@ def drive(seed: int, *, chaos: bool, routers: bool = False, fail: bool = False) 
     rng = Random(seed)
     graph = random_graph(rng, routers=routers)
     oracle = Oracle(graph)
-    sim = Sim(loss_budget=10_000, worker_grace=2.0)
+    sim = Sim(loss_budget=10_000, worker_grace=2.0, chains=seed % 4 != 0)
     made = 0
 
     def add_worker() -> None:
@@ -200,6 +200,8 @@ def drive(seed: int, *, chaos: bool, routers: bool = False, fail: bool = False) 
             sim.after(rng.choice([0.01, 0.6]))
             if not sim.core.workers:
                 add_worker()
+        elif dice < 0.18 and sim.followers:
+            sim.give_back(rng.choice(list(sim.followers)))
         else:
             some = rng.sample(list(sim.open), min(len(sim.open), rng.randint(1, 3)))
             for attempt in some:
@@ -218,7 +220,9 @@ def drive(seed: int, *, chaos: bool, routers: bool = False, fail: bool = False) 
     finished = [record.node for record in sim.events("TaskExecutionFinished")]
     assert len(finished) == len(set(finished)), f"seed {seed}: a node finished twice"
     assert not sim.core.attempts
+    assert not sim.core.followers
     assert not sim.open
+    assert not sim.followers
 
 
 def check_inputs(sim: Sim, graph: Graph, oracle: Oracle, assign: c.Assign) -> None:

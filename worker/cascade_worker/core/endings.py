@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_worker.core import ahead, resources
+from cascade_worker.core import followers, resources
 from cascade_worker.core.commands import (
     Command,
     Discard,
@@ -54,7 +54,7 @@ def finish(state: State, attempt: Attempt, ending: Ending) -> None:
     attempt.ending = ending
     state.unreported.append(attempt)
     if attempt.follower is not None or attempt.follows is not None:
-        ahead.ended(state, attempt)
+        followers.ended(state, attempt)
 
 
 def forget(state: State, attempt: Attempt, out: list[Command], discard: bool = True) -> None:
@@ -65,7 +65,7 @@ def forget(state: State, attempt: Attempt, out: list[Command], discard: bool = T
     del state.attempts[attempt.id]
     state.forgotten.append(attempt.id)
     if attempt.follower is not None or attempt.follows is not None:
-        ahead.ended(state, attempt)
+        followers.ended(state, attempt)
     if discard:
         out.append(Discard(attempt.id))
 

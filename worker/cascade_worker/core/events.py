@@ -79,7 +79,7 @@ class Assigned(NamedTuple):
     run_id: str = ""
     """Its run, when its body does not say."""
     behind: int = 0
-    """It is a follower of this attempt; see `ahead`. It is not ready then."""
+    """It is a follower of this attempt; see `followers`. It is not ready then."""
 
 
 class WorkReceived(NamedTuple):

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cascade_worker.core import ahead, events, resources
+from cascade_worker.core import events, followers, resources
 from cascade_worker.core.commands import (
     Command,
     Ending,
@@ -92,7 +92,7 @@ class Core:
                 else:
                     out.append(KillExecutor(error.executor))
         if state.following:
-            ahead.fetch(state, out)
+            followers.fetch(state, out)
         if state.closings:
             resources.start_closings(state, now, out)
         place(state, now, out)
@@ -282,7 +282,7 @@ class Core:
             end_waiting(state, attempt, Wanted.RETRACT, out)
             return
         if assigned.behind:
-            ahead.follow(state, attempt, assigned.behind, out)
+            followers.follow(state, attempt, assigned.behind, out)
             return
         if not assigned.ready:
             out.append(FetchInputs(attempt.id))
