@@ -356,16 +356,22 @@ class Done(_message.Message):
     def __init__(self, value: _Optional[_Union[_value_pb2.Value, _Mapping]] = ..., truth: bool = ..., length: _Optional[int] = ..., items: _Optional[_Iterable[bytes]] = ..., observe_error: _Optional[_Union[_value_pb2.TaskError, _Mapping]] = ..., preview: _Optional[str] = ..., routes_plus_one: _Optional[_Iterable[int]] = ..., route_text: _Optional[str] = ..., amount_micros: _Optional[int] = ..., digest: _Optional[bytes] = ..., tail: _Optional[_Union[Tail, _Mapping]] = ..., cached: bool = ..., iterations: _Optional[int] = ...) -> None: ...
 
 class Tail(_message.Message):
-    __slots__ = ("graph", "jump_plus_one", "overrides", "names")
+    __slots__ = ("graph", "jump_plus_one", "overrides", "names", "head", "node_id", "args")
     GRAPH_FIELD_NUMBER: _ClassVar[int]
     JUMP_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
     OVERRIDES_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
     graph: _client_pb2.Submit
     jump_plus_one: int
     overrides: bytes
     names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, graph: _Optional[_Union[_client_pb2.Submit, _Mapping]] = ..., jump_plus_one: _Optional[int] = ..., overrides: _Optional[bytes] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+    head: bytes
+    node_id: bytes
+    args: bytes
+    def __init__(self, graph: _Optional[_Union[_client_pb2.Submit, _Mapping]] = ..., jump_plus_one: _Optional[int] = ..., overrides: _Optional[bytes] = ..., names: _Optional[_Iterable[str]] = ..., head: _Optional[bytes] = ..., node_id: _Optional[bytes] = ..., args: _Optional[bytes] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("error", "kind", "retryable", "lost_inputs")

@@ -7,10 +7,13 @@ a second time. What cannot be a graph fails the task that returned it, and nothi
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
+from cascade_dist.wire.fields import field, tag
 from cascade_scheduler.core.commands import FrameGone, PlanWanted
 from cascade_scheduler.core.events import AttemptFailed, AttemptTail, NextFrame, PlanMade
 from cascade_scheduler.core.graph import Graph
@@ -35,6 +38,31 @@ PARTS_NODES_MAX = 500_000
 """Of the parts of graphs that are kept for jumps."""
 JUMP_BYTES = 500
 """What a jump counts as beside its data."""
+HEADS_MAX = 256
+_HEAD_BYTES_MAX = 8_192
+_NODE_ID_BYTES = 16
+_NODE_IDS = tag(graph_pb2.GraphChunk.NODE_IDS_FIELD_NUMBER)
+_NODE_ARGS = tag(graph_pb2.GraphChunk.NODE_ARGS_FIELD_NUMBER)
+
+
+class _Head(NamedTuple):
+    """What was made of the first of many calls that differ in their node's id and arguments alone."""
+
+    graph: Graph
+    """Without these."""
+    plan: Plan
+    pins: tuple[bytes, ...]
+    """CIDs of its functions."""
+    stored: StoredFrame | None
+    """Without these too."""
+
+    def frame(self, head: bytes, node_id: bytes, args: bytes) -> NextFrame:
+        """The frame of one of the calls."""
+        stored = self.stored
+        if stored is not None:
+            stored = stored._replace(chunk=stored.chunk + field(_NODE_IDS, node_id) + field(_NODE_ARGS, args))
+        graph = self.graph.with_literals(node_id, [args])
+        return NextFrame(graph, self.plan, b"", self.pins, len(head) + len(args), stored)
 
 
 class Tails:
@@ -48,6 +76,7 @@ class Tails:
         self._hub = hub
         self._parts: OrderedDict[bytes, Part] = OrderedDict()
         self._parts_nodes = 0
+        self._heads: dict[bytes, _Head] = {}
 
     def read(self, report: worker_pb2.Report) -> AttemptTail | AttemptFailed:
         """What the core is told of an attempt that returned a target, or a jump."""
@@ -57,6 +86,8 @@ class Tails:
         try:
             if done.tail.jump_plus_one:
                 frame = self._jump(report.attempt, done.tail, pinned)
+            elif done.tail.head:
+                frame = self._call(report.attempt, done.tail, pinned)
             else:
                 frame = self._frame(report.attempt, done.tail.graph, pinned)
         except UnknownName as error:
@@ -92,6 +123,35 @@ class Tails:
                 self._remember(literals, graph, plan, submit.end.template_id)
             frame = NextFrame(graph, plan, key, tuple(pinned), size, stored)
         hub.graph_bytes += size
+        return frame
+
+    def _call(self, attempt: int, tail: worker_pb2.Tail, pinned: list[bytes]) -> NextFrame:
+        """The frame of a call like an earlier one, by what both have in common."""
+        hub, head, node_id = self._hub, tail.head, tail.node_id
+        if len(node_id) != _NODE_ID_BYTES:
+            raise BadMessage("it names no node")
+        known = self._heads.get(head)
+        if known is not None and all(map(hub.functions.__contains__, known.pins)):
+            hub.pin(known.pins)
+            hub.plans.hits += 1
+            frame = known.frame(head, node_id, tail.args)
+            hub.graph_bytes += frame.size
+            return frame
+        try:
+            submit = client_pb2.Submit.FromString(head)
+        except DecodeError:
+            raise BadMessage("what it has in common with earlier ones cannot be read") from None
+        chunk = submit.chunk
+        plain = not (chunk.blobs or chunk.jumps or chunk.value_keys or chunk.node_ids or chunk.node_args)
+        rest = chunk.SerializeToString() if plain else b""
+        chunk.node_ids = node_id
+        chunk.node_args.append(tail.args)
+        frame = self._frame(attempt, submit, pinned)
+        if plain and frame.plan is not None and hub.solver is None and len(head) <= _HEAD_BYTES_MAX:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
+            stored = frame.stored._replace(chunk=rest) if isinstance(frame.stored, StoredFrame) else None
+            self._heads[head] = _Head(without_literals(frame.graph), frame.plan, frame.pins, stored)
         return frame
 
     def _function(self, function: graph_pb2.Function, pinned: list[bytes]) -> StoredFunction:

@@ -177,6 +177,8 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
     if attempt is None and books.followers:
         followers.given_back(books, worker, report.attempt)
     if attempt is None or attempt.worker is not worker:
+        if isinstance(report, AttemptTail):
+            frames.gone(books, report.frame)
         return
     off_the_books(books, attempt)
     if attempt.observing:

@@ -29,6 +29,8 @@ class NextStep(NamedTuple):
 
     args: bytes
     node_id: bytes
+    head: bytes = b""
+    """What it has in common with calls before it: a field of worker_pb2.Tail."""
 
 
 class Lease:

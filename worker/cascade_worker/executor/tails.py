@@ -28,7 +28,7 @@ from cascade_dist.graph.model import Node, TaskSpec
 from cascade_dist.graph.scan import Found, Scanner
 from cascade_dist.language.jump import Jump
 from cascade_dist.language.lazy import UNSET, LazyResult, WithParams
-from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
+from cascade_dist.v1 import client_pb2, worker_pb2
 from cascade_dist.wire.fields import field, tag
 from cascade_dist.wire.graphs import Part, Upload, encode_graph
 from cascade_worker.executor.frames import BodyInfo
@@ -44,12 +44,12 @@ __all__ = [
     "jump_index",
     "jump_tail",
     "refusal",
+    "repeated_tail",
 ]
 
-_GRAPH = tag(worker_pb2.Tail.GRAPH_FIELD_NUMBER)
-_CHUNK = tag(client_pb2.Submit.CHUNK_FIELD_NUMBER)
-_NODE_IDS = tag(graph_pb2.GraphChunk.NODE_IDS_FIELD_NUMBER)
-_NODE_ARGS = tag(graph_pb2.GraphChunk.NODE_ARGS_FIELD_NUMBER)
+_HEAD = tag(worker_pb2.Tail.HEAD_FIELD_NUMBER)
+_NODE_ID = tag(worker_pb2.Tail.NODE_ID_FIELD_NUMBER)
+_ARGS = tag(worker_pb2.Tail.ARGS_FIELD_NUMBER)
 
 GRAPH_BYTES_MAX = 1 << 20
 """A target that a task returns is one message."""
@@ -72,7 +72,7 @@ class _Shape(NamedTuple):
     """Kept, so that its id stays its own."""
     spec: TaskSpec
     head: bytes
-    """The serialized Submit without ids and arguments."""
+    """The field with the serialized Submit without ids and arguments."""
     watch: CodeWatch | None
     """Tells whether the spec still holds; None: nothing can, so only a leased loop repeats it."""
 
@@ -212,9 +212,8 @@ class Compiler:
         shared.chunk.ClearField("node_args")
         if len(self._shapes) >= _SHAPES_MAX:
             self._shapes.clear()
-        self._shapes[key] = _Shape(
-            target.task, spec, shared.SerializeToString(), watch(target.task, spec.retry)
-        )
+        head = field(_HEAD, shared.SerializeToString())
+        self._shapes[key] = _Shape(target.task, spec, head, watch(target.task, spec.retry))
 
     def repeated(self, info: BodyInfo, func: Body, target: Any, *, fast: bool = False) -> NextStep | None:
         """The step that a returned call of the task itself is, when it is like an earlier one.
@@ -237,7 +236,7 @@ class Compiler:
             content = scalars_content(spec, args)
             payload = plain_payload(args, kwargs)
             if payload is not None and len(payload) <= info.inline_bytes_max:
-                return NextStep(payload, content)
+                return NextStep(payload, content, shape.head)
         found: Found = {}
         scanner = self._scanner
         scanner.inputs = False
@@ -251,14 +250,7 @@ class Compiler:
             content = Identity(CodeHasher(), {}).content(spec, args, kwargs, -1, ())
         except Exception:
             return None  # compiling it says what is wrong
-        return NextStep(encoded, content) if isinstance(encoded, bytes) else None
-
-    def repeated_tail(self, info: BodyInfo, func: Body, target: Any, step: NextStep) -> bytes:
-        """A serialized worker_pb2.Tail of what `repeated` gave."""
-        key = _shape_key(info, func, target)
-        assert key is not None
-        own = field(_NODE_IDS, step.node_id) + field(_NODE_ARGS, step.args)
-        return field(_GRAPH, self._shapes[key].head + field(_CHUNK, own))
+        return NextStep(encoded, content, shape.head) if isinstance(encoded, bytes) else None
 
     def _check_arguments(self, info: BodyInfo, size: int) -> None:
         """Warns of arguments that grow, and stops them.
@@ -332,6 +324,11 @@ def _shape_key(info: BodyInfo, func: Body, target: Any) -> Hashable | None:
     if target.task.pure and target.kwargs:
         return None
     return (info.function, info.inline_bytes_max, id(target.task), policies, len(target.args), *target.kwargs)
+
+
+def repeated_tail(step: NextStep) -> bytes:
+    """A serialized worker_pb2.Tail of what `Compiler.repeated` gave."""
+    return step.head + field(_NODE_ID, step.node_id) + field(_ARGS, step.args)
 
 
 def jump_index(name: str, jump: Jump, numbers: Mapping[Any, int], told: str) -> int:

@@ -354,8 +354,7 @@ class Workbench:
             if step is not None:
                 if task.lease is not None and task.lease.goes_on:
                     return step
-                tail = self._compiler.repeated_tail(info, body.func, value, step)
-                return (TAIL, task.attempt, duration_ns, tail, [], told, 0)
+                return (TAIL, task.attempt, duration_ns, tails.repeated_tail(step), [], told, 0)
             made = self._compiler.compile(info, body.func, value)
         except Exception as error:
             raise Unloadable(error) from error
