@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cascade_dist.client import background as background_loop
-from cascade_dist.client import constraints, display, messages, storing
+from cascade_dist.client import constraints, display, messages
 from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
@@ -33,13 +33,12 @@ from cascade_dist.client.records import (
     status_of,
 )
 from cascade_dist.client.session import Endpoint, Session
-from cascade_dist.client.storing import BlobInfo
+from cascade_dist.client.storing import Objects
 from cascade_dist.client.submitting import SubmitOptions, check_run_id, checked_pools, new_run_id, submit
 from cascade_dist.client.telling import Telling
 from cascade_dist.client.tracker import Tracker
 from cascade_dist.client.upkeep import Upkeep
 from cascade_dist.language.resources import Resource, register
-from cascade_dist.language.stored import Stored
 from cascade_dist.v1 import client_pb2 as pb
 
 if TYPE_CHECKING:
@@ -54,14 +53,10 @@ CONSTRAINT_SECONDS = 60.0
 """A limit is answered when the last worker has promised; one that does not answer is lost after a while."""
 
 
-def _cid_text(blob: Stored | str) -> str:
-    return blob.cid if isinstance(blob, Stored) else blob
-
-
 _open: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
-class Cluster(Upkeep):
+class Cluster(Objects, Upkeep):
     """A cluster, as a client sees it; made by `connect`. A context manager that closes itself.
 
     All methods may be called from any thread. A handle does not survive a fork.
@@ -315,58 +310,6 @@ class Cluster(Upkeep):
             TypeError: it is no resource.
         """
         return register(resource)
-
-    # --- objects --------------------------------------------------------------------------------------
-
-    def put(self, obj: Any, *, pin: bool = False) -> Stored:
-        """Stores an object in the cluster, once, and gives a handle that stands for it in arguments of tasks.
-
-        Each worker fetches it once, when it first needs it; arrays in it are read-only there. It stays as
-        long as runs need it and a day after they last did (the scheduler's `--blob-grace`), whatever becomes
-        of this client.
-
-        Args:
-            obj: anything that can be pickled, without lazy results in it.
-            pin: it stays until somebody unpins it (`unpin`, ``cascade blobs unpin``).
-
-        Raises:
-            SerializationError: it cannot be pickled.
-            GraphTooLargeError: the store has no room for it.
-            ConnectionFailedError: the scheduler is lost.
-        """
-        return storing.put(self._session, obj, pin)
-
-    def blobs(self) -> list[BlobInfo]:
-        """What is in the cluster's blob store, the least recently used first."""
-        return storing.list_blobs(self._session)
-
-    def pin(self, *blobs: Stored | str) -> None:
-        """Keeps blobs, by handle or content id, until they are unpinned.
-
-        Raises:
-            ValueError: one is no content id.
-            BlobNotFoundError: one is not there; the others are pinned.
-        """
-        storing.pin(self._session, [_cid_text(blob) for blob in blobs])
-
-    def unpin(self, *blobs: Stored | str) -> list[bool]:
-        """Keeps blobs no longer; for each, whether it was pinned.
-
-        Raises:
-            ValueError: one is no content id.
-        """
-        return storing.unpin(self._session, [_cid_text(blob) for blob in blobs])
-
-    def save_blob(self, blob: Stored | str, path: str | os.PathLike[str]) -> int:
-        """Writes a blob, as it is stored, into a file; returns its length in bytes.
-
-        Raises:
-            ValueError: it is no content id.
-            BlobNotFoundError: it is not there.
-            OSError: the file cannot be written.
-        """
-        with open(path, "wb") as file:
-            return storing.save(self._session, _cid_text(blob), file.write)
 
     # --- asking -----------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,18 @@ from cascade_dist.wire.graphs import Upload
 if TYPE_CHECKING:
     from cascade_dist.client.session import Session
 
-__all__ = ["BlobInfo", "encode_object", "expect", "list_blobs", "pin", "put", "ref_of", "save", "unpin"]
+__all__ = [
+    "BlobInfo",
+    "Objects",
+    "encode_object",
+    "expect",
+    "list_blobs",
+    "pin",
+    "put",
+    "ref_of",
+    "save",
+    "unpin",
+]
 
 LOOK_SECONDS = 10.0
 """How long a store in IPFS may look for what a graph needs."""
@@ -212,3 +224,63 @@ def save(session: Session, cid: str, write: Callable[[bytes], object]) -> int:
 def ref_of(handle: Stored) -> value_pb2.BlobRef:
     """How a handle's blob is named on the wire."""
     return value_pb2.BlobRef(cid=cid_from_text(handle.cid), size_bytes=handle.size)
+
+
+class Objects:
+    """The part of a cluster's handle that is about its blob store."""
+
+    _session: Session
+
+    def put(self, obj: Any, *, pin: bool = False) -> Stored:
+        """Stores an object in the cluster, once, and gives a handle that stands for it in arguments of tasks.
+
+        Each worker fetches it once, when it first needs it; arrays in it are read-only there. It stays as
+        long as runs need it and a day after they last did (the scheduler's `--blob-grace`), whatever becomes
+        of this client.
+
+        Args:
+            obj: anything that can be pickled, without lazy results in it.
+            pin: it stays until somebody unpins it (`unpin`, ``cascade blobs unpin``).
+
+        Raises:
+            SerializationError: it cannot be pickled.
+            GraphTooLargeError: the store has no room for it.
+            ConnectionFailedError: the scheduler is lost.
+        """
+        return put(self._session, obj, pin)
+
+    def blobs(self) -> list[BlobInfo]:
+        """What is in the cluster's blob store, the least recently used first."""
+        return list_blobs(self._session)
+
+    def pin(self, *blobs: Stored | str) -> None:
+        """Keeps blobs, by handle or content id, until they are unpinned.
+
+        Raises:
+            ValueError: one is no content id.
+            BlobNotFoundError: one is not there; the others are pinned.
+        """
+        pin(self._session, [_cid_text(blob) for blob in blobs])
+
+    def unpin(self, *blobs: Stored | str) -> list[bool]:
+        """Keeps blobs no longer; for each, whether it was pinned.
+
+        Raises:
+            ValueError: one is no content id.
+        """
+        return unpin(self._session, [_cid_text(blob) for blob in blobs])
+
+    def save_blob(self, blob: Stored | str, path: str | os.PathLike[str]) -> int:
+        """Writes a blob, as it is stored, into a file; returns its length in bytes.
+
+        Raises:
+            ValueError: it is no content id.
+            BlobNotFoundError: it is not there.
+            OSError: the file cannot be written.
+        """
+        with open(path, "wb") as file:
+            return save(self._session, _cid_text(blob), file.write)
+
+
+def _cid_text(blob: Stored | str) -> str:
+    return blob.cid if isinstance(blob, Stored) else blob
