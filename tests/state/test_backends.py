@@ -1,9 +1,9 @@
-"""What every state of a run keeps to: in memory, and in a real Redis."""
+"""The state of a run in a real Redis: its layout, its seals, and what is refused. See also tests/contract."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,8 +15,6 @@ from cascade_dist.storage.records import BlobRecord, ObjectRecord, encode_record
 from cascade_dist.storage.seal import Sealer, SealError
 
 KEY = b"k" * 32
-
-Open = Callable[[str], cs.StateBackend]
 
 
 @pytest.fixture(autouse=True)
@@ -31,60 +29,6 @@ async def client(redis_server: str) -> AsyncIterator[Any]:
     await made.flushdb()
     yield made
     await made.aclose()
-
-
-@pytest.fixture(params=["memory", "redis"])
-def open_state(request: pytest.FixtureRequest) -> Open:
-    """Opens the state of a run."""
-    if request.param == "memory":
-        return cs.InMemoryStateBackend
-    found = request.getfixturevalue("client")
-    return lambda run_id: cs.RedisStateBackend(run_id, found)
-
-
-VALUES = [None, 0, "", [1, {"a": (2.5, b"\0")}], b"x" * 100_000, {1, 2}, ValueError("kept")]
-
-
-async def test_values_round_trip(open_state: Open) -> None:
-    state = open_state("r")
-    assert isinstance(state, cs.StateBackend)
-    for number, value in enumerate(VALUES):
-        assert not await state.has_result(f"n{number}")
-        assert await state.get_result(f"n{number}") is None
-        await state.put_result(f"n{number}", value)
-        assert await state.has_result(f"n{number}")
-        assert repr(await state.get_result(f"n{number}")) == repr(value)
-    await state.put_result("n0", "another")
-    assert await state.get_result("n0") == "another"
-
-
-async def test_skips_have_reasons(open_state: Open) -> None:
-    state = open_state("r")
-    assert await state.get_skip_reason("n") is None
-    await state.mark_skipped("n", "ConditionFalse ☃")
-    assert await state.get_skip_reason("n") == "ConditionFalse ☃"
-    assert not await state.has_result("n")
-
-
-async def test_runs_do_not_mix(open_state: Open) -> None:
-    one, other = open_state("one"), open_state("other")
-    await one.put_result("n", 1)
-    await one.mark_skipped("m", "Pruned")
-    assert not await other.has_result("n")
-    await other.clear()
-    assert await one.get_result("n") == 1
-    assert await other.get_skip_reason("m") is None
-
-
-async def test_s89_clear_leaves_neither_results_nor_reasons(open_state: Open) -> None:
-    state = open_state("r")
-    await state.clear()
-    await state.put_result("n", None)
-    await state.mark_skipped("m", "Pruned")
-    await state.clear()
-    assert not await state.has_result("n")
-    assert await state.get_result("n") is None
-    assert await state.get_skip_reason("m") is None
 
 
 async def test_s89_nothing_of_them_is_left_in_redis(client: Any) -> None:
