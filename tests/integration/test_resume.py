@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +14,9 @@ import pytest
 import cascade_dist as cs
 
 from .conftest import Journal, note
+from .lives import Life, wait_until
 
 pytestmark = pytest.mark.integration
-
-START_SECONDS = 30.0
 
 
 @cs.task
@@ -93,62 +88,6 @@ def add(*values: Any) -> Any:
 @cs.task
 def add_all(values: list[int], more: int) -> int:
     return sum(values) + more
-
-
-def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Life:
-    """A scheduler and a worker of four slots, which die together, or the scheduler alone."""
-
-    def __init__(self, state: str, blobs: Path) -> None:
-        port = free_port()
-        self.address = f"127.0.0.1:{port}"
-        self._command = ["cascade_scheduler", "--port", str(port), "--state", state, "--blobs", str(blobs)]
-        self._command += ["--recovery-grace", "1s"]
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self.start_scheduler()
-        self._start("cascade_worker", self.address, "--slots", "4")
-
-    def _start(self, *command: str) -> None:
-        process = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
-        self._processes.append(process)
-
-    def start_scheduler(self) -> None:
-        """A scheduler at the address of the last one."""
-        self._start(*self._command)
-
-    def kill_scheduler(self) -> None:
-        """The worker stays, and looks for the next one."""
-        os.killpg(self._processes[0].pid, signal.SIGKILL)
-        self._processes.pop(0).wait(20)
-
-    def connect(self) -> cs.Cluster:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return cs.connect(self.address)
-            except cs.ConnectionFailedError:
-                assert time.monotonic() < deadline, "the scheduler did not come up"
-                time.sleep(0.1)
-
-    def kill(self) -> None:
-        """The way a machine goes down: nobody has time for anything."""
-        for process in self._processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
 
 
 @pytest.fixture

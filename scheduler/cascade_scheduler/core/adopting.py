@@ -42,8 +42,8 @@ def heard(books: Books, worker: Worker) -> None:
     if worker.id not in books.recovering:
         return
     queue = worker.queue
-    while queue and worker.fits(next(iter(queue.values())).cls):
-        worker.charge_next()  # it has started them by itself
+    while queue and worker.fits((head := next(iter(queue.values()))).cls):
+        worker.charge(head)  # it has started that by itself
     _settled(books, worker)
 
 
@@ -94,7 +94,7 @@ def on_recovered(books: Books, event: RunRecovered) -> None:
     if run.state == "running":
         for place, attempt in event.attempts.items():
             node = _node_at(run, place)
-            if node >= 0 and run.status[node] == READY:
+            if node >= 0 and run.status[node] == READY and place not in event.failures:
                 _adopt(books, run, node, attempt, event.iterations)
         for place, (tries, at) in event.delays.items():
             node = _node_at(run, place)

@@ -49,7 +49,7 @@ def _lines(books: Books) -> tuple[str, object] | None:
     """Every ready node stands in the line that is its own."""
     found = set(books.queues.everywhere())
     for run in books.runs.values():
-        if run.state != "running" or run.halting or len(run.status) > NODES_MAX:
+        if run.state != "running" or run.halting or run.root.held or len(run.status) > NODES_MAX:
             continue
         for node, status in enumerate(run.status):
             if status == READY and (run, node, books.queues.line_of(run, node)) not in found:

@@ -323,7 +323,7 @@ def _unreserve(books: Books, worker: Worker) -> None:
 def _balance(books: Books) -> None:
     """Asks back what waits on busy workers while others are idle."""
     books.balance_at = 0.0
-    victims = [w for w in books.workers.values() if w.queue]
+    victims = [w for w in books.workers.values() if w.queue and w.connected]
     if not victims:
         return
     idle = [

@@ -206,10 +206,6 @@ class Worker:
         attempt.charged = True
         self._charge(attempt)
 
-    def charge_next(self) -> None:
-        """The first that was sent ahead has begun."""
-        self.charge(next(iter(self.queue.values())))
-
     def _unqueue(self, attempt: Attempt) -> None:
         del self.queue[attempt.id]
         self.ahead_seconds = self.ahead_seconds - attempt.expected if self.queue else 0.0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import client_pb2, graph_pb2
-from cascade_scheduler import resuming
+from cascade_scheduler import recalling, resuming
 from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.commands import RunRefused
 from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
@@ -91,7 +92,7 @@ class Submits:
             self._refused.pop(run_id, None)
         elif run_id in self._refused:
             return
-        try:
+        with self._refusing(run_id):
             shape = None
             if submit.HasField("end") and self._hub.remembers_shapes and run_id not in self._incoming:
                 literals = ShapeCache.take_apart(submit)
@@ -101,6 +102,12 @@ class Submits:
                     ShapeCache.put_back(submit, literals)
                     shape = literals.key
             self._take(run_id, submit, shape)
+
+    @contextmanager
+    def _refusing(self, run_id: str) -> Iterator[None]:
+        """What is wrong with a submit refuses it."""
+        try:
+            yield
         except Refusal as refusal:
             self.refuse(run_id, refusal.code, str(refusal))
         except GraphTooLarge as error:
@@ -174,8 +181,26 @@ class Submits:
             self._add_chunk(incoming, submit.chunk)
         if submit.HasField("end"):
             incoming.end = submit.end
-        if incoming.end is not None and not incoming.missing:
+        if incoming.end is None or incoming.missing:
+            return
+        if run_id in self._hub.past and run_id not in self._hub.runs:
+            self._hub.spawn(self._recall(incoming, incoming.end))
+        else:
             self._complete(incoming, incoming.end)
+
+    async def _recall(self, incoming: _Incoming, end: graph_pb2.GraphEnd) -> None:
+        """A run of this id ended before this scheduler began; who submits it again may join it."""
+        hub, run_id = self._hub, incoming.run_id
+        with self._refusing(run_id):
+            try:
+                await recalling.find(hub, run_id)
+            except StoreUnavailable as error:
+                raise Refusal(
+                    "invalid", f"how run {run_id!r} ended cannot be told while the store is away: {error}"
+                ) from None
+            hub.past.pop(run_id, None)
+            if self._incoming.get(run_id) is incoming:
+                self._complete(incoming, end)
 
     def _begin(self, run_id: str, submit: client_pb2.Submit) -> _Incoming:
         hub = self._hub
