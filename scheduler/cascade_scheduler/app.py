@@ -16,7 +16,7 @@ from cascade_scheduler.hub import Hub
 from cascade_scheduler.leading import Candidate, LeadKeeper, this_process
 from cascade_scheduler.life import Life, SchedulerOptions
 from cascade_scheduler.solving import SolverProcess
-from cascade_scheduler.store.base import RunStore, StoreError, StoreFenced, StoreGap
+from cascade_scheduler.store.base import RunStore, StoreError, StoreFenced
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.shared import Holder, SharedStore
 from cascade_scheduler.story import write_story
@@ -181,7 +181,9 @@ class Scheduler:
         )
         if isinstance(self._store, SharedStore):
             self._front.refuse("this scheduler is taking up what the last leader left: call again")
-            self._lead = LeadKeeper(self._store, self.options.lease, on_fenced=self._fenced, on_gap=self._gap)
+            self._lead = LeadKeeper(
+                self._store, self.options.lease, on_fenced=self._fenced, on_gap=life.writer.mend
+            )
             self._lead.start()
         await self._blobs.open()
         await life.open()
@@ -192,9 +194,6 @@ class Scheduler:
         while True:
             await self._front.ready(life.ready)
             await asyncio.sleep(READY_SECONDS)
-
-    def _gap(self, error: StoreGap) -> None:
-        self._fenced(StoreFenced(str(error)))
 
     # --- the end ---------------------------------------------------------------------------------
 

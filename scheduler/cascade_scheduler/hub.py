@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from cascade_scheduler.core.commands import (
 )
 from cascade_scheduler.core.events import CacheAnswered, Event, RunForgotten, WorkerDisconnected
 from cascade_scheduler.core.plans import PlanCache
+from cascade_scheduler.core.retelling import retell, retell_standing
 from cascade_scheduler.core.state import Core
 from cascade_scheduler.core.values import BlobValue, DeferredValue
 from cascade_scheduler.entries import EntryCache
@@ -45,6 +47,7 @@ from cascade_scheduler.store.base import (
     RunDropped,
     RunEvents,
     RunRenewed,
+    Standing,
     StoredHead,
 )
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
@@ -257,18 +260,41 @@ class Hub:
         return [record for run in dirty for record in self._events_of(run)], publish
 
     def _events_of(self, run: RunRecord) -> list[Record]:
-        pieces: list[Record] = []
-        while run.stored_through < run.events.last:
-            found, _ = run.events.since(run.stored_through, EVENTS_STORED_PER_PIECE)
+        pieces = [
+            piece._replace(dropped=run.add_piece(piece.first))
+            for piece in self._pieces(run, run.stored_through, run.events.last)
+        ]
+        run.stored_through = run.events.last
+        return list(pieces)
+
+    def _pieces(self, run: RunRecord, after: int, through: int) -> Iterator[RunEvents]:
+        """The events of a run that are kept, from one behind `after` on."""
+        while after < through:
+            found, _ = run.events.since(after, min(EVENTS_STORED_PER_PIECE, through - after))
+            found = [event for event in found if event[0] <= through]
             if not found:
-                break
+                return
             events = [event_to(number, logged, self.node_id(logged)) for number, logged in found]
             payload = client_pb2.WatchResponse(events=events).SerializeToString()
-            first = run.stored_through + 1
-            run.stored_through = found[-1][0]
-            pieces.append(RunEvents(run.run_id, first, payload, run.add_piece(first)))
-        run.stored_through = run.events.last
-        return pieces
+            yield RunEvents(run.run_id, after + 1, payload)
+            after = found[-1][0]
+
+    def standing(self) -> Standing:
+        """What belongs to no run, for a store that has lost it."""
+        limits, workers = retell_standing(self.core)
+        return Standing(tuple(limits), tuple(workers))
+
+    def retell(self, run_id: str) -> Sequence[Record]:
+        """What is held of a run, for a store that has lost it."""
+        run, record = self.core.runs.get(run_id), self.runs.get(run_id)
+        told: list[Record] = [] if run is None else list(retell(self.core, run))
+        if record is not None and record.live:
+            # Later events wait to be stored for the first time.
+            pieces = list(self._pieces(record, record.events.first - 1, record.events.published))
+            waiting = [first for first in record.pieces if first > record.events.published]
+            record.pieces = deque([*(piece.first for piece in pieces), *waiting])
+            told += pieces
+        return told
 
     def node_id(self, logged: Logged) -> str:
         """Hex of the structural id of an event's node; a map's child has its index in brackets."""

@@ -27,6 +27,7 @@ from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import RunStore, StoreFenced
 from cascade_scheduler.store.cache import CacheStore
 from cascade_scheduler.store.keeper import KeeperStore
+from cascade_scheduler.store.mending import Memory
 from cascade_scheduler.store.shared import SharedStore
 from cascade_scheduler.store.writer import StoreWriter
 from cascade_scheduler.turn import Turn
@@ -112,7 +113,9 @@ class Life:
             cache=cache,
         )
         hub.solver = solver
-        hub.epochs_grow = isinstance(store, SharedStore)
+        if isinstance(store, SharedStore):
+            hub.epochs_grow = True
+            self.writer.memory = Memory(store, hub.standing, hub.retell)
         self.turn = hub.turn = Turn(core, self.writer, hub, bell=hub.bell, clock=hub.now, on_bug=on_bug)
 
     async def open(self) -> None:

@@ -92,6 +92,7 @@ async def _take_up(hub: Hub, stored: StoredRun, roster: frozenset[str], grace: f
     except (BadMessage, GraphTooLarge, WrongBytes, UnknownName, Unsolvable) as error:
         logger.error("run %s cannot go on, and stays as it is stored: %s", run_id, error)
         return
+    hub.writer.beginnings.remember(stored)
     record = record_of(stored)
     past = _past(await restore_events(record, stored))
     event = await _event(hub, stored, frame, past, roster)

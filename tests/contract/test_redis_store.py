@@ -123,14 +123,16 @@ async def test_after_a_gap_nothing_is_taken_from_another_leader(
     await other.close()
 
 
-async def test_a_run_is_known_by_all_that_is_told_of_it_and_by_its_frame(store: RedisStore) -> None:
+async def test_a_run_is_known_in_its_first_frame(store: RedisStore, redis_server: str) -> None:
     await land(store, 1, created())
-    assert await store.has_frame(created(), 0)
-    assert not await store.has_frame(created(submitted=1.0), 0)
-    assert not await store.has_frame(created("other"), 0)
+    assert await store.has_run(created())
+    assert not await store.has_run(created(submitted=1.0))
+    assert not await store.has_run(created("other"))
+    other = RedisStore(redis_server, Sealer(b"x" * 32))
+    assert not await other.has_run(created()), "sealed with another key"
+    await other.close()
     await land(store, 2, frame(1))
-    assert await store.has_frame(created(), 1)
-    assert not await store.has_frame(created(), 0)
+    assert not await store.has_run(created())
 
 
 HOLDER = Holder("one", "h:1", "h", "machine", 7, 9)

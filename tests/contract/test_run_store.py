@@ -39,6 +39,7 @@ from cascade_scheduler.store.base import (
     RunDropped,
     RunEvents,
     RunStore,
+    Standing,
     StoredAnswer,
     StoredAttempt,
     StoredDue,
@@ -485,6 +486,28 @@ async def test_a_jump_keeps_the_graph_and_is_over_with_the_next_frame(open_store
     found = (await load(await open_store()))["r"]
     assert (found.frame, found.jump) == (2, None)
     assert found.created.chunks == (b"a chunk",)
+
+
+async def test_a_jump_in_the_batch_of_its_graph_keeps_the_graph(open_store: Open) -> None:
+    store = await open_store()
+    jump = StoredJump(4, (), b"")
+    steps = (frame(1), frame(2, b"the last"), SaveAttempt("r", 0, 7, 1, "w"), SaveFrame("r", 3, jump))
+    await land(store, 1, created(), *steps)
+    found = (await load(await open_store()))["r"]
+    assert (found.frame, found.jump, found.created.chunks) == (3, jump, (b"the last",))
+    assert not found.attempts
+
+
+async def test_what_stands_takes_the_place_of_what_stood(open_store: Open) -> None:
+    store = await open_store()
+    worker = SaveWorker("w2", "two", (("cpu", 1),))
+    await land(store, 1, SaveConstraint(LIMITS[0]), SaveWorker("w1", "one", ()))
+    await land(store, 2, Standing((SaveConstraint(LIMITS[1]),), (worker,)))
+    assert list(await store.constraints()) == [LIMITS[1]]
+    assert [tuple(kept) for kept in await store.roster()] == [tuple(worker)]
+    await land(store, 3, Standing((), ()))
+    assert not await store.constraints()
+    assert not await store.roster()
 
 
 async def test_a_run_that_is_resumed_begins_with_its_first_frame(open_store: Open) -> None:

@@ -21,6 +21,7 @@ from cascade_scheduler.core.worker import Attempt, Worker
 __all__ = [
     "OBSERVER",
     "dispatch",
+    "facts_of",
     "forget",
     "off_the_books",
     "on_report",
@@ -197,10 +198,14 @@ def stop(books: Books, run: Run) -> None:
 
 def save(books: Books, run: Run, node: int) -> None:
     """Has all that is known of a node's value stored, so that a restart need not ask again."""
-    if not books.settings.saves or run.parent is not None:
-        return
+    if books.settings.saves and run.parent is None:
+        books.out.append(SaveFacts(run.run_id, node, run.key(node), facts_of(run, node)))
+
+
+def facts_of(run: Run, node: int) -> Facts:
+    """All that is known of a node's value."""
     value = run.values.get(node)
-    facts = Facts(
+    return Facts(
         run.truths.get(node),
         run.lengths.get(node),
         run.amounts_seen.get(node),
@@ -211,7 +216,6 @@ def save(books: Books, run: Run, node: int) -> None:
         run.items.get(node),
         value if isinstance(value, BlobValue) and not run.runs_code(node) else None,
     )
-    books.out.append(SaveFacts(run.run_id, node, run.key(node), facts))
 
 
 def take_facts(run: Run, node: int, report: AttemptDone, routers: tuple[int, ...]) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "RunImporting",
     "RunRenewed",
     "RunStore",
+    "Standing",
     "StoreError",
     "StoreGarbage",
     "StoreFenced",
@@ -160,6 +161,13 @@ class RunRenewed(NamedTuple):
     at: float
 
 
+class Standing(NamedTuple):
+    """What belongs to no run: these limits hold and these workers are on the books, and no others."""
+
+    constraints: tuple[SaveConstraint, ...]
+    workers: tuple[SaveWorker, ...]
+
+
 class RunDropped(NamedTuple):
     """A run was refused after all, or is no longer wanted."""
 
@@ -187,6 +195,7 @@ Record: TypeAlias = Union[
     DropConstraint,
     SaveWorker,
     DropWorker,
+    Standing,
 ]
 
 _OF_FRAME = (
@@ -202,16 +211,21 @@ _OF_FRAME = (
 
 
 def without_superseded(records: Sequence[Record]) -> Sequence[Record]:
-    """The records without those that a later frame of their run makes void."""
+    """The records without those that a later frame of their run makes void. A jump leaves the graph there."""
     last: dict[str, int] = {}
+    graph: dict[str, int] = {}
     for position, record in enumerate(records):
         if type(record) is SaveFrame:
             last[record.run_id] = position
+            if isinstance(record.stored, StoredFrame):
+                graph[record.run_id] = position
     if not last:
         return records
+    graphs = frozenset(graph.values())
     kept: list[Record] = []
     for position, record in enumerate(records):
-        if not isinstance(record, _OF_FRAME) or position >= last.get(getattr(record, "run_id", ""), 0):
+        void = isinstance(record, _OF_FRAME) and position < last.get(getattr(record, "run_id", ""), 0)
+        if not void or position in graphs:
             kept.append(record)
     return kept
 

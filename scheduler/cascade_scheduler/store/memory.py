@@ -28,6 +28,7 @@ from cascade_scheduler.store.base import (
     RunDropped,
     RunEvents,
     RunImporting,
+    Standing,
     StoredAnswer,
     StoredAttempt,
     StoredDue,
@@ -213,6 +214,10 @@ class MemoryStore:
             return
         if isinstance(record, DropWorker):
             self._shared.workers.pop(record.worker, None)
+            return
+        if isinstance(record, Standing):
+            self._shared.constraints = {kept.constraint.id: kept.constraint for kept in record.constraints}
+            self._shared.workers = {kept.worker: StoredWorker(*kept) for kept in record.workers}
             return
         run_id = getattr(record, "run_id", "")
         run = runs.get(run_id) or self._shared.incoming.get(run_id)

@@ -30,6 +30,7 @@ both without a time to live.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Container, Sequence
 from typing import Any, cast
@@ -176,13 +177,20 @@ class RedisStore:
         await self._lead.take_again(self._epoch)
         self._begin(self._epoch)
 
-    async def has_frame(self, created: RunCreated, frame: int) -> bool:
-        """Whether this very run is stored, in this frame."""
+    async def has_run(self, created: RunCreated) -> bool:
+        """Whether this very run is stored, in its first frame."""
+        run_id = created.run_id
         try:
-            told, stored = await _answer(self._client.hmget(key_of(created.run_id, "meta"), ["run", "frame"]))
+            told, frame = await _answer(self._client.hmget(key_of(run_id, "meta"), ["run", "frame"]))
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
-        return told == Script(self._sealer, self._ttl, {}).told(created) and int(stored or 0) == frame
+        if told is None or int(frame or 0):
+            return False
+        try:
+            found = json.loads(self._sealer.open(run_id, "meta", told)[1])
+        except ValueError:  # sealed with another key, say
+            return False
+        return (found["submitted"], found["target"]) == (created.submitted, created.target_id)
 
     def apply(self, batch: Batch) -> None:
         """Redis is waited for: see `commit`."""

@@ -35,6 +35,7 @@ from cascade_scheduler.store.base import (
     RunEvents,
     RunImporting,
     RunRenewed,
+    Standing,
     StoredFrame,
     StoredFunction,
     StoredJump,
@@ -181,6 +182,14 @@ class Script:
             return
         if isinstance(record, DropWorker):
             self._do("HDEL", WORKERS_KEY, record.worker)
+            return
+        if isinstance(record, Standing):
+            self._do("DEL", CONSTRAINTS_KEY)
+            self._do("DEL", WORKERS_KEY)
+            for limit in record.constraints:
+                self._add(limit)
+            for worker in record.workers:
+                self._add(worker)
             return
         self._add_of_run(record)
 

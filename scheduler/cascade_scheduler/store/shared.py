@@ -75,8 +75,8 @@ class SharedStore(RunStore, Protocol):
             StoreFenced: another scheduler leads.
         """
 
-    async def has_frame(self, created: RunCreated, frame: int) -> bool:
-        """Whether the store knows this very run, in this frame: then its results can stay.
+    async def has_run(self, created: RunCreated) -> bool:
+        """Whether the store knows this very run, in its first frame: then its results can stay.
 
         Raises:
             StoreUnavailable: the store cannot be reached now.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from cascade_scheduler.core.commands import SaveResult
 from cascade_scheduler.outbox import Bell
@@ -17,11 +19,15 @@ from cascade_scheduler.store.base import (
     RunStore,
     StoredRun,
     StoreFenced,
+    StoreGap,
     StoreGarbage,
     StoreUnavailable,
 )
+from cascade_scheduler.store.mending import Beginnings, Memory, records_of
 
 __all__ = ["StoreWriter"]
+
+T = TypeVar("T")
 
 Then = Callable[[], None]
 
@@ -62,6 +68,10 @@ class StoreWriter:
         self.immediate = store.immediate
         self.batches = 0
         """Batches that have landed."""
+        self.beginnings = Beginnings()
+        self.memory: Memory | None = None
+        """Of a shared store: who tells what is held, should it lose that. Without it a loss is the end."""
+        self._gap: StoreGap | None = None
 
     def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
         """Takes the records of one turn; calls all of `then` once they and all before them have landed.
@@ -79,10 +89,19 @@ class StoreWriter:
             for call in then:
                 call()
             return
+        self.beginnings.note(records)
         self._waiting.append((records, then))
         self._backlog += sum(map(_size, records))
         if self._backlog > self._backlog_max:
             self.room.clear()
+        self._start()
+
+    def mend(self, gap: StoreGap) -> None:
+        """The store was seen to have lost what it had acknowledged."""
+        self._gap = gap
+        self._start()
+
+    def _start(self) -> None:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain(), name="store writer")
 
@@ -122,21 +141,25 @@ class StoreWriter:
 
     async def _drain(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting or self._gap is not None:
+                if self._gap is not None:
+                    await self._mend(self._gap)
+                    continue
                 records, then, rest = self._next()
-                for batch in records:
-                    if not await self._land(batch):
-                        return
+                for part in _parts(records):
+                    await self._land(part)
                 with self.bell:
                     for call in then:
                         call()
                 self._backlog -= rest
                 if self._backlog <= self._backlog_max // 2:
                     self.room.set()
+        except StoreFenced as error:
+            self._on_fenced(error)
         finally:
             self._task = None
 
-    def _next(self) -> tuple[list[Batch], list[Then], int]:
+    def _next(self) -> tuple[list[Record], list[Then], int]:
         """Takes whole turns up to the bound; one turn above it becomes several batches."""
         records: list[Record] = []
         calls: list[Then] = []
@@ -146,32 +169,65 @@ class StoreWriter:
             records.extend(more)
             calls.extend(then)
             size += sum(map(_size, more))
-        return [self._batch(part) for part in _parts(records)], calls, size
+        return records, calls, size
 
-    def _batch(self, records: Sequence[Record]) -> Batch:
-        self._number += 1
-        return Batch(self._number, records)
+    async def _land(self, records: Sequence[Record]) -> None:
+        """Brings records to the store, whatever it loses meanwhile."""
+        while True:
+            try:
+                await self._commit(records)
+                return
+            except StoreGap as gap:
+                await self._mend(gap)
 
-    async def _land(self, batch: Batch) -> bool:
+    async def _mend(self, gap: StoreGap) -> None:
+        """Writes again what is held of runs; what waits follows, and comes to the same once more.
+
+        Nobody is told of anything meanwhile.
+        """
+        memory = self.memory
+        if memory is None:
+            raise StoreFenced(str(gap)) from gap
+        store = memory.store
+        logger.error("%s; what is held of %d runs is written again", gap, len(self.beginnings.live()))
+        while True:
+            try:
+                await self._patiently(store.take_again)
+                self._gap, self._number = None, 0
+                await self._commit([memory.standing()])
+                for run_id in (*self.beginnings.live(), *self.beginnings.ended()):
+                    records = await self._patiently(partial(records_of, run_id, self.beginnings, memory))
+                    for part in _parts(records):
+                        await self._commit(part)
+                break
+            except StoreGap as again:
+                logger.error("%s; once more", again)
+        logger.warning("the store %s has again what is held", self._store.url)
+
+    async def _commit(self, records: Sequence[Record]) -> None:
+        """Lands one batch. Its number is taken when it has landed: sent again, it has the same."""
+        batch = Batch(self._number + 1, records)
+        await self._patiently(partial(self._store.commit, batch))
+        self._number = batch.number
+        self.batches += 1
+
+    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Does something in the store; while that is away, again and again."""
         delay = RETRY_FIRST
         while True:
             try:
-                await self._store.commit(batch)
+                result = await act()
             except StoreUnavailable as error:
                 if not self.away:
                     self.away = True
                     logger.error("results wait until the store is back: %s", error)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_MAX)
-            except StoreFenced as error:
-                self._on_fenced(error)
-                return False
             else:
                 if self.away:
                     self.away = False
                     logger.warning("the store %s is back", self._store.url)
-                self.batches += 1
-                return True
+                return result
 
 
 def _size(record: Record) -> int:
