@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 import cascade_dist as cs
 
-__all__ = ["choice", "countdown", "follow", "items", "noop", "sleep", "step"]
+__all__ = ["choice", "countdown", "follow", "gate", "items", "noop", "sleep", "step"]
 
 
 @cs.task
@@ -25,6 +26,13 @@ def step(value: int) -> int:
 def sleep(seconds: float) -> None:
     """Keeps everything behind it waiting."""
     time.sleep(seconds)
+
+
+@cs.task
+def gate(path: str) -> None:
+    """Ends when there is such a file."""
+    while not os.path.exists(path):
+        time.sleep(0.005)
 
 
 @cs.task
