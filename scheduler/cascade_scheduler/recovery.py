@@ -185,7 +185,7 @@ async def _event(
     plain = (((node, -1), last) for node, last in stored.attempts.items())
     for place, last in (*plain, *stored.children.items()):
         begun = past.started.get(_key(graph, place)) == last.try_
-        attempts[place] = LastAttempt(last.attempt, last.try_, last.worker, begun)
+        attempts[place] = LastAttempt(last.attempt, last.try_, last.worker, begun, last.behind)
     going_on = NextFrame(graph, frame.plan, b"", frame.pins, frame.size) if stored.frame else None
     return RunRecovered(
         created.run_id,

@@ -13,9 +13,11 @@ from typing import Any
 from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
 from cascade_scheduler.core import invariants as scheduler_invariants
+from cascade_scheduler.core.cached import Recovered, StoredValue
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.limits import PAUSE, Constraint, checked
 from cascade_scheduler.core.plans import solve
+from cascade_scheduler.core.run import Run
 from cascade_scheduler.core.state import Core as SchedulerCore
 from cascade_scheduler.core.state import Settings
 from cascade_scheduler.core.values import ErrorInfo, OpenValue
@@ -178,18 +180,26 @@ class Pair:
         seed: decides everything.
         chains: followers are sent.
         chaos: streams break, executors die and workers are lost.
+        restarts: so are schedulers.
     """
 
-    def __init__(self, seed: int, *, chains: bool, chaos: bool) -> None:
+    def __init__(self, seed: int, *, chains: bool, chaos: bool, restarts: bool = False) -> None:
         self.rng = Random(seed)
         self.chaos = chaos
+        self.restarts = restarts
         self.now = 1000.0
-        self.core = SchedulerCore(Settings(chains=chains, loss_budget=10_000, worker_grace=2.0))
+        self.chains = chains
+        self.epoch = 0
+        self.core = self.scheduler()
         self.workers: dict[str, WorkerSide] = {}
         self.hired = 0
         self.log: list[c.Command] = []
+        self.runs: dict[str, Run] = {}
+        """As the scheduler that ended them saw them."""
         self.executed: list[tuple[str, int]] = []
         """(run, node) of every call that returned."""
+        self.adopted = 0
+        """Followers that a scheduler took over."""
         self.began = 0
         """Followers that were given their input."""
         self.paused = False
@@ -197,6 +207,58 @@ class Pair:
         self.requests = 0
         for _ in range(self.rng.randint(1, 3)):
             self.hire()
+
+    def scheduler(self) -> SchedulerCore:
+        """A scheduler that knows nothing."""
+        self.epoch += 1
+        settings = Settings(chains=self.chains, loss_budget=10_000, worker_grace=2.0)
+        return SchedulerCore(settings, epoch=self.epoch)
+
+    def restart(self) -> None:
+        """The scheduler dies, and another one goes on with what is stored; workers are still there."""
+        live = [run for run in self.core.runs.values() if run.live]
+        roster = tuple(e.WorkerKnown(w.name, w.name, tuple(w.amounts.items())) for w in self.workers.values())
+        for worker in self.workers.values():
+            if worker.connected:
+                self.disconnect(worker)
+        self.core = self.scheduler()
+        self.turn(e.RosterKnown(roster, 5.0), *(self.recovered(run.run_id, run.graph) for run in live))
+        self.adopted += len(self.core.followers)
+        self.runs.update({run.run_id: self.core.runs[run.run_id] for run in live})
+
+    def recovered(self, run_id: str, graph: Graph) -> e.RunRecovered:
+        """What is stored of a run."""
+        attempts: dict[tuple[int, int], e.LastAttempt] = {}
+        results: dict[int, StoredValue] = {}
+        skipped: set[int] = set()
+        dues: dict[tuple[int, int], tuple[int, float]] = {}
+        cancelled = False
+        for record in self.log:
+            if getattr(record, "run_id", "") != run_id:
+                continue
+            match record:
+                case c.SaveAttempt():
+                    last = e.LastAttempt(
+                        record.attempt, record.try_, record.worker, False, behind=record.behind
+                    )
+                    attempts[record.node, -1] = last
+                    dues.pop((record.node, -1), None)
+                case c.SaveResult():
+                    facts = (record.truth, record.length, record.attempt)
+                    results[record.node] = StoredValue(record.value, *facts)
+                case c.SaveDue():
+                    dues[record.node, record.child] = (record.tries, record.at)
+                    attempts.pop((record.node, record.child), None)
+                case c.SaveSkip():
+                    skipped.add(record.node)
+                case c.SaveCancel():
+                    cancelled = True
+        facts_seen = {r.node: r.facts for r in self.log if isinstance(r, c.SaveFacts) and r.run_id == run_id}
+        recovered = Recovered(results, facts=facts_seen, skipped=frozenset(skipped))
+        return e.RunRecovered(
+            run_id, graph, solve(graph), "", "cancel", False, (), self.now, recovered, attempts, dues,
+            cancelled=cancelled,
+        )  # fmt: skip
 
     def turn(self, *happened: e.Event) -> None:
         """One turn of the scheduler; its orders go on their way."""
@@ -226,6 +288,7 @@ class Pair:
     def submit(self, run_id: str, graph: Graph) -> None:
         """A run begins."""
         self.turn(e.RunSubmitted(run_id, graph, solve(graph)))
+        self.runs[run_id] = self.core.runs[run_id]
 
     # --- what tasks do ------------------------------------------------------------------------------
 
@@ -235,7 +298,7 @@ class Pair:
 
     def result(self, order: c.Assign, made: bytes | None) -> events.Result:
         """What comes of a call; its inputs are what they have to be."""
-        graph = self.core.runs[order.run_id].graph
+        graph = self.runs[order.run_id].graph
         sources = graph.inputs(order.node)
         for source, value in zip(sources, order.inputs, strict=True):
             given = made if isinstance(value, OpenValue) else value
@@ -304,7 +367,7 @@ class Pair:
         worker.acked = message.sequence
 
     def misfortune(self, worker: WorkerSide) -> None:
-        """A stream breaks, a worker is lost, or it drains."""
+        """A stream breaks, a worker is lost, or the scheduler is."""
         dice = self.rng.random()
         if dice < 0.6 and worker.connected:
             self.disconnect(worker)
@@ -313,6 +376,8 @@ class Pair:
             del self.workers[worker.name]
             self.turn(e.WorkerDisconnected(worker.name, "killed", gone=True))
             self.hire()
+        elif dice < 0.9 and self.restarts:
+            self.restart()
 
     def disconnect(self, worker: WorkerSide) -> None:
         """What was on its way is lost."""

@@ -47,11 +47,19 @@ def chains(rng: Random) -> Graph:
     return make.graph()
 
 
-def live(seed: int, *, on: bool, chaos: bool, cancel: bool = False, pauses: bool = False) -> Pair:
+def live(
+    seed: int,
+    *,
+    on: bool,
+    chaos: bool,
+    cancel: bool = False,
+    pauses: bool = False,
+    restarts: bool = False,
+) -> Pair:
     """One life of two runs."""
     rng = Random(seed)
     graphs = {"r": chains(rng), "s": chains(rng)}
-    pair = Pair(seed, chains=on, chaos=chaos)
+    pair = Pair(seed, chains=on, chaos=chaos, restarts=restarts)
     pair.submit("r", graphs["r"])
     for step in range(STEPS_MAX):
         if step == 40:
@@ -62,7 +70,7 @@ def live(seed: int, *, on: bool, chaos: bool, cancel: bool = False, pauses: bool
             pair.turn(e.RunCancelRequested("r"))
         if pauses and (step < CALM_AFTER or pair.requests % 2) and pair.rng.random() < 0.02:
             pair.pause()
-        if step > 40 and not any(pair.core.runs[name].live for name in graphs):
+        if step > 40 and not any(run.live for run in pair.runs.values()):
             break
         pair.step()
     else:
@@ -81,7 +89,7 @@ def live(seed: int, *, on: bool, chaos: bool, cancel: bool = False, pauses: bool
 
 def check_end(pair: Pair, name: str, graph: Graph, seed: int) -> None:
     """The run came to what a plain evaluation of its graph comes to."""
-    run, oracle = pair.core.runs[name], Oracle(graph)
+    run, oracle = pair.runs[name], Oracle(graph)
     assert {node: skip.reason for node, skip in run.skips.items()} == oracle.reasons, f"seed {seed}"
     records = [r for r in pair.log if isinstance(r, c.EventRecord) and r.run_id == name]
     finished = [r.node for r in records if r.kind == "TaskExecutionFinished"]
@@ -121,6 +129,15 @@ def test_a_cancelled_run_ends_when_its_followers_have_stopped(first: int) -> Non
 def test_no_follower_starts_under_a_pause(first: int) -> None:
     for seed in range(first, first + 25):
         live(seed, on=True, chaos=seed % 2 == 0, pauses=True)
+
+
+@pytest.mark.parametrize("first", range(0, 200, 25))
+def test_followers_outlive_their_scheduler(first: int) -> None:
+    adopted = 0
+    for seed in range(first, first + 25):
+        pair = live(seed, on=True, chaos=True, restarts=True)
+        adopted += pair.adopted
+    assert adopted
 
 
 @pytest.mark.long

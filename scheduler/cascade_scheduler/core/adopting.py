@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from heapq import heappush
 
-from cascade_scheduler.core import closing, nodes, runs
+from cascade_scheduler.core import closing, followers, nodes, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Cached
 from cascade_scheduler.core.events import LastAttempt, RosterKnown, RunRecovered, WorkerConnected
@@ -94,8 +94,10 @@ def on_recovered(books: Books, event: RunRecovered) -> None:
     if run.state == "running":
         for place, attempt in event.attempts.items():
             node = _node_at(run, place)
-            if node >= 0 and run.status[node] == READY and place not in event.failures:
+            ends = node < 0 or run.status[node] != READY or place in event.failures
+            if not ends and _has_its_input(run, node, attempt, event):
                 _adopt(books, run, node, attempt, event.iterations)
+        _adopt_followers(books, run, event)
         for place, (tries, at) in event.delays.items():
             node = _node_at(run, place)
             if node >= 0 and run.status[node] == READY and tries:
@@ -164,6 +166,36 @@ def _adopt(books: Books, run: Run, node: int, last: LastAttempt, iterations: int
     run.status[node] = ACTIVE
     run.ready -= 1
     run.active += 1
+
+
+def _has_its_input(run: Run, node: int, last: LastAttempt, event: RunRecovered) -> bool:
+    """What a follower was given is the accepted value of its input, and not one that was lost."""
+    if not last.behind:
+        return True
+    stored = (event.recovered.nodes.get(source) for source in run.graph.inputs(node))
+    return any(value is not None and value.attempt == last.behind for value in stored)
+
+
+def _adopt_followers(books: Books, run: Run, event: RunRecovered) -> None:
+    """Puts what follows adopted attempts where it was; those who made ids made them in this order."""
+    behind = [(last, node) for (node, child), last in event.attempts.items() if last.behind and child < 0]
+    for last, node in sorted(behind):
+        first = books.attempts.get(last.behind) or books.followers.get(last.behind)
+        if (
+            first is None
+            or first.run is not run
+            or first.follower is not None
+            or first.worker.id != last.worker
+            or followers.next_of(run, first) != node
+        ):
+            continue
+        spec = run.spec(node)
+        expected = books.expected(run.graph.functions[spec.function].cid)
+        line = books.queues.line_of(run, node)
+        cls = line._replace(limits=())
+        attempt = Attempt(last.attempt, run, node, spec, first.worker, last.try_, False, expected, cls)
+        attempt.asked_back = bool(line.limits)  # which were set later
+        followers.link(books, first, attempt)
 
 
 def _delay(books: Books, run: Run, node: int, tries: int, at: float) -> None:

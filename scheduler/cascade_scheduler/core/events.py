@@ -84,6 +84,8 @@ class LastAttempt(NamedTuple):
     worker: str
     started: bool
     """It was told that it has begun."""
+    behind: int = 0
+    """It was sent as a follower of this attempt."""
 
 
 class RunRecovered(NamedTuple):

@@ -28,6 +28,7 @@ __all__ = [
     "forget",
     "given_back",
     "link",
+    "next_of",
     "on_started",
     "only",
     "over",
@@ -76,7 +77,7 @@ def _may_be_followed(books: Books, tip: Attempt) -> bool:
         and run.state == "running"
         and not (run.halting or run.root.held)
         and run.picks is None  # no routers prune, and no stages let pass, what follows
-        and run.cached is None
+        and not run.graph.value_keys
         and not _is_wanted(books, worker)
     )
 
@@ -93,7 +94,7 @@ def _extend(books: Books, tip: Attempt) -> None:
         return
     run = tip.run
     while depth < DEPTH_MAX and worker.followers < worker.ahead_credits:
-        node = _next(run, last)
+        node = next_of(run, last)
         inputs = None if node < 0 else _inputs(run, node, last)
         if inputs is None:
             return
@@ -108,7 +109,7 @@ def _extend(books: Books, tip: Attempt) -> None:
         seconds += expected
 
 
-def _next(run: Run, last: Attempt) -> int:
+def next_of(run: Run, last: Attempt) -> int:
     """The node that needs the attempt's value, and nothing else that is not there; -1: there is none."""
     node, graph, plan = last.node, run.graph, run.plan
     if node >= graph.size or node == graph.target or last.spec.spawn:

@@ -46,7 +46,7 @@ def _counts(books: Books) -> tuple[str, object] | None:
 
 
 def _lines(books: Books) -> tuple[str, object] | None:
-    """Every ready node stands in the line that is its own."""
+    """Every ready node stands in the line that is its own, but for those of runs that wait for workers."""
     found = set(books.queues.everywhere())
     for run in books.runs.values():
         if run.state != "running" or run.halting or run.root.held or len(run.status) > NODES_MAX:

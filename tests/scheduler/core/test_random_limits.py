@@ -32,7 +32,8 @@ class Life:
     def __init__(self, seed: int) -> None:
         self.rng = rng = Random(seed)
         self.seed = seed
-        self.sim = Sim(loss_budget=10_000, worker_grace=2.0, pools=(("slots", 3_000_000),))
+        chains = rng.random() < 0.7
+        self.sim = Sim(chains=chains, loss_budget=10_000, worker_grace=2.0, pools=(("slots", 3_000_000),))
         self.graph = random_graph(rng, routers=rng.random() < 0.5)
         self.workers = 0
         self.requests = 0
@@ -147,6 +148,11 @@ class Life:
                 if self.starts:
                     self.give_back(self.sim.open[attempt])
                 del self.sim.open[attempt]
+            for attempt, follower in list(self.sim.followers.items()):
+                known = self.sim.core.followers.get(attempt)
+                if follower.worker == promise.worker and known is not None and known.asked_back:
+                    del self.sim.followers[attempt]
+                    back.append(attempt)
             reports = tuple(e.AttemptReturned(attempt) for attempt in back)
             self.turn(e.WorkerReported(promise.worker, reports, promised=promise.number))
 

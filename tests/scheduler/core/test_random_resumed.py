@@ -27,7 +27,7 @@ class Life:
 
     def __init__(self, rng: Random, graph: Graph, oracle: Oracle, *, chaos: bool) -> None:
         self.rng, self.graph, self.oracle, self.chaos = rng, graph, oracle, chaos
-        self.sim = Sim(loss_budget=10_000, worker_grace=2.0, saves=True)
+        self.sim = Sim(loss_budget=10_000, worker_grace=2.0, saves=True, chains=rng.random() < 0.7)
         self.made = 0
         self.ran: set[tuple[int, int]] = set()
         """(node, child) of what was run to its end."""
