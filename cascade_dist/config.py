@@ -346,6 +346,8 @@ WORKER = (
     Setting("executors_max", _positive_int, None, "most sync executors at once"),
     Setting("object_dir", _text, None, "directory of large results"),
     Setting("local_dir", _text, None, "directory of everything else"),
+    Setting("object_memory", parse_size, None, "most bytes of large results in object_dir"),
+    Setting("spill_max", parse_size, None, "most bytes of large results in local_dir"),
     Setting("cancel_grace", parse_duration, 5.0, "from asking user code to stop until it is killed"),
     Setting("host", _text, "127.0.0.1", "address that other workers fetch from"),
     Setting("death_timeout", parse_duration, None, "exit when the scheduler is away for longer"),

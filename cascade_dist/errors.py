@@ -103,6 +103,10 @@ class ResultSerializationError(SerializationError):
     """A result that cannot be pickled; names the task and the type."""
 
 
+class StoreFullError(CascadeError, OSError):
+    """A value for which the object store of a worker has no room; names value, size, places and bounds."""
+
+
 class TaskLoadError(CascadeError, ImportError):
     """A worker could not load a task's function or arguments, such as when it lacks the module."""
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cascade_worker.objects import Directories, ObjectStore, default_object_dir
+from cascade_worker.directories import Directories, default_object_dir
+from cascade_worker.objects import ObjectStore
 
 
 @pytest.fixture
@@ -154,3 +155,77 @@ def test_shared_memory_is_taken_only_when_there_is_room(
 
     monkeypatch.setattr(os, "statvfs", lambda path: Full)
     assert default_object_dir(tmp_path) == tmp_path
+
+
+# --- bounds -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> ObjectStore:
+    """A store that holds 100 bytes in its first and 50 in its second directory."""
+    bases = [Directories(tmp_path / name, "w") for name in ("fast", "slow")]
+    return ObjectStore(bases, bytes_max=(100, 50))
+
+
+def test_the_room_is_what_bounds_leave(small: ObjectStore) -> None:
+    told = []
+    small.changed = lambda: told.append(small.rooms())
+    made(small, 1, 60)
+    made(small, 2, 20, place=1)
+    cached(small, 3, 30)
+    assert told == [[40, 50], [40, 30], [10, 30]]
+    assert small.paths_for(9, 10)[0].startswith(str(small._directories[0].root))
+    assert [path.split("/")[-5] for path in small.paths_for(9, 11)] == ["slow"]
+    assert small.paths_for(9, 31) == []
+    assert "--object-memory" in small.refusal(101)
+    assert "--spill-max" in small.refusal(101)
+    small.release(1)
+    small.release(2)
+    small.release(3)
+    assert small.rooms() == [100, 50]
+
+
+def test_what_is_used_least_moves_and_what_is_needed_stays(small: ObjectStore) -> None:
+    for attempt in (1, 2, 3):
+        made(small, attempt, 30)
+    small.find(1)
+    small.pin(2, 100)
+    assert small.crowded
+    moved = small.crowd_out()
+    assert moved is not None
+    assert moved.path.endswith("3")
+    target = small.spill_path(moved)
+    assert target is not None
+    Path(target).write_bytes(b"x" * 30)
+    assert small.spilled(moved, target)
+    assert small.find(3) == (target, 30)
+    assert not Path(moved.path).exists()
+    assert small.rooms() == [40, 20]
+    assert not small.crowded
+
+
+def test_what_is_needed_or_released_meanwhile_does_not_move(small: ObjectStore) -> None:
+    for attempt in (1, 2, 3):
+        made(small, attempt, 30)
+    moved = small.crowd_out()
+    assert moved is not None
+    small.pin(1, 100)
+    assert not small.spilled(moved, "/elsewhere/0000000000000001")
+    small.unpin([100])
+    small.release(1)
+    assert not small.spilled(moved, "/elsewhere/0000000000000001")
+
+
+def test_copies_go_before_anything_moves(small: ObjectStore) -> None:
+    made(small, 1, 40)
+    path = cached(small, 2, 50)
+    assert small.crowd_out() is None
+    assert not path.exists()
+    assert small.find(1)
+
+
+def test_without_room_on_the_disk_nothing_moves(small: ObjectStore) -> None:
+    made(small, 1, 90)
+    moved = small.crowd_out()
+    assert moved is not None
+    assert small.spill_path(moved) is None

@@ -21,9 +21,10 @@ from cascade_dist.codec.values import Packed
 from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_dist.wire import TokenAuth
 from cascade_worker import peers
+from cascade_worker.directories import Directories
 from cascade_worker.executor.segments import ObjectWriter
 from cascade_worker.object_service import start_object_server
-from cascade_worker.objects import Directories, ObjectStore
+from cascade_worker.objects import ObjectStore
 from cascade_worker.peers import PeerFetcher, UnreachableError, split
 from cascade_worker.pieces import METHOD, BadPieceError, Piece, decode_piece, encode_piece
 
@@ -46,8 +47,12 @@ def test_pieces_are_the_messages_that_protobuf_writes(size: int, data: bytes) ->
 @given(data=st.binary(min_size=1, max_size=300), cut=st.integers(1, 300))
 def test_a_piece_that_was_cut_short_is_refused(data: bytes, cut: int) -> None:
     message = encode_piece(Piece(7, data, zlib.crc32(data)))
-    with pytest.raises(BadPieceError):
-        decode_piece(message[: -min(cut, len(message) - 1)]).check()
+    try:
+        found = decode_piece(message[: -min(cut, len(message) - 1)])
+        found.check()
+    except BadPieceError:
+        return
+    assert not len(found.data), "it says nothing, which whoever fetches refuses"
 
 
 def test_a_changed_byte_is_found_and_unknown_fields_are_passed_over() -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from cascade_dist.codec.values import Packed, dump_inline_or_packed, load
+from cascade_worker.directories import Directories
 from cascade_worker.executor.files import map_file
 from cascade_worker.executor.segments import ObjectWriter
-from cascade_worker.objects import Directories, ObjectStore
+from cascade_worker.objects import ObjectStore
 
 from .tmpfs import run_on_tmpfs
 

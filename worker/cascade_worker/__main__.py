@@ -29,8 +29,8 @@ from cascade_dist.wire import (
 )
 from cascade_worker.app import Worker
 from cascade_worker.config import WorkerConfig
+from cascade_worker.directories import default_memory, default_object_dir
 from cascade_worker.logs import set_up_logging
-from cascade_worker.objects import default_object_dir
 from cascade_worker.session import FatalError
 
 __all__ = ["main"]
@@ -65,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--executors-max", help="most sync executors at once (default: 4 × slots, at least 8)")
     add("--object-dir", help="where large results go (default: /dev/shm with 1 GiB free, else --local-dir)")
     add("--local-dir", help="where everything else goes (default: the system's temporary directory)")
+    add(
+        "--object-memory",
+        help="most bytes of large results in --object-dir; past it those used least go to "
+        "--local-dir (default: 30%% of what is free in /dev/shm; elsewhere no bound)",
+    )
+    add(
+        "--spill-max",
+        help="most bytes of large results in --local-dir (default: as many as there is room for)",
+    )
     add("--host", help="address that other workers fetch results from (default: 127.0.0.1)")
     add(
         "--ipfs",
@@ -127,15 +136,19 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
     ca, cert, key = settings["tls_ca"], settings["tls_cert"], settings["tls_key"]
     check_bind(settings["host"], token=token, mutual_tls=bool(ca and cert and key))
     local_dir = Path(settings["local_dir"] or _temporary()).expanduser().absolute()
-    object_dir = settings["object_dir"]
+    given_dir = settings["object_dir"]
+    object_dir = Path(given_dir).expanduser().absolute() if given_dir else default_object_dir(local_dir)
+    memory = settings["object_memory"]
     wants_tls = any(address.tls for address in addresses)
     made = WorkerConfig(
         addresses=addresses,
         amounts={"cpu": slots * 1_000_000, **(settings["resources"] or {})},
         name=settings["name"] or f"{socket.gethostname()}-{os.getpid()}",
         executors_max=settings["executors_max"] or max(8, 4 * slots),
-        object_dir=Path(object_dir).expanduser().absolute() if object_dir else default_object_dir(local_dir),
+        object_dir=object_dir,
         local_dir=local_dir,
+        object_memory=default_memory(object_dir) if memory is None else memory,
+        spill_max=settings["spill_max"],
         host=settings["host"],
         auth=TokenAuth(token),
         cancel_grace=None if settings.origin("cancel_grace") == "default" else settings["cancel_grace"],

@@ -43,6 +43,7 @@ from cascade_worker.object_service import reachable, start_object_server
 from cascade_worker.objects import ObjectStore, keep_house
 from cascade_worker.session import SchedulerLink
 from cascade_worker.shared_cache import SharedCache
+from cascade_worker.spilling import Spiller
 from cascade_worker.transfers import ObjectsLostError, Transfers
 
 __all__ = ["Worker"]
@@ -65,13 +66,21 @@ class Worker:
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
         self.core = Core(config.amounts, config.core_limits)
         self._directories = make_directories(config, self.worker_id)
-        self.store = ObjectStore(self._directories)
+        self.store = ObjectStore(self._directories, bytes_max=config.object_bytes_max)
+        self._spiller = Spiller(self.store)
         rooms = self._directories[0]
         self._functions = FunctionStore(rooms.room("functions"))
         self._spill_dir = str(rooms.room("frames"))
         self.pool = ExecutorPool(
-            self, self.worker_id, self.store.object_dirs, str(rooms.room("functions")), self._spill_dir
+            self,
+            self.worker_id,
+            self.store.object_dirs,
+            str(rooms.room("functions")),
+            self._spill_dir,
+            self.store.bytes_max,
         )
+        self.store.changed = self._store_changed
+        self._store_changed()
         self._link = SchedulerLink(
             self, config.addresses, config.auth, config.client_credentials, config.death_timeout
         )
@@ -148,16 +157,16 @@ class Worker:
             loop.add_signal_handler(signum, self._on_signal, signum)
         link = asyncio.create_task(self._link.run())
         exited = asyncio.create_task(self._exited.wait())
-        house = asyncio.create_task(keep_house(self.store))
+        house = [asyncio.create_task(job) for job in (keep_house(self.store), self._spiller.run())]
         try:
             await asyncio.wait((link, exited), return_when=asyncio.FIRST_COMPLETED)
             if link.done():
                 await self._put_resources_away()
                 link.result()
         finally:
-            for task in (link, exited, house, *self._jobs.values()):
+            for task in (link, exited, *house, *self._jobs.values()):
                 task.cancel()
-            await asyncio.gather(link, exited, house, return_exceptions=True)
+            await asyncio.gather(link, exited, *house, return_exceptions=True)
             await server.stop(None)
             await self._transfers.close()
             await self._shared_cache.close()
@@ -418,6 +427,10 @@ class Worker:
             taken.append(LogText(0, 2, text))
             self._logs_dropped = 0
         return taken
+
+    def _store_changed(self) -> None:
+        self.pool.set_rooms(self.store.rooms())
+        self._spiller.look()
 
     # --- inputs and values --------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import socket
 from collections import deque
 
 from cascade_worker.executor.frames import packet_pair
+from cascade_worker.executor.leases import ROOM_WORD
 from cascade_worker.executor.process import STOP_PAGE_BYTES
 
 __all__ = ["Child", "Pipe"]
@@ -110,6 +111,11 @@ class Child:
         os.close(self.page_fd)
         os.close(self.out_write)
         os.close(self.err_write)
+
+    def set_rooms(self, rooms: list[int]) -> None:
+        """Writes into the page how much room there is in the object directories."""
+        for number, room in enumerate(rooms, ROOM_WORD):
+            self.stop_word[number] = room
 
     def first_recalled(self) -> int:
         """Of what it was given and is recalled, what it runs, or will first; 0: nothing."""

@@ -9,7 +9,7 @@ import grpc
 
 from cascade_dist.wire import Address, TokenAuth
 from cascade_worker.core import Limits
-from cascade_worker.objects import Directories
+from cascade_worker.directories import Directories
 from cascade_worker.session import FatalError
 
 __all__ = ["WorkerConfig", "make_directories"]
@@ -26,6 +26,8 @@ class WorkerConfig:
         executors_max: most sync executors at once.
         object_dir: where large results go first.
         local_dir: where everything else goes, and large results for which there is no room.
+        object_memory: most bytes of large results in object_dir; None: as many as there is room for.
+        spill_max: the same of local_dir.
         host: address that its object service listens on.
         auth: the cluster's token.
         cancel_grace: from telling user code to stop until it is killed; None: as the scheduler says.
@@ -43,6 +45,8 @@ class WorkerConfig:
     executors_max: int
     object_dir: Path
     local_dir: Path
+    object_memory: int | None = None
+    spill_max: int | None = None
     host: str = "127.0.0.1"
     auth: TokenAuth = field(default_factory=lambda: TokenAuth(None))
     cancel_grace: float | None = None
@@ -52,6 +56,11 @@ class WorkerConfig:
     server_credentials: grpc.ServerCredentials | None = None
     ipfs: str | None = None
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def object_bytes_max(self) -> tuple[int | None, ...]:
+        """Bounds of the directories, in their order."""
+        return (self.object_memory, self.spill_max)
 
     @property
     def slots(self) -> int:

@@ -97,6 +97,7 @@ class ExecutorPool:
         object_dirs: where executors write large results, in order of preference.
         functions_dir: where function bodies lie, by the hex of their CID.
         spill_dir: where frames too large for a packet are put.
+        object_bytes_max: bounds of the directories of large results.
     """
 
     def __init__(
@@ -106,10 +107,13 @@ class ExecutorPool:
         object_dirs: tuple[str, ...],
         functions_dir: str,
         spill_dir: str,
+        object_bytes_max: tuple[int | None, ...] = (),
     ) -> None:
         self._listener = listener
         self._worker_id = worker_id
         self._object_dirs = object_dirs
+        self._object_bytes_max = object_bytes_max
+        self._rooms: list[int] = []
         self._functions_dir = functions_dir
         self._spill_dir = spill_dir
         # The rooms' parents: what the fork server removes when the worker was killed.
@@ -232,7 +236,14 @@ class ExecutorPool:
             loop.call_soon(self._listener.executor_died, executor, f"it could not be started: {error}", [])
             return
         self._executors[executor] = handle
-        config = [self._worker_id, asynchronous, list(self._object_dirs), self._functions_dir]
+        handle.set_rooms(self._rooms)
+        config = [
+            self._worker_id,
+            asynchronous,
+            self._object_dirs,
+            self._functions_dir,
+            self._object_bytes_max,
+        ]
         told = self._tell_server([forkserver.START, executor, config], handle.child_fds())
         handle.handed_over()
         loop.add_reader(handle.frames.fileno(), self._frames_readable, handle)
@@ -240,6 +251,12 @@ class ExecutorPool:
             loop.add_reader(pipe.fd, self._pipe_readable, handle, pipe)
         if not told:
             loop.call_soon(self._bury, handle, "the fork server does not answer")
+
+    def set_rooms(self, rooms: list[int | None]) -> None:
+        """Tells executors for how many bytes there is room in the object directories; None: no bound."""
+        self._rooms = [0 if room is None else room + 1 for room in rooms]
+        for handle in self._executors.values():
+            handle.set_rooms(self._rooms)
 
     def _bury(self, handle: Child, reason: str) -> None:
         """The process has ended: hears its last words, then closes everything."""

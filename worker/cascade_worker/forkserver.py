@@ -31,7 +31,7 @@ EXECUTOR_FDS = 6
 
 # Messages are JSON lists.
 START = "start"
-"""["start", executor, [worker_id, asynchronous, object_dirs, functions_dir]], and six descriptors."""
+"""["start", executor, [fields of ExecutorConfig]], and six descriptors."""
 SIGNAL = "signal"
 """["signal", executor, number, whole group]: only the server, who reaps, knows that a pid is still its."""
 END = "end"
@@ -130,8 +130,9 @@ class ForkServer:
         signal.set_wakeup_fd(-1)
         os.close(self._wake_read)
         os.close(self._wake_write)
-        worker_id, asynchronous, object_dirs, functions_dir = config
-        executor_main(server, fds, ExecutorConfig(worker_id, asynchronous, tuple(object_dirs), functions_dir))
+        worker_id, asynchronous, object_dirs, functions_dir, bounds = config
+        made = ExecutorConfig(worker_id, asynchronous, tuple(object_dirs), functions_dir, tuple(bounds))
+        executor_main(server, fds, made)
 
     def _reap(self) -> None:
         while True:

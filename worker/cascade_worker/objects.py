@@ -1,105 +1,35 @@
-"""Files that the worker keeps: results too large to send, copies of other workers' results, blobs, functions.
-
-Layout, per worker, under the object directory and again under the local directory::
-
-    cascade-<uid>/<worker id>/lock        flocked as long as the worker lives
-                              objects/    results made here, by the hex of their attempt
-                              copies/     results made elsewhere: links to files of this host, or copies
-                              blobs/      by the hex of their CID
-                              functions/  by the hex of their CID
-                              frames/     task frames too large for a packet
-                              free/       files of released results, to be written again
-
-What a worker left behind that was killed is found by its free lock, and removed at the next start.
-"""
+"""Files that the worker keeps: results too large to send, copies of other workers' results, blobs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import logging
 import os
-import shutil
-import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from cascade_worker.executor.segments import FREE, SEGMENT_BYTES_MIN, free_name, free_size, lock_alone
+from cascade_worker.directories import Directories
+from cascade_worker.executor.segments import (
+    BOUNDS,
+    FREE,
+    SEGMENT_BYTES_MIN,
+    free_name,
+    free_size,
+    remove_free,
+)
 
-__all__ = ["Directories", "ObjectStore", "default_object_dir", "keep_house"]
+__all__ = ["Kept", "ObjectStore", "keep_house"]
 
-log = logging.getLogger("cascade.worker")
-
-_SHM = Path("/dev/shm")
-_SHM_FREE_MIN = 1 << 30
+_FULL = 0.8
+"""Above this share of its bound the first directory is emptied."""
 _FREE_MAX = 64
 """Most free segments."""
 _FREE_SECONDS = 30.0
 """How long a free segment waits for somebody who needs it."""
 _HOUSE_PERIOD = 10.0
-_ROOMS = ("objects", "copies", "blobs", "functions", "frames", FREE)
-
-
-def default_object_dir(local_dir: Path) -> Path:
-    """Shared memory when at least 1 GiB is free there, else the local directory."""
-    with contextlib.suppress(OSError):
-        room = os.statvfs(_SHM)
-        if room.f_bavail * room.f_frsize >= _SHM_FREE_MIN and os.access(_SHM, os.W_OK):
-            return _SHM
-    return local_dir
-
-
-class Directories:
-    """The worker's own directory under one base, locked.
-
-    Raises:
-        OSError: it cannot be made; the base is named in the error.
-    """
-
-    def __init__(self, base: Path, worker_id: str) -> None:
-        home = base / f"cascade-{os.getuid()}"
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = home.lstat()  # a link that somebody else put there is not ours either
-        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-            raise PermissionError(f"{home} belongs to another user; give another --object-dir or --local-dir")
-        self.root = home / worker_id
-        self.root.mkdir(mode=0o700, exist_ok=True)
-        self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for room in _ROOMS:
-            (self.root / room).mkdir(mode=0o700, exist_ok=True)
-        _sweep(home, self.root)
-
-    def room(self, name: str) -> Path:
-        """One of the directories in it."""
-        return self.root / name
-
-    def remove(self) -> None:
-        """Removes everything; the worker is ending."""
-        shutil.rmtree(self.root, ignore_errors=True)
-        os.close(self._lock)
-
-
-def _sweep(home: Path, own: Path) -> None:
-    """Removes directories whose worker is dead."""
-    for path in home.iterdir():
-        if path == own:
-            continue
-        try:
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue  # it is being made, or being removed
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-            log.info("removed what a dead worker left in %s", path)
-        except OSError:
-            pass  # it lives
-        finally:
-            os.close(lock)
 
 
 def _segments(free: Path) -> Iterator[tuple[float, int, str]]:
@@ -109,27 +39,27 @@ def _segments(free: Path) -> Iterator[tuple[float, int, str]]:
             yield entry.stat().st_ctime, free_size(entry.name), entry.path
 
 
-def _remove_free(path: str) -> None:
-    with contextlib.suppress(OSError):  # claimed this moment
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if lock_alone(fd, path):
-                os.ftruncate(fd, 0)  # its pages go even though executors keep their maps of it
-            os.unlink(path)
-        finally:
-            os.close(fd)
+class Kept(NamedTuple):
+    """A file of the store."""
+
+    path: str
+    size: int
+    place: int
+    """Which of the directories it lies in."""
 
 
 class ObjectStore:
     """What lies where.
 
     Results made here stay until the scheduler releases them. Copies and blobs are a cache: the least recently
-    used go when they are too many, but not while an attempt that needs them is held.
+    used go when they are too many, but not while an attempt that needs them is held. What is above a bound of
+    the first directory moves to the second one, see `spilling`.
 
     Args:
         directories: in order of preference; results go to the first that has room.
         cache_bytes_max: most bytes of copies and blobs that nobody needs right now.
         free_bytes_max: most bytes of released results whose files are kept for others.
+        bytes_max: most bytes of everything, by directory; None: as much as fits.
     """
 
     def __init__(
@@ -137,13 +67,19 @@ class ObjectStore:
         directories: list[Directories],
         cache_bytes_max: int = 1 << 30,
         free_bytes_max: int = 1 << 28,
+        bytes_max: Sequence[int | None] = (),
     ) -> None:
         self._directories = directories
         self._cache_bytes_max = cache_bytes_max
         self._free_bytes_max = free_bytes_max
-        self._made: dict[int, tuple[str, int]] = {}
-        """Results made here: path and size by attempt."""
-        self._cached: OrderedDict[int | bytes, tuple[str, int]] = OrderedDict()
+        self.bytes_max = (*bytes_max, None, None)[: len(directories)]
+        self._held = [0] * len(directories)
+        """Bytes by directory, without links and free segments."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when the room in a directory with a bound is another."""
+        self._made: OrderedDict[int, Kept] = OrderedDict()
+        """Results made here, by attempt."""
+        self._cached: OrderedDict[int | bytes, Kept] = OrderedDict()
         """Copies by attempt and blobs by CID."""
         self._cached_bytes = 0
         self._pins: dict[int | bytes, set[int]] = {}
@@ -163,36 +99,85 @@ class ObjectStore:
         """Results made here, for Hello."""
         return list(self._made)
 
-    def paths_for(self, key: int | bytes) -> list[str]:
+    # --- room ---------------------------------------------------------------------------------------
+
+    def room(self, place: int) -> int | None:
+        """Bytes that the bound of a directory leaves; None: it has none."""
+        most = self.bytes_max[place]
+        return None if most is None else max(0, most - self._held[place])
+
+    def rooms(self) -> list[int | None]:
+        """The room in each directory."""
+        return [self.room(place) for place in range(len(self._directories))]
+
+    def refusal(self, size: int) -> str:
+        """Why nothing of this size can be kept."""
+        reasons = [
+            f"{directories.root} holds at most {most:,} bytes ({flag})"
+            for directories, most, flag in zip(self._directories, self.bytes_max, BOUNDS, strict=False)
+            if most is not None and size > most
+        ]
+        return " and ".join(reasons) or "all that the object store may hold is in use"
+
+    def _hold(self, place: int, size: int) -> None:
+        """So many bytes more, or fewer."""
+        self._held[place] += size
+        most = self.bytes_max[place]
+        if most is None:
+            return
+        if place == 0 and size > 0 and self._held[0] + self._free_bytes_max > most:
+            self.trim_free(keep=most - self._held[0])
+        self.changed()
+
+    def paths_for(self, key: int | bytes, size: int = 0) -> list[str]:
         """Where a copy or blob with this key may go, in order of preference."""
         room, name = ("copies", f"{key:016x}") if isinstance(key, int) else ("blobs", key.hex())
-        return [str(directories.room(room) / name) for directories in self._directories]
+        return [
+            str(directories.room(room) / name)
+            for place, directories in enumerate(self._directories)
+            if (left := self.room(place)) is None or size <= left
+        ]
+
+    def _place_of(self, path: str) -> int:
+        for place, directories in enumerate(self._directories):
+            if path.startswith(f"{directories.root}/"):
+                return place
+        return len(self._directories) - 1
+
+    # --- what is there ------------------------------------------------------------------------------
 
     def add_made(self, attempt: int, size: int) -> None:
         """An executor has written a result."""
-        for directories in self._directories:
+        for place, directories in enumerate(self._directories):
             path = directories.room("objects") / f"{attempt:016x}"
             if path.exists():
-                self._made[attempt] = (str(path), size)
+                self._made[attempt] = Kept(str(path), size, place)
+                self._hold(place, size)
                 return
 
     def add_cached(self, key: int | bytes, path: str, size: int) -> None:
         """A copy or blob is complete."""
         if key not in self._cached:
-            self._cached[key] = (path, size)
+            place = self._place_of(path)
+            self._cached[key] = Kept(path, size, place)
             self._cached_bytes += size
+            self._hold(place, size)
         self._evict()
 
     def find(self, key: int | bytes) -> tuple[str, int] | None:
         """Path and size of an object or blob that is here."""
-        if isinstance(key, int) and key in self._made:
-            return self._made[key]
-        if isinstance(key, int) and key in self._links:
-            return self._links[key]
+        if isinstance(key, int):
+            made = self._made.get(key)
+            if made is not None:
+                self._made.move_to_end(key)
+                return made.path, made.size
+            if key in self._links:
+                return self._links[key]
         found = self._cached.get(key)
-        if found is not None:
-            self._cached.move_to_end(key)
-        return found
+        if found is None:
+            return None
+        self._cached.move_to_end(key)
+        return found.path, found.size
 
     def link(self, attempt: int, size: int, maker: str) -> tuple[str, int] | None:
         """Path and size of a result that another worker of this host keeps, under a name of our own.
@@ -257,67 +242,116 @@ class ObjectStore:
 
     def discard(self, attempt: int) -> None:
         """What an attempt may have written will never be asked for, complete or not."""
-        self._made.pop(attempt, None)
+        self._take_made(attempt)
         for directories in self._directories:
             with contextlib.suppress(OSError):
                 os.unlink(directories.room("objects") / f"{attempt:016x}")
 
     def publish(self, attempt: int, cid: bytes) -> None:
         """A result made here is a blob now; the file stays as one."""
-        made = self._made.pop(attempt, None)
+        made = self._take_made(attempt)
         if made is None:
             return
-        for path in self.paths_for(cid):
-            with contextlib.suppress(OSError):  # it lies in another file system
-                os.rename(made[0], path)
-                self.add_cached(cid, path, made[1])
-                return
-        with contextlib.suppress(OSError):
-            os.unlink(made[0])
+        path = str(self._directories[made.place].room("blobs") / cid.hex())
+        os.rename(made.path, path)
+        self.add_cached(cid, path, made.size)
 
-    def _remove_made(self, attempt: int) -> None:
+    def _take_made(self, attempt: int) -> Kept | None:
         made = self._made.pop(attempt, None)
         if made is not None:
+            self._hold(made.place, -made.size)
+        return made
+
+    def _remove_made(self, attempt: int) -> None:
+        made = self._take_made(attempt)
+        if made is not None:
             with contextlib.suppress(OSError):
-                self._set_free(attempt, *made)
+                self._set_free(attempt, made)
+
+    # --- spilling -----------------------------------------------------------------------------------
+
+    @property
+    def crowded(self) -> bool:
+        """More lies in the first directory than is to stay there, and there is a second one."""
+        most = self.bytes_max[0]
+        return most is not None and len(self._directories) > 1 and self._held[0] > most * _FULL
+
+    def crowd_out(self) -> Kept | None:
+        """Drops copies that nobody needs until it is crowded no more; else the result to move away.
+
+        None: nothing is left that nobody needs right now.
+        """
+        for key in [key for key, kept in self._cached.items() if not kept.place and key not in self._pins]:
+            if not self.crowded:
+                return None
+            self._drop_cached(key)
+        if not self.crowded:
+            return None
+        return next(
+            (made for attempt, made in self._made.items() if not made.place and attempt not in self._pins),
+            None,
+        )
+
+    def spill_path(self, made: Kept) -> str | None:
+        """Where a result may move to; None: there is no room."""
+        room = self.room(1)
+        if room is not None and made.size > room:
+            return None
+        return str(self._directories[1].room("objects") / os.path.basename(made.path))
+
+    def spilled(self, made: Kept, path: str) -> bool:
+        """A result has been copied there; False: it is needed where it was, or not at all any more."""
+        attempt = int(os.path.basename(made.path), 16)
+        if self._made.get(attempt) != made or attempt in self._pins:
+            return False
+        self._made[attempt] = Kept(path, made.size, 1)
+        self._hold(1, made.size)
+        self._hold(0, -made.size)
+        with contextlib.suppress(OSError):
+            self._set_free(attempt, made)
+        return True
 
     # --- free segments ------------------------------------------------------------------------------
 
-    def _set_free(self, attempt: int, path: str, size: int) -> None:
+    def _set_free(self, attempt: int, made: Kept) -> None:
         """Keeps the file for a result to come, if it is worth that and lies where they are written first.
 
         Where there is one directory it is one of a disk, whose files are not worth keeping.
         """
-        first = self._directories[0]
-        kept = SEGMENT_BYTES_MIN <= size <= self._free_bytes_max and len(self._directories) > 1
-        if not kept or not path.startswith(f"{first.root}/"):
+        path, size, place = made
+        keep = self._free_bytes_max
+        if (room := self.room(0)) is not None:
+            keep = min(keep, room)
+        if place or not SEGMENT_BYTES_MIN <= size <= keep or len(self._directories) == 1:
             os.unlink(path)
             return
-        self.trim_free(size)
-        os.rename(path, first.room(FREE) / free_name(attempt, size))
+        self.trim_free(keep - size)
+        os.rename(path, self._directories[0].room(FREE) / free_name(attempt, size))
 
-    def trim_free(self, room: int = 0, older_than: float = 0.0) -> None:
-        """Removes free segments until there is room for so many bytes, and those from before a time.
+    def trim_free(self, keep: int | None = None, older_than: float = 0.0) -> None:
+        """Removes free segments that are too many, and those from before a time.
 
         Args:
-            room: bytes.
+            keep: bytes that may stay; None: as many as the store keeps.
             older_than: by the clock of files, `time.time()`.
         """
+        most = self._free_bytes_max if keep is None else keep
         segments = sorted(_segments(self._directories[0].room(FREE)))
-        total = sum(size for _, size, _ in segments) + room
+        total = sum(size for _, size, _ in segments)
         count = len(segments)
         for since, size, path in segments:
-            if total <= self._free_bytes_max and count < _FREE_MAX and since >= older_than:
+            if total <= most and count < _FREE_MAX and since >= older_than:
                 return
-            _remove_free(path)
+            remove_free(path)
             total -= size
             count -= 1
 
     def _drop_cached(self, key: int | bytes) -> None:
-        path, size = self._cached.pop(key)
-        self._cached_bytes -= size
+        kept = self._cached.pop(key)
+        self._cached_bytes -= kept.size
+        self._hold(kept.place, -kept.size)
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            os.unlink(kept.path)
 
     def _evict(self) -> None:
         if self._cached_bytes <= self._cache_bytes_max:

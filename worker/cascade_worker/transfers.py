@@ -261,7 +261,10 @@ class Transfers:
         self, key: int | bytes, size: int, receive: Callable[[str], Awaitable[None]]
     ) -> File:
         """Receives a file into the first directory that has room for it."""
-        *others, last = self._store.paths_for(key)
+        paths = self._store.paths_for(key, size)
+        if not paths:
+            raise NoRoomError(f"{size:,} bytes that a task needs cannot be kept: {self._store.refusal(size)}")
+        *others, last = paths
         for path in others:
             try:
                 await receive(path)

@@ -159,6 +159,8 @@ class ExecutorConfig(NamedTuple):
     object_dirs: tuple[str, ...]
     """Where large results go: the first with room."""
     functions_dir: str
+    object_bytes_max: tuple[int | None, ...] = ()
+    """Bounds of the object directories; None: as much as fits."""
 
 
 def packet_pair() -> tuple[socket.socket, socket.socket]:

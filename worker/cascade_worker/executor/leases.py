@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 
 from cascade_worker.executor.frames import DONE, LEASE, TAIL
 
-__all__ = ["PERIOD_SECONDS", "RECALL_WORD", "STEP_WORD", "STOP_WORD", "Lease", "NextStep"]
+__all__ = ["PERIOD_SECONDS", "RECALL_WORD", "ROOM_WORD", "STEP_WORD", "STOP_WORD", "Lease", "NextStep"]
 
 PERIOD_SECONDS = 1.0
 """How often a lease says how far it has come."""
 
-# Words of the page that a sync executor shares with the worker.
+# Words of the page that an executor shares with the worker; only the last is of use to an async one.
 STOP_WORD = 0
 """The attempt that is to stop."""
 RECALL_WORD = 1
 """The attempt that is to take no further step by itself."""
 STEP_WORD = 2
 """When the step that runs began, in nanoseconds of the monotonic clock; 0: with the attempt."""
+ROOM_WORD = 3
+"""Here and behind it, by object directory: 1 plus the bytes for which its bound has room; 0: it has none."""
 
 Frame = tuple[Any, ...]
 

@@ -16,6 +16,7 @@ from cascade_dist.caching.memory import use_exchange
 from cascade_worker.executor.aio import AsyncExecutor, current_attempt
 from cascade_worker.executor.exchange import CacheExchange
 from cascade_worker.executor.frames import READY, ExecutorConfig
+from cascade_worker.executor.leases import ROOM_WORD
 from cascade_worker.executor.output import STDERR, STDOUT, LineWriter, Speaker
 from cascade_worker.executor.sync import SyncExecutor
 from cascade_worker.executor.work import Workbench
@@ -88,7 +89,7 @@ def _take_over(fds: list[int]) -> tuple[socket.socket, Speaker, memoryview, sock
 def _serve(tasks: socket.socket, speaker: Speaker, stop_word: memoryview, config: ExecutorConfig) -> None:
     os.environ["CASCADE_WORKER_ID"] = config.worker_id
     context.in_executor = True
-    bench = Workbench(config)
+    bench = Workbench(config, stop_word[ROOM_WORD:])
     executor: SyncExecutor | AsyncExecutor
     if config.asynchronous:
         executor = AsyncExecutor(tasks, speaker, bench, config.worker_id)

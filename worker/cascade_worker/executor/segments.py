@@ -10,6 +10,7 @@ anew costs as much again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -20,10 +21,21 @@ from typing import Any
 from cascade_dist.codec.values import Packed
 from cascade_worker.executor.files import is_named, reserve
 
-__all__ = ["FREE", "SEGMENT_BYTES_MIN", "ObjectWriter", "free_name", "free_size", "lock_alone"]
+__all__ = [
+    "BOUNDS",
+    "FREE",
+    "SEGMENT_BYTES_MIN",
+    "ObjectWriter",
+    "free_name",
+    "free_size",
+    "lock_alone",
+    "remove_free",
+]
 
 FREE = "free"
 """The directory of free segments, beside those of the objects."""
+BOUNDS = ("--object-memory", "--spill-max")
+"""The flags that bound the first and the second object directory."""
 SEGMENT_BYTES_MIN = 1 << 18
 """Smaller files are not worth keeping: making one anew costs as much."""
 
@@ -60,6 +72,18 @@ def lock_alone(fd: int, path: str) -> bool:
     return os.fstat(fd).st_nlink == 1 and is_named(fd, path)
 
 
+def remove_free(path: str) -> None:
+    """Removes a free segment, with its pages: executors may keep maps of it."""
+    with contextlib.suppress(OSError):  # claimed this moment
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if lock_alone(fd, path):
+                os.ftruncate(fd, 0)
+            os.unlink(path)
+        finally:
+            os.close(fd)
+
+
 class ObjectWriter:
     """Writes results for one executor."""
 
@@ -71,11 +95,19 @@ class ObjectWriter:
     def write(self, directory: str, name: str, packed: Packed) -> str:
         """Writes a payload into a file of a directory, copying its buffers once; returns the path.
 
-        Nothing half written is left.
+        Nothing half written is left. Free segments go when there is no room otherwise.
 
         Raises:
             OSError: there is no room, or the directory is not there.
         """
+        try:
+            return self._write(directory, name, packed)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _drop_free(directory):
+                raise
+        return self._write(directory, name, packed)
+
+    def _write(self, directory: str, name: str, packed: Packed) -> str:
         target = os.path.join(directory, name)
         claimed = _claim(directory, packed.size) if packed.size >= SEGMENT_BYTES_MIN else None
         path = target
@@ -178,6 +210,18 @@ def _claim(directory: str, size: int) -> tuple[int, str] | None:
             return fd, path
         os.close(fd)
     return None
+
+
+def _drop_free(directory: str) -> bool:
+    """Removes all free segments; False when there are none."""
+    free = os.path.join(os.path.dirname(directory), FREE)
+    try:
+        found = os.listdir(free)
+    except FileNotFoundError:
+        return False
+    for name in found:
+        remove_free(os.path.join(free, name))
+    return bool(found)
 
 
 def _candidates(free: str, size: int) -> Iterator[str]:

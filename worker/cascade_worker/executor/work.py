@@ -19,7 +19,7 @@ from cascade_dist.codec.exceptions import ErrorRecord, encode_exception
 from cascade_dist.codec.functions import load_function
 from cascade_dist.codec.preview import preview
 from cascade_dist.codec.values import Packed, dump_inline_or_packed, load, load_item
-from cascade_dist.errors import CascadeError, ResultSerializationError, TaskLoadError
+from cascade_dist.errors import CascadeError, ResultSerializationError, StoreFullError, TaskLoadError
 from cascade_dist.language.jump import Jump
 from cascade_dist.language.lazy import LazyResult, WithParams
 from cascade_dist.language.resources import Filler, Inject, filling
@@ -31,7 +31,7 @@ from cascade_worker.executor.frames import DONE, FAILED, TAIL, BodyInfo, Executo
 from cascade_worker.executor.leases import Lease, NextStep
 from cascade_worker.executor.observations import OBSERVE_TRUTH, Keys, Seen, observe
 from cascade_worker.executor.resources import Definition, Step, definitions_of
-from cascade_worker.executor.segments import ObjectWriter
+from cascade_worker.executor.segments import BOUNDS, ObjectWriter
 
 if TYPE_CHECKING:
     from cascade_worker.executor import tails
@@ -128,8 +128,10 @@ class Task:
 class Workbench:
     """Loads and encodes for one executor."""
 
-    def __init__(self, config: ExecutorConfig) -> None:
+    def __init__(self, config: ExecutorConfig, rooms: Sequence[int] = ()) -> None:
         self._config = config
+        self._rooms = rooms
+        """By object directory, as under ROOM_WORD."""
         self._functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._bodies: dict[bytes, Body] = {}
         self.policies = Policies()
@@ -390,7 +392,10 @@ class Workbench:
     def _write(self, name: str, packed: Packed, what: str) -> str:
         """Writes a large value into the first object directory that has room; returns its path."""
         reasons = []
-        for directory in self._config.object_dirs:
+        for number, directory in enumerate(self._config.object_dirs):
+            if reason := self._bound(number, packed.size):
+                reasons.append(f"{directory} ({reason})")
+                continue
             try:
                 return self._writer.write(directory, name, packed)
             except OSError as error:
@@ -398,12 +403,23 @@ class Workbench:
                     raise Unloadable(error) from error
                 reasons.append(f"{directory} ({error.strerror})")
         raise Unloadable(
-            OSError(
-                errno.ENOSPC,
+            StoreFullError(
                 f"{what} has {packed.size:,} bytes and there is no room for it in {' or '.join(reasons)}; "
-                "make room there, or start the worker with another --object-dir",
+                "make room there, or start the worker with another --object-dir"
             )
         )
+
+    def _bound(self, number: int, size: int) -> str:
+        """Why a directory's bound leaves no room for so many bytes; empty: it does, or there is none."""
+        bounds = self._config.object_bytes_max
+        most = bounds[number] if number < len(bounds) else None
+        if most is None:
+            return ""
+        if size > most:
+            return f"it holds at most {most:,} bytes: {BOUNDS[number]}"
+        if number < len(self._rooms) and 0 < self._rooms[number] <= size:
+            return f"{self._rooms[number] - 1:,} of its {most:,} bytes are free: {BOUNDS[number]}"
+        return ""
 
     def failed(self, task: Task, error: BaseException, duration_ns: int, stopped: bool) -> Frame:
         """The frame for an attempt that raised."""
