@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from cascade_dist.client import repeats
+from cascade_dist.client import repeats, storing
 from cascade_dist.client.handles import Run
 from cascade_dist.client.link import Link, frame_submit
 from cascade_dist.client.session import LinkLostError, Session
@@ -218,6 +218,7 @@ class _Sender:
             known=self._known,
             inline_max=link.inline_max or INLINE_BYTES_MAX if link is not None else INLINE_BYTES_MAX,
             functions=self._functions,
+            on_handle=self._expect,
         )
         for item in items:
             if isinstance(item, Upload):
@@ -226,6 +227,9 @@ class _Sender:
             else:
                 self._check_size(link)
                 yield item
+
+    def _expect(self, cid: bytes) -> None:
+        storing.expect(self._session, (cid,))
 
     def _check_size(self, link: Link | None) -> None:
         most = link.nodes_max if link is not None else 0

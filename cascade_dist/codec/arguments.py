@@ -21,6 +21,7 @@ from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed, load, pack, pack
 from cascade_dist.errors import ArgumentSerializationError, TaskLoadError
 from cascade_dist.graph.model import Node, NodeKind
 from cascade_dist.language.lazy import LazyResult
+from cascade_dist.language.stored import Stored
 
 __all__ = ["FIRST", "SHARED_INLINE_MAX", "ArgumentEncoder", "Column", "load_arguments", "plain_payload"]
 
@@ -60,10 +61,15 @@ class ArgumentEncoder:
         self._inline_max = inline_max
         self._plain: ByValuePickler | None = None
         self._graph: GraphPickler | None = None
+        self._met: dict[int, Stored] = {}
+        """Handles that the last dump met and that nothing stood for, by their ids."""
         # Both by id, of objects that are kept alive: the payload of a shared value, and the ids of the values
         # of a map that have one.
         self._payloads: dict[int, tuple[object, Packed | None]] = {}
         self._keys: dict[int, tuple[object, tuple[int, ...]]] = {}
+        self.handles: list[Stored] = []
+        """Handles of stored objects among the arguments of the call that was encoded last, each once. They
+        are the last of its blob inputs."""
 
     def encode(self, node: Node) -> bytes | Packed:
         """The payload of a node's arguments; of a gather, the payload of its container.
@@ -72,6 +78,8 @@ class ArgumentEncoder:
             ArgumentSerializationError: names task, argument, place in it, type and remedy.
         """
         kind = node.spec.kind
+        if self.handles:
+            self.handles = []
         if kind is _CALL:
             args, kwargs = node.args, node.kwargs
             if not (args or kwargs):
@@ -85,7 +93,7 @@ class ArgumentEncoder:
                 data = plain_payload(args, kwargs)
                 if data is not None and len(data) <= self._inline_max:
                     return data
-            return self._dump(node, (args, dict(kwargs)), ordinals)
+            return self._dump_call(node, (args, dict(kwargs)), ordinals)
         if kind is NodeKind.GATHER:
             ordinals = self._ordinals(node)
             if type(node.value) is list:
@@ -95,7 +103,7 @@ class ArgumentEncoder:
             return self._dump(node, node.value, ordinals)
         if kind is NodeKind.MAP:
             columns = {name: Column(node.kwargs[name]) for name in node.columns}
-            return self._dump(node, (node.args, {**node.kwargs, **columns}), self._ordinals(node))
+            return self._dump_call(node, (node.args, {**node.kwargs, **columns}), self._ordinals(node))
         if kind is NodeKind.LITERAL:
             return self._dump(node, node.value, {})
         if kind is NodeKind.ROUTER:
@@ -149,11 +157,23 @@ class ArgumentEncoder:
         lazies = dict.fromkeys(map(id, node.inputs), 0)
         try:
             made = self._run(value, lazies, out_of_band=True)
-            if (lazies and self._met_lazies()) or made.total <= SHARED_INLINE_MAX:
+            if (lazies and self._met_lazies()) or made.total <= SHARED_INLINE_MAX or self._met:
                 return None
             return pack_column(value, self._run_plain) if name in node.columns else pack(made)
         except Exception as error:
             raise self._refusal(node, value, error, _argument_name(name), lazies) from error
+
+    def _dump_call(self, node: Node, value: object, ordinals: dict[int, int]) -> bytes | Packed:
+        """The payload of arguments, in which handles of stored objects are inputs like lazy values."""
+        payload = self._dump(node, value, ordinals)
+        if not self._met:
+            return payload
+        handles = self._met
+        self.handles = list(dict.fromkeys(handles.values()))
+        # What a map shares is an input before them, but of that an ordinal tells nothing when it is inline.
+        first = len(node.inputs) + (len(self._shared_keys(node)) if node.shared or node.columns else 0)
+        at = {handle: first + number for number, handle in enumerate(self.handles)}
+        return self._dump(node, value, {**ordinals, **{key: at[each] for key, each in handles.items()}})
 
     def _dump(self, node: Node, value: object, ordinals: dict[int, int]) -> bytes | Packed:
         try:
@@ -178,6 +198,7 @@ class ArgumentEncoder:
         pickler.met = False
         made = pickler.run(value, out_of_band=out_of_band)
         self._graph = pickler
+        self._met = pickler.handles
         return made
 
     def _run_plain(self, value: object, out_of_band: bool) -> Dump:
@@ -185,6 +206,7 @@ class ArgumentEncoder:
         self._plain = None
         made = pickler.run(value, out_of_band=out_of_band)
         self._plain = pickler
+        self._met = pickler.handles
         return made
 
     def _met_lazies(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+from typing import Any
 
 import cloudpickle
 
 from cascade_dist.codec.pickling import PROTOCOL, Dump, Sink, buffer_keeper
+from cascade_dist.language.stored import Stored
 
 __all__ = ["ByValuePickler", "GraphPickler"]
 
@@ -23,9 +25,15 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._buffers: list[memoryview] = []
         self._out_of_band = True
         self._keep = buffer_keeper(self._buffers)
+        self.handles: dict[int, Stored] = {}
+        """Handles of stored objects that the last dump met, by their ids."""
+        # cloudpickle's own is a ChainMap, slow to look up for every object. It is read when the base is made.
+        self.dispatch_table = {
+            **cloudpickle.Pickler._dispatch_table,
+            **copyreg.dispatch_table,
+            Stored: self._reduce_handle,
+        }
         super().__init__(self._sink, PROTOCOL, buffer_callback=self._on_buffer)
-        # cloudpickle's own is a ChainMap, slow to look up for every object.
-        self.dispatch_table = {**cloudpickle.Pickler._dispatch_table, **copyreg.dispatch_table}
 
     def run(self, value: object, *, out_of_band: bool = False) -> Dump:
         """Dumps one value.
@@ -41,10 +49,16 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._out_of_band = out_of_band
         self._sink.pieces.clear()
         self._buffers.clear()
+        if self.handles:
+            self.handles = {}
         self.dump(value)
         self.clear_memo()
         self.globals_ref.clear()
         return Dump(self._sink.pieces.copy(), self._buffers.copy())
+
+    def _reduce_handle(self, handle: Stored) -> tuple[Any, ...]:
+        self.handles[id(handle)] = handle
+        return handle.__reduce__()
 
     def _on_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         return self._keep(buffer) if self._out_of_band else True

@@ -21,6 +21,7 @@ from cascade_dist.graph.installed import installed_name
 from cascade_dist.language.inputs import Env, Param
 from cascade_dist.language.lazy import LazyResult
 from cascade_dist.language.resources import Inject, Resource, Slot, find
+from cascade_dist.language.stored import Stored
 from cascade_dist.language.task import Task
 
 __all__ = ["SCALARS", "Encoder", "Unencodable", "digest_of"]
@@ -44,7 +45,7 @@ _TAG: Final = {
     name: bytes([0x80 + number])
     for number, name in enumerate(
         "list tuple dict set frozenset dataclass enum object array buffer bytes bytearray reference "
-        "unknown range slice partial method builtin pattern input missing inject".split()
+        "unknown range slice partial method builtin pattern input missing inject stored".split()
     )
 }
 
@@ -295,6 +296,12 @@ def _write_reduced(encoder: Encoder, value: Any, out: bytearray) -> None:
     encoder.write(None if pairs is None else dict(pairs), out)
 
 
+def _write_stored(encoder: Encoder, value: Any, out: bytearray) -> None:
+    """A stored object is its content id; how it came about plays no part."""
+    out += _TAG["stored"]
+    out += dumps(value.cid, VERSION)
+
+
 def _write_missing(encoder: Encoder, value: Any, out: bytearray) -> None:
     out += _TAG["missing"]
 
@@ -337,6 +344,7 @@ _WRITERS: dict[type, Writer] = {
     Resource: _write_reference,
     Inject: _write_inject,
     Slot: _write_slot,
+    Stored: _write_stored,
     type(_ABSENT): _write_missing,
 }
 

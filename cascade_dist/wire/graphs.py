@@ -7,13 +7,13 @@ is too large for a part is a blob, to be stored before the part that names it is
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import is_
 from typing import Any, NamedTuple, Protocol
 
 from cascade_dist.codec.arguments import ArgumentEncoder
-from cascade_dist.codec.cid import cid_of_pieces
+from cascade_dist.codec.cid import cid_from_text, cid_of_pieces
 from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.values import INLINE_BYTES_MAX, Packed
@@ -29,6 +29,7 @@ from cascade_dist.graph.model import (
     TaskSpec,
 )
 from cascade_dist.graph.value_keys import ValueKey, ValueKeys
+from cascade_dist.language.stored import Stored
 from cascade_dist.language.task import Task
 from cascade_dist.v1 import client_pb2, graph_pb2, value_pb2
 from cascade_dist.wire.convert import duration, to_amounts
@@ -46,6 +47,7 @@ EDGES_PART_MAX = 200_000
 
 # Looking a member up on its class takes longer than most of what is done with it.
 _GATHER = NodeKind.GATHER
+_LITERAL = NodeKind.LITERAL
 _AMOUNT = EdgeKind.AMOUNT
 
 _EDGE_BYTES = 4
@@ -100,6 +102,7 @@ def encode_graph(
     inline_max: int = INLINE_BYTES_MAX,
     functions: FunctionCache | None = None,
     part_bytes: int | None = None,
+    on_handle: Callable[[bytes], object] | None = None,
 ) -> Iterator[Upload | Part]:
     """What a submit sends, in order.
 
@@ -111,6 +114,7 @@ def encode_graph(
         inline_max: larger arguments are blobs.
         functions: of this submit; given when bodies are wanted afterwards.
         part_bytes: a part is closed when it has grown to so many bytes; None: PART_BYTES.
+        on_handle: told the CID of each stored object that the graph names, before the part that does.
 
     Raises:
         SerializationError: a function or an argument cannot be pickled; names it.
@@ -122,6 +126,7 @@ def encode_graph(
         inline_max,
         functions or FunctionCache(),
         part_bytes or PART_BYTES,
+        on_handle,
     )
     first = True
     for item in encoder.run(compilation):
@@ -135,8 +140,15 @@ class _Encoder:
     """The tables of one submit, and the part that is being filled."""
 
     def __init__(
-        self, run_id: str, known: set[bytes], inline_max: int, functions: FunctionCache, part_bytes: int
+        self,
+        run_id: str,
+        known: set[bytes],
+        inline_max: int,
+        functions: FunctionCache,
+        part_bytes: int,
+        on_handle: Callable[[bytes], object] | None,
     ) -> None:
+        self._on_handle = on_handle
         self._run_id = run_id
         self._part_bytes = part_bytes
         self._known = known
@@ -165,6 +177,8 @@ class _Encoder:
             if spec.kind is _GATHER and _lists_its_inputs(node):
                 spec = replace(spec, kind=NodeKind.COLLECT)
                 payload: bytes | Packed = b""
+            elif spec.kind is _LITERAL and type(node.value) is Stored:
+                payload = self._add_stored_literal(node, node.value)
             else:
                 payload = encode(node)
             if isinstance(payload, Packed):
@@ -186,6 +200,10 @@ class _Encoder:
                     self._add_key(key)
             if node.map_count >= 0 or node.shared:
                 self._add_map(node)
+                if handles := self._arguments.handles:
+                    self._add_handles(node, handles)
+            elif handles := self._arguments.handles:
+                self._add_handles(node, handles)
             elif node.timer is not None:
                 self._add_timer(node.index, *node.timer)
             if self._uploads:
@@ -297,6 +315,27 @@ class _Encoder:
         """Puts the arguments of a node into a blob; what stands in the column instead."""
         self._chunk.blob_args.extend((node.index, self._add_blob(payload)))
         return b""
+
+    def _add_stored(self, handle: Stored) -> int:
+        """The number of the blob of a handle."""
+        cid = cid_from_text(handle.cid)
+        index = self._blob_at.get(cid)
+        if index is None:
+            if self._on_handle is not None:
+                self._on_handle(cid)
+            index = self._blob_at[cid] = len(self._blob_at)
+            self._chunk.blobs.append(value_pb2.BlobRef(cid=cid, size_bytes=handle.size))
+        return index
+
+    def _add_stored_literal(self, node: Node, handle: Stored) -> bytes:
+        self._chunk.blob_args.extend((node.index, self._add_stored(handle)))
+        return b""
+
+    def _add_handles(self, node: Node, handles: Sequence[Stored]) -> None:
+        """Handles among a node's arguments: its last inputs."""
+        for handle in handles:
+            self._chunk.blob_inputs.extend((node.index, self._add_stored(handle)))
+        self._columns.size += 2 * _EDGE_BYTES * len(handles)
 
     def _add_amounts(self, node: Node) -> None:
         """Names the node's lazy amounts."""

@@ -179,7 +179,8 @@ class Tails:
         graph = assembly.finish(submit.end)
         for blob in chunk.blobs:
             if not hub.blobs.has(blob.cid):
-                raise BadMessage(f"it names blob {cid_to_text(blob.cid)}, which is not stored")
+                name = cid_to_text(blob.cid)
+                raise BadMessage(f"it names blob {name}, which this cluster does not have (any more)")
             hub.pin((blob.cid,))
             pinned.append(blob.cid)
         key = plan_key(hub, assembly.plan_key(submit.end), self._pools(attempt))

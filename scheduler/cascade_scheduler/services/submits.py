@@ -262,7 +262,8 @@ class Submits:
             if not hub.blobs.has(blob.cid):
                 raise Refusal(
                     "invalid",
-                    f"the graph names blob {cid_to_text(blob.cid)}, which is not stored; put it first",
+                    f"the graph names blob {cid_to_text(blob.cid)}, which this cluster does not have (any "
+                    "more): put the object again",
                 )
             hub.pin((blob.cid,))
             incoming.pinned.append(blob.cid)

@@ -239,7 +239,7 @@ async def test_what_is_no_graph_is_refused_and_named() -> None:
         graph = one_task()
         graph.chunk.blobs.add(cid=cid_of(b"nowhere"), size_bytes=7)
         await client.submit("r", graph)
-        assert "which is not stored" in (await client.refused()).message
+        assert "which this cluster does not have" in (await client.refused()).message
         await client.say(submit=client_pb2.Submit(run_id="", options=client_pb2.RunOptions()))
         assert "a run id has 1 to 200" in (await client.refused()).message
         await client.say(submit=client_pb2.Submit(run_id="q", chunk=one_task().chunk))

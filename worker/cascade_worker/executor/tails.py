@@ -246,7 +246,10 @@ class Compiler:
                 scanner.scan(value, "", found)
             if found or scanner.inputs or scanner.injected:
                 return None
-            encoded = ArgumentEncoder(info.inline_bytes_max).encode(Node(0, spec, spec.name, args, kwargs))
+            encoder = ArgumentEncoder(info.inline_bytes_max)
+            encoded = encoder.encode(Node(0, spec, spec.name, args, kwargs))
+            if encoder.handles:
+                return None
             content = Identity(CodeHasher(), {}).content(spec, args, kwargs, -1, ())
         except Exception:
             return None  # compiling it says what is wrong
