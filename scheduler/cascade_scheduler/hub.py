@@ -519,8 +519,10 @@ class Hub:
             if late > period:
                 # This process itself stood still: what the worker said meanwhile waits to be read.
                 session.heard_at += late
+            if not self.writer.room.is_set():
+                session.heard_at = now  # nobody reads what it says, as long as the store is away
             session.beat(now, period)
-            if now - session.heard_at > timeout and self.writer.room.is_set():
+            if now - session.heard_at > timeout:
                 reason = f"nothing was heard of it for {now - session.heard_at:.0f} s"
                 del self.workers[session.worker]
                 session.end(reason)

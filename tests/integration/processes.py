@@ -1,0 +1,190 @@
+"""Real processes that tests kill, freeze and start again: a Redis, schedulers, workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+
+import cascade_dist as cs
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 30.0
+
+
+def wait_until(what: Callable[[], Any], seconds: float = SECONDS) -> None:
+    """Waits for something; fails when it does not come to pass."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """One process with its own session; its output goes to a file."""
+
+    def __init__(self, *command: str, log: Path, env: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(env or {})},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def text(self) -> str:
+        """All that it has said."""
+        return self.log.read_text(errors="replace")
+
+    def says(self, text: str, seconds: float = SECONDS) -> None:
+        """Waits until it has said something."""
+        wait_until(lambda: text in self.text() or self._process.poll() is not None, seconds)
+        assert text in self.text()
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def freeze(self) -> None:
+        """It stands still, and keeps all its connections."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """The way a machine goes down; also all that it has started."""
+        if self._process.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(20)
+
+    def stop(self) -> int:
+        """In order."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self, seconds: float = SECONDS) -> int:
+        """The exit code, once it has ended."""
+        return self._process.wait(seconds)
+
+
+class Redis:
+    """A Redis of the test's own, which can be killed and started again on its file."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        found = subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / "ensure_redis.py"), "--find"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._directory = directory
+        self._command = [found.stdout.strip(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        self._command += ["--dir", str(directory), *options]
+        self.process: Process
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, and waits until it has read its file."""
+        self.process = Process(*self._command, log=self._directory / "redis.log")
+        with self.client() as client:
+            wait_until(lambda: _answers(client))
+
+    def client(self) -> Any:
+        """A plain client."""
+        return redis.Redis(port=self.port)
+
+    def stop(self) -> None:
+        self.process.kill()
+
+
+def _answers(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+class Cluster:
+    """Schedulers on one state, and workers that know the addresses of all of them.
+
+    Args:
+        state: the URL of the state.
+        directory: for logs and blobs.
+        schedulers: how many; the first one leads, as long as nothing happens.
+        workers: how many.
+        slots: of each.
+        options: of all schedulers.
+    """
+
+    def __init__(
+        self,
+        state: str,
+        directory: Path,
+        *,
+        schedulers: int = 1,
+        workers: int = 1,
+        slots: int = 2,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self._state = state
+        self._directory = directory
+        self._options = options
+        self.ports = [free_port() for _ in range(schedulers)]
+        self.address = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        self.schedulers: list[Process] = []
+        for number in range(schedulers):
+            self.schedulers.append(self.start_scheduler(number))
+            self.schedulers[-1].says(f"127.0.0.1:{self.ports[number]}")
+        self.workers = [
+            Process(
+                *(sys.executable, "-m", "cascade_worker", self.address, "--slots", str(slots)),
+                log=directory / f"worker-{number}.log",
+            )
+            for number in range(workers)
+        ]
+
+    def start_scheduler(self, number: int) -> Process:
+        """Starts a scheduler, maybe again, at its own port."""
+        command = [sys.executable, "-m", "cascade_scheduler", "--port", str(self.ports[number])]
+        command += ["--state", self._state, "--blobs", str(self._directory / "blobs"), *self._options]
+        process = Process(*command, log=self._directory / f"scheduler-{number}.log")
+        if number < len(self.schedulers):
+            self.schedulers[number] = process
+        return process
+
+    def connect(self) -> cs.Cluster:
+        """A client that knows all addresses."""
+        return cs.connect(self.address)
+
+    def stop(self) -> None:
+        """Kills all that runs."""
+        for process in (*self.workers, *self.schedulers):
+            process.thaw()
+            process.kill()
