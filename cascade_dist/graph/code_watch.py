@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import types
 from collections.abc import Mapping
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, Final
 
 from cascade_dist.graph.code_hash import loads_of
@@ -23,9 +23,8 @@ from cascade_dist.language.task import Task
 __all__ = ["CodeWatch", "watch"]
 
 _REACH_MAX: Final = 100
-"""Of functions and tasks: to look at more of them costs as much as to hash them."""
+"""Of functions, tasks and values: to look at more of them costs as much as to hash them."""
 _ABSENT: Final = object()
-_function_parts = attrgetter("__code__", "__defaults__", "__kwdefaults__", "__closure__", "__module__")
 _task_parts = attrgetter(
     "func",
     "name",
@@ -47,37 +46,43 @@ class CodeWatch:
     __slots__ = ("_functions", "_names", "_tasks")
 
     def __init__(self) -> None:
-        self._names: dict[tuple[int, str], tuple[Mapping[str, Any], str, Any]] = {}
-        """By namespace and name: what stood there."""
-        self._functions: dict[int, tuple[types.FunctionType, tuple[Any, ...]]] = {}
-        self._tasks: dict[int, tuple[Task[Any], tuple[Any, ...], dict[str, int]]] = {}
+        self._names: list[tuple[Mapping[str, Any], str, Any]] = []
+        """Namespaces, names and what stood there."""
+        self._functions: list[tuple[types.FunctionType, types.CodeType, tuple[Any, ...] | None]] = []
+        """Functions that have nothing but code and defaults."""
+        self._tasks: list[tuple[Task[Any], tuple[Any, ...]]] = []
 
     def holds(self) -> bool:
         """Everything that was looked at is still the same object."""
-        for namespace, name, value in self._names.values():
+        for namespace, name, value in self._names:
             if namespace.get(name, _ABSENT) is not value:
                 return False
-        for function, parts in self._functions.values():
-            if function.__dict__ or not all(map(is_, _function_parts(function), parts)):
+        for function, code, defaults in self._functions:
+            if function.__code__ is not code or function.__defaults__ is not defaults:
                 return False
-        for task, parts, resources in self._tasks.values():
-            if not all(map(is_, _task_parts(task), parts)) or task.resources != resources:
+            if function.__kwdefaults__ is not None or function.__dict__:
+                return False
+        for task, parts in self._tasks:  # noqa: SIM110 - a loop is faster here, and this is hot
+            if _task_parts(task) != parts:
                 return False
         return True
 
     def _look_at(self, task: Task[Any]) -> bool:
         """Notes all that a task reaches; False: something of it may change unseen."""
         todo: list[Any] = [task]
+        seen: set[int] = set()
         while todo:
             owner = todo.pop()
-            if id(owner) in self._functions or id(owner) in self._tasks:
+            if id(owner) in seen:
                 continue
-            if len(self._functions) + len(self._tasks) >= _REACH_MAX:
+            seen.add(id(owner))
+            if len(seen) > _REACH_MAX:
                 return False
             if type(owner) is Task:
                 if not _is_plain_retry(owner.retry):
                     return False
-                self._tasks[id(owner)] = owner, _task_parts(owner), dict(owner.resources)
+                *parts, resources = _task_parts(owner)
+                self._tasks.append((owner, (*parts, dict(resources))))
                 todo.append(owner.func)
             elif type(owner) is types.FunctionType:
                 if not self._look_at_function(owner, todo):
@@ -97,7 +102,7 @@ class CodeWatch:
         chains, imports = loads_of(function.__code__)
         if any(name and not is_installed(module) for module, name in imports):
             return False
-        self._functions[id(function)] = function, _function_parts(function)
+        self._functions.append((function, function.__code__, function.__defaults__))
         namespace = function.__globals__
         home = self._name(namespace, "__name__")
         if isinstance(home, str) and is_installed(home):
@@ -118,7 +123,7 @@ class CodeWatch:
 
     def _name(self, namespace: Mapping[str, Any], name: str) -> Any:
         value = namespace.get(name, _ABSENT)
-        self._names[id(namespace), name] = namespace, name, value
+        self._names.append((namespace, name, value))
         return value
 
 

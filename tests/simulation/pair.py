@@ -100,8 +100,6 @@ class WorkerSide:
                 return [events.ExecutorReported(executor, [result])]
             case commands.CloseExecutor(executor) | commands.KillExecutor(executor):
                 return [self.death(executor)]
-            case commands.SendReports():
-                self.up.append(command)
             case commands.EndSession(reason):
                 raise AssertionError(reason)
         return []
@@ -150,7 +148,10 @@ class WorkerSide:
 
     def say(self) -> None:
         """It says what it has to say."""
-        self.turn(events.Flushed())
+        said = self.core.flush()
+        invariants.check(self.core.state)
+        if said is not None:
+            self.up.append(said)
 
     def work(self) -> None:
         """Some executor ends what it runs."""

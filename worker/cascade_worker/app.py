@@ -113,7 +113,6 @@ class Worker:
         self._logs_dropped = 0
         self._happened: list[events.Event] = []
         self._turning = False
-        self._message: worker_pb2.ConnectRequest | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._object_address = ""
@@ -133,7 +132,6 @@ class Worker:
             commands.Publish: self._publish,
             commands.Forget: self._forget,
             commands.Discard: self._discard,
-            commands.SendReports: self._send_reports,
             commands.EndSession: self._end_session,
             commands.Exit: self._exit,
         }
@@ -406,14 +404,10 @@ class Worker:
         told = bool(self._logs) or self._leases.has_news
         if not (force or told or self.core.has_reports):
             return None
-        self._message = None
-        self.feed(events.Flushed(force or told))
-        return self._message
-
-    def _send_reports(self, command: commands.SendReports) -> None:
-        self._message = reports_message(
-            command, self._take_logs(), self._object_address, self._session, self._leases
-        )
+        said = self.core.flush(force or told)
+        if said is None:
+            return None
+        return reports_message(said, self._take_logs(), self._object_address, self._session, self._leases)
 
     def _take_logs(self) -> list[LogText]:
         taken: list[LogText] = []

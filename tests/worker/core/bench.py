@@ -92,8 +92,7 @@ class Bench:
 
     def flush(self) -> commands.SendReports | None:
         """The next message."""
-        out = self.turn(events.Flushed())
-        return one(out, commands.SendReports, default=None)
+        return self.core.flush()
 
     def ack(self, through: int) -> list[commands.Command]:
         """The scheduler's mark moves."""

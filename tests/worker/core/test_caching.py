@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from cascade_worker.core import events
-from cascade_worker.core.commands import EndingKind, SendReports
-from tests.worker.core.bench import Bench, one
+from cascade_worker.core.commands import EndingKind
+from tests.worker.core.bench import Bench
 
 
 def started(bench: Bench) -> tuple[int, ...]:
     """The starts in the next message."""
-    told: tuple[int, ...] = one(bench.turn(events.Flushed(force=True)), SendReports).started
-    return told
+    told = bench.core.flush(force=True)
+    assert told is not None
+    return told.started
 
 
 def begun(bench: Bench, attempt: int) -> events.AttemptBegun:

@@ -67,6 +67,24 @@ class World:
             invariants.check(self.core.state)
             queue = [event for command in out if (event := self.carry_out(command)) is not None]
 
+    def flush(self, force: bool = False) -> None:
+        """What the scheduler is told."""
+        said = self.core.flush(force)
+        invariants.check(self.core.state)
+        if said is None:
+            return
+        assert said.sequence == self.mark + 1
+        self.mark = said.sequence
+        for attempt, ending in said.endings:
+            assert attempt in self.wanted, "reported twice, or never assigned"
+            if attempt in self.behind and ending.kind not in GIVEN_BACK:
+                told = self.endings.keys() | self.dropped
+                assert self.behind[attempt] in told, "reported before what it follows"
+            self.wanted.discard(attempt)
+            self.endings[attempt] = ending.kind
+        assert not set(said.started) & set(self.endings)
+        self.check_promise(said.promised)
+
     def carry_out(self, command: commands.Command) -> events.Event | None:
         """What a shell would do; returns what happens at once."""
         match command:
@@ -95,18 +113,6 @@ class World:
                     self.forget(attempt)
             case commands.Publish(attempt, _):
                 self.storing.append(attempt)
-            case commands.SendReports(sequence, _, started, endings, _):
-                assert sequence == self.mark + 1
-                self.mark = sequence
-                for attempt, ending in endings:
-                    assert attempt in self.wanted, "reported twice, or never assigned"
-                    if attempt in self.behind and ending.kind not in GIVEN_BACK:
-                        told = self.endings.keys() | self.dropped
-                        assert self.behind[attempt] in told, "reported before what it follows"
-                    self.wanted.discard(attempt)
-                    self.endings[attempt] = ending.kind
-                assert not set(started) & set(self.endings)
-                self.check_promise(command.promised)
             case commands.Exit():
                 self.exited = True
             case commands.EndSession(reason):
@@ -264,7 +270,7 @@ class World:
         elif happens < 0.5:
             self.fetch()
         elif happens < 0.6:
-            self.turn(events.Flushed(self.dice.random() < 0.1))
+            self.flush(self.dice.random() < 0.1)
         elif happens < 0.62:
             self.say(ended_runs=(9,))
         elif happens < 0.75:
@@ -288,7 +294,7 @@ class World:
             self.turn(events.Ticked())
             self.fetch()
             self.work()
-            self.turn(events.Flushed())
+            self.flush()
             self.sequence += 1
             self.turn(events.MarkMoved(self.sequence, self.mark))
             if not self.core.state.attempts:

@@ -50,7 +50,8 @@ def test_a_report_is_kept_until_it_is_acknowledged(bench: Bench) -> None:
 def test_a_heartbeat_carries_the_mark(bench: Bench) -> None:
     bench.body()
     assert bench.flush() is None
-    sent = one(bench.turn(events.Flushed(force=True)), commands.SendReports)
+    sent = bench.core.flush(force=True)
+    assert sent is not None
     assert (sent.sequence, sent.acked_through, sent.endings) == (2, bench.sequence, ())
 
 

@@ -159,7 +159,7 @@ class Discard(NamedTuple):
 
 
 class SendReports(NamedTuple):
-    """Say this to the scheduler, as one message."""
+    """What is said to the scheduler as one message, when one can be sent."""
 
     sequence: int
     acked_through: int
@@ -195,7 +195,6 @@ Command: TypeAlias = Union[
     Publish,
     Forget,
     Discard,
-    SendReports,
     EndSession,
     Exit,
 ]

@@ -19,7 +19,6 @@ __all__ = [
     "ExecutorReclaimed",
     "ExecutorReported",
     "ExecutorStarted",
-    "Flushed",
     "InputsFailed",
     "InputsReady",
     "LeaseLooked",
@@ -230,12 +229,6 @@ class Ticked(NamedTuple):
     """Time has passed."""
 
 
-class Flushed(NamedTuple):
-    """One message can be sent now. `force`: send one even when there is nothing to say."""
-
-    force: bool = False
-
-
 Event: TypeAlias = Union[
     Connected,
     Disconnected,
@@ -255,5 +248,4 @@ Event: TypeAlias = Union[
     PublishFailed,
     DrainRequested,
     Ticked,
-    Flushed,
 ]

@@ -73,7 +73,6 @@ class Core:
             events.PublishFailed: self._on_publish_failed,
             events.DrainRequested: self._on_drain,
             events.Ticked: self._on_tick,
-            events.Flushed: self._on_flush,
         }
 
     def turn(self, now: float, happened: Iterable[events.Event]) -> list[Command]:
@@ -315,10 +314,11 @@ class Core:
                 if state.attempts.pop(attempt.id, None) is not None:
                     state.forgotten.append(attempt.id)
 
-    def _on_flush(self, now: float, event: events.Flushed, out: list[Command]) -> None:
+    def flush(self, force: bool = False) -> SendReports | None:
+        """What is to be told to the scheduler now; with `force` at least a mark. It changes nothing else."""
         state = self.state
-        if not state.connected or not (self.has_reports or event.force):
-            return
+        if not state.connected or not (self.has_reports or force):
+            return None
         started = [a.id for a in state.started if a.phase in (Phase.RUNNING, Phase.STORING)]
         state.started.clear()
         state.starts_due = False
@@ -329,8 +329,8 @@ class Core:
         news = (
             told or closed or state.draining != state.told_draining or state.promised != state.told_promised
         )
-        if not (started or taken or event.force or news):
-            return
+        if not (started or taken or force or news):
+            return None
         sequence = state.next_sequence
         state.next_sequence += 1
         endings: list[tuple[int, Ending]] = []
@@ -347,19 +347,17 @@ class Core:
         state.told_received = state.received
         if told:
             state.news_told = sequence
-        out.append(
-            SendReports(
-                sequence,
-                state.received,
-                tuple(started),
-                tuple(endings),
-                state.draining,
-                promised,
-                tuple(told),
-                closed,
-            )
-        )
         state.starts_due = bool(state.news)
+        return SendReports(
+            sequence,
+            state.received,
+            tuple(started),
+            tuple(endings),
+            state.draining,
+            promised,
+            tuple(told),
+            closed,
+        )
 
     def _take_reports(self) -> tuple[list[Attempt], list[Attempt]]:
         """The reports that fit one message, and those that are left."""

@@ -14,7 +14,8 @@ __all__ = ["set_variable"]
 
 _BYTES_MAX = 1024
 
-_buffers: dict[bytes, tuple[ctypes.Array[ctypes.c_char], int]] = {}
+_buffers: dict[str, tuple[ctypes.Array[ctypes.c_char], int, bytes]] = {}
+"""By name: memory, its address and the name as it is written."""
 _data: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
 """What `os.environ` shows."""
 
@@ -39,15 +40,16 @@ def set_variable(name: str, value: str) -> None:
         name: of the variable.
         value: its value.
     """
-    key, data = os.fsencode(name), os.fsencode(value)
-    text = key + b"=" + data
+    data = os.fsencode(value)
+    known = _buffers.get(name)
+    if known is None:
+        made = ctypes.create_string_buffer(_BYTES_MAX)
+        known = _buffers[name] = made, ctypes.addressof(made), os.fsencode(name)
+    buffer, address, key = known
+    text = b"%b=%b" % (key, data)
     if _putenv is None or _data is None or len(text) >= _BYTES_MAX or b"\0" in data:
         os.environ[name] = value
         return
-    known = _buffers.get(key)
-    if known is None:
-        buffer = ctypes.create_string_buffer(_BYTES_MAX)
-        known = _buffers[key] = buffer, ctypes.addressof(buffer)
-    known[0].value = text
-    _putenv(known[1])  # each time: a task may have set or deleted it
+    buffer.value = text
+    _putenv(address)  # each time: a task may have set or deleted it
     _data[key] = data
