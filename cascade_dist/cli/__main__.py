@@ -14,7 +14,7 @@ from typing import NoReturn, cast
 import typer
 import typer.main
 
-from cascade_dist.cli import constraints, upkeep  # noqa: F401 - their commands
+from cascade_dist.cli import blobs, constraints, upkeep  # noqa: F401 - their commands
 from cascade_dist.cli.app import app, common
 from cascade_dist.errors import ConfigError
 

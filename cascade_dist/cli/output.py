@@ -12,11 +12,13 @@ from typing import Any
 from cascade_dist.client import ClusterStatus, RunDetails, RunInfo, WorkerInfo
 from cascade_dist.client.constraints import Constraint, show_rate
 from cascade_dist.client.records import Garbage
+from cascade_dist.client.storing import BlobInfo
 from cascade_dist.config import format_duration, format_size
 
 __all__ = [
     "Output",
     "emit_json",
+    "print_blobs",
     "print_constraints",
     "print_garbage",
     "print_run",
@@ -123,6 +125,17 @@ def print_garbage(found: Sequence[Garbage]) -> None:
         told = f"not looked for: {kind.error}" if kind.error else names or "-"
         rows.append((kind.kind, str(kind.count), format_size(kind.bytes), told))
     _table(("WHAT", "COUNT", "SIZE", "WHICH"), rows)
+
+
+def print_blobs(blobs: Sequence[BlobInfo]) -> None:
+    """Blobs, a line each; content ids whole, so that they can be copied."""
+    if not blobs:
+        print("no blobs", flush=True)
+        return
+    width = max(len(format_size(blob.size)) for blob in blobs)
+    for blob in blobs:
+        state = " ".join(word for word, holds in (("in use", blob.in_use), ("pinned", blob.pinned)) if holds)
+        print(f"{blob.cid}  {format_size(blob.size):>{width}}  {_ago(blob.used)}  {state}".rstrip(), flush=True)
 
 
 def print_workers(workers: Sequence[WorkerInfo]) -> None:

@@ -279,7 +279,16 @@ class Objects:
             OSError: the file cannot be written.
         """
         with open(path, "wb") as file:
-            return save(self._session, _cid_text(blob), file.write)
+            return self.write_blob(blob, file.write)
+
+    def write_blob(self, blob: Stored | str, write: Callable[[bytes], object]) -> int:
+        """Gives a blob's bytes, as they are stored, to `write` in pieces, in another thread; their number.
+
+        Raises:
+            ValueError: it is no content id.
+            BlobNotFoundError: it is not there.
+        """
+        return save(self._session, _cid_text(blob), write)
 
 
 def _cid_text(blob: Stored | str) -> str:
