@@ -301,3 +301,31 @@ async def test_no_redis_is_named_without_its_password(unused_tcp_port: int) -> N
 )
 def test_passwords_are_masked(url: str, shown: str) -> None:
     assert masked(url) == shown
+
+
+async def test_a_foreign_value_in_the_place_of_a_part_is_named_and_its_run_passed_over(
+    store: RedisStore, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await land(store, 1, created("r"), created("other"), SaveSkip("r", 0, "aa", "Pruned"))
+    await client.delete("cascade:run:r:skipped")
+    await client.set("cascade:run:r:skipped", "something else")
+    with pytest.raises(StoreUnavailable, match=r"cascade:run:r:skipped is a string: another program"):
+        await land(store, 2, SaveSkip("r", 1, "bb", "Pruned"))
+    assert await store.load_run("r") is None
+    assert "run r is passed over: Redis at" in caplog.text
+    await client.set("cascade:run:r:meta", "something else")
+    assert [head.run_id for head in await store.heads()] == ["other"]
+    assert "cascade:run:r:meta is a string" in caplog.text
+    await client.delete("cascade:run:r:skipped", "cascade:run:r:meta")
+    await land(store, 2, SaveSkip("r", 1, "bb", "Pruned"))
+
+
+@pytest.mark.parametrize("key", ["cascade:epoch", "cascade:batch", "cascade:runs", "cascade:leader"])
+async def test_a_foreign_value_in_the_place_of_what_all_share_is_named_at_start(
+    client: Any, redis_server: str, key: str
+) -> None:
+    await client.rpush(key, "something else")
+    store = RedisStore(redis_server, Sealer(KEY))
+    with pytest.raises(StoreError, match=rf"the key {key} in Redis at .* is a list and not a .*rename it"):
+        await store.connect()
+    await store.close()

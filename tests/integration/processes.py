@@ -162,13 +162,17 @@ class Cluster:
         for number in range(schedulers):
             self.schedulers.append(self.start_scheduler(number))
             self.schedulers[-1].says(f"127.0.0.1:{self.ports[number]}")
-        self.workers = [
-            Process(
-                *(sys.executable, "-m", "cascade_worker", self.address, "--slots", str(slots)),
-                log=directory / f"worker-{number}.log",
-            )
-            for number in range(workers)
-        ]
+        self._slots = slots
+        self.workers: list[Process] = []
+        for _ in range(workers):
+            self.start_worker()
+
+    def start_worker(self) -> Process:
+        """Starts one more worker."""
+        command = [sys.executable, "-m", "cascade_worker", self.address, "--slots", str(self._slots)]
+        process = Process(*command, log=self._directory / f"worker-{len(self.workers)}.log")
+        self.workers.append(process)
+        return process
 
     def start_scheduler(self, number: int) -> Process:
         """Starts a scheduler, maybe again, at its own port."""

@@ -39,7 +39,7 @@ from urllib.parse import urlsplit, urlunsplit
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from cascade_dist.errors import ConfigError
 from cascade_dist.storage.seal import Sealer
@@ -67,7 +67,7 @@ from cascade_scheduler.store.redis_batch import (
     Script,
     key_of,
 )
-from cascade_scheduler.store.redis_checks import check_redis, unusable
+from cascade_scheduler.store.redis_checks import check_redis, explain, unusable
 from cascade_scheduler.store.redis_garbage import RedisGarbage
 from cascade_scheduler.store.redis_lead import RedisLead
 from cascade_scheduler.store.redis_read import Parts, Reader, constraints_from, workers_from
@@ -206,7 +206,7 @@ class RedisStore:
                 args=[self._epoch, batch.number, ARGUMENTS_MAX, *arguments],
             )
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
+            raise StoreUnavailable(await explain(error, self._client, self.url, keys)) from None
         if status == b"EPOCH":
             raise self._lead.other_epoch(told, self._epoch)
         if status == b"GAP":
@@ -254,9 +254,15 @@ class RedisStore:
                 pipeline = self._client.pipeline(transaction=False)
                 for run_id in some:
                     pipeline.hmget(key_of(run_id, "meta"), ["run", "state", "error"])
-                told = zip(some, await pipeline.execute(), strict=True)
-                heads = [self._reader.head(run_id, *fields) for run_id, fields in told]
-                found += [head for head in heads if head is not None]
+                for run_id, fields in zip(some, await pipeline.execute(raise_on_error=False), strict=True):
+                    if isinstance(fields, ResponseError) and "WRONGTYPE" in str(fields):
+                        await self._pass_over(run_id, fields)
+                        continue
+                    if isinstance(fields, Exception):
+                        raise fields
+                    head = self._reader.head(run_id, *fields)
+                    if head is not None:
+                        found.append(head)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
         return found
@@ -280,8 +286,18 @@ class RedisStore:
         pipeline = self._client.pipeline(transaction=True)
         for part in PARTS:
             pipeline.hgetall(key_of(run_id, part))
-        parts: Parts = dict(zip(PARTS, await pipeline.execute(), strict=True))
+        try:
+            parts: Parts = dict(zip(PARTS, await pipeline.execute(), strict=True))
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            await self._pass_over(run_id, error)
+            return None
         return await self._reader.run(run_id, parts)
+
+    async def _pass_over(self, run_id: str, error: ResponseError) -> None:
+        keys = [key_of(run_id, part) for part in PARTS]
+        logger.error("run %s is passed over: %s", run_id, await explain(error, self._client, self.url, keys))
 
     async def close(self) -> None:
         """Lets go of the connection."""

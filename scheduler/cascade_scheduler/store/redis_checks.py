@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from cascade_scheduler.store.base import StoreError
 from cascade_scheduler.store.redis_batch import BATCH_KEY, CONSTRAINTS_KEY, EPOCH_KEY, RUNS_KEY
 
-__all__ = ["VERSION_MIN", "check_redis", "unusable", "warnings_of"]
+__all__ = ["VERSION_MIN", "check_redis", "explain", "unusable", "warnings_of"]
 
 VERSION_MIN = (6, 2)
 """Older ones are no longer maintained by anybody, and are not tested with."""
@@ -136,3 +136,29 @@ def unusable(error: BaseException, url: str) -> StoreError:
             return StoreError(f"Redis at {url} refuses us: {why}; correct user and password in --state")
         return StoreError(f"Redis at {url} cannot be used: {why}")
     return StoreError(f"no Redis at {url}: {why}; start it, correct --state, or use --state memory://")
+
+
+async def explain(error: BaseException, client: Any, url: str, keys: Sequence[str]) -> str:
+    """Why something could not be done with these keys of runs, with the remedy where there is one."""
+    why = str(error).strip() or type(error).__name__
+    if isinstance(error, ResponseError):
+        if "maxmemory" in why:
+            why += "; raise maxmemory, or make room"
+        elif "read only replica" in why:
+            why += "; it was a primary: make it one again, or start the scheduler with the new one in --state"
+        elif "WRONGTYPE" in why:
+            foreign = [f"{key} is a {kind}" async for key, kind in _foreign(client, keys)]
+            if foreign:
+                why = f"{'; '.join(foreign)}: another program wrote it; delete or rename it"
+    return f"Redis at {url}: {why}"
+
+
+async def _foreign(client: Any, keys: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
+    """Keys of ours that hold something else: (key, what it is)."""
+    for key in keys:
+        try:
+            kind = (await client.type(key)).decode()
+        except RedisError:
+            return
+        if kind not in ("none", TYPES.get(key, "hash")):
+            yield key, kind
