@@ -67,7 +67,7 @@ def on_tail(books: Books, attempt: Attempt, report: AttemptTail) -> None:
             run.done += 1
         gone(books, report.frame)
         return
-    message = _refusal(books, run, report.frame)
+    message = None if _is_like(report.frame.graph, run.graph) else _refusal(books, run, report.frame)
     if message is not None:
         _refuse(books, attempt, report, ErrorInfo("AmountError", message))
     elif is_tail(run, node):
@@ -91,6 +91,12 @@ def is_tail(run: Run, node: int) -> bool:
             return False
         target = picks.source[target]
     return True
+
+
+def _is_like(new: Graph, old: Graph) -> bool:
+    """Both are calls of one spec: what the old one had, when it ran, the new one may have too."""
+    same = new.specs is old.specs and new.functions is old.functions
+    return same and new.size == old.size == 1 and new.base is None
 
 
 def _refusal(books: Books, run: Run, frame: NextFrame) -> str | None:
@@ -141,9 +147,11 @@ def _go_on(books: Books, attempt: Attempt, report: AttemptTail) -> None:
 
 def _halt(books: Books, run: Run) -> None:
     """Whatever the old frame still does is in vain: lost values that were being made again, say."""
-    _forget_parts(books, run)
+    if run.whole:
+        _forget_parts(books, run)
     books.queues.forget(run)
-    run.delays.clear()
+    if run.delays:
+        run.delays.clear()
     run.ready = run.waiting_retry = 0
     if run.waits:
         waits.forget(books, run)
@@ -235,6 +243,8 @@ def counts(run: Run, loop: Loop) -> LoopCounts:
 
 def _is_same_task(old: Graph, new: Graph) -> bool:
     """Both are one call, of the same task."""
+    if _is_like(new, old):
+        return old.spec(0).kind == NodeKind.CALL
     return old.size == new.size == 1 and (
         old.functions[old.spec(0).function].cid == new.functions[new.spec(0).function].cid
         if old.spec(0).kind == new.spec(0).kind == NodeKind.CALL

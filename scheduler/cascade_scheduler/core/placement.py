@@ -56,6 +56,8 @@ def dispatch(books: Books) -> None:
 class _Room:
     """Workers with room for a class: first free ones, then busy ones that may be sent work ahead."""
 
+    __slots__ = ("busy", "cls", "free", "limit", "only_cpu")
+
     def __init__(self, books: Books, cls: AmountClass) -> None:
         self.cls = cls
         self.only_cpu = cls.only_cpu
@@ -131,7 +133,7 @@ def has_place(books: Books, cls: AmountClass) -> bool:
 def _place_class(books: Books, cls: AmountClass) -> None:
     room = _Room(books, cls)
     queues = books.queues
-    placed = False
+    placed: tuple[Worker, bool] | None = None
     asks = bool(cls.limits or cls.pools)
     while True:
         head = queues.head(cls)
@@ -140,9 +142,11 @@ def _place_class(books: Books, cls: AmountClass) -> None:
                 books.lease_waits.pop(cls, None)
             break
         run, node = head
+        if placed is not None:
+            room.placed(*placed)
         place = room.take()
         if place is None:
-            _no_room(books, cls, placed)
+            _no_room(books, cls, placed is not None)
             break
         worker, ahead = place
         holder = _holder(books, run, node)
@@ -158,9 +162,8 @@ def _place_class(books: Books, cls: AmountClass) -> None:
         expected = books.expected(run.graph.functions[run.spec(node).function].cid)
         queues.pop(cls, expected)
         attempts.assign(books, run, node, worker, cls, ahead=ahead, expected=expected)
-        room.placed(worker, ahead)
-        placed = True
-    if placed:
+        placed = worker, ahead
+    if placed is not None:
         waits = head is not None and not (asks and _is_held(books, cls))
         queues.moved(cls, books.now if waits else 0.0)
         if books.reserved or books.kept is not None:

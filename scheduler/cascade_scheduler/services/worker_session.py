@@ -85,6 +85,8 @@ class WorkerSession:
         self._ended: list[str] = []
         self._close: list[str] = []
         self._logs_changed: list[str] = []
+        self._urgent = False
+        """There is something to say beside assignments that should not wait for the next of them."""
         self._beat = False
         self._goodbye: worker_pb2.Goodbye | None = None
         self._whose: OrderedDict[int, Whose] = OrderedDict()
@@ -134,6 +136,7 @@ class WorkerSession:
             self._recall.append(command.attempt)
         else:
             self._release.append(command.attempt)
+        self._urgent = True
         self.outbox.ring()
 
     def run_id(self, number: int) -> str:
@@ -151,6 +154,7 @@ class WorkerSession:
     def logs_changed(self, run_id: str) -> None:
         """Whether lines of the run are wanted has changed."""
         self._logs_changed.append(run_id)
+        self._urgent = True
         self.outbox.ring()
 
     def goodbye(self, reason: str, *, reconnect: bool) -> None:
@@ -185,12 +189,6 @@ class WorkerSession:
             goodbye, self._goodbye = self._goodbye, None
             yield self._numbered(worker_pb2.ConnectResponse(goodbye=goodbye))
 
-    @property
-    def _urgent(self) -> bool:
-        """There is something to say beside assignments that should not wait for the next of them."""
-        orders = self._retract or self._cancel or self._release or self._close or self._recall
-        return bool(orders or self._logs_changed or self._promise)
-
     def _orders(self) -> list[worker_pb2.ConnectResponse]:
         encoder = self._encoder
         if not (self._ended or self._urgent):
@@ -209,6 +207,7 @@ class WorkerSession:
         )
         self._assigns, self._retract, self._cancel, self._release = [], [], [], []
         self._recall = []
+        self._urgent = False
         self._ended, self._close, self._logs_changed, self._promise = [], [], [], 0
         return [*(message for message in changed if message is not None), *messages]
 
