@@ -76,6 +76,23 @@ async def test_a_write_begins_at_once_and_what_comes_meanwhile_is_the_next_messa
     writer.close()
 
 
+async def test_the_last_of_a_stream_waits_no_longer() -> None:
+    stream = Stream()
+    writer = make(stream)
+    stream.say(writer, "now")
+    stream.streaming = True
+    stream.say(writer, "a")
+    stream.say(writer, "b")
+    assert not stream.gates, "more is to come"
+    stream.streaming = False
+    stream.say(writer, "c")
+    assert len(stream.gates) == 1
+    stream.gates.popleft().set_result(None)
+    await settle()
+    assert stream.written == ["now", "a+b+c"]
+    writer.close()
+
+
 async def test_a_write_that_waits_for_nothing() -> None:
     stream = Stream()
     writer = make(stream)

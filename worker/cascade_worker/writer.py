@@ -49,7 +49,14 @@ class StreamWriter:
 
     def poke(self) -> None:
         """There is something to say."""
-        if self._writing is not None or self._timer is not None or self._pumping or self._closed:
+        if self._writing is not None or self._pumping or self._closed:
+            return
+        if self._timer is not None:
+            if self._streaming():
+                return
+            self._timer.cancel()  # that was the last for now
+            self._timer = None
+            self._pump()
             return
         pause = self.last_write + _GATHER - time.monotonic()
         if pause > 0 and self._streaming():

@@ -37,9 +37,9 @@ __all__ = [
     "welcomed",
 ]
 
-DEPTH_MAX = 8
+DEPTH_MAX = 16
 """So many attempts may follow one that runs, one after the other."""
-DEPTH_MIN = 4
+DEPTH_MIN = 8
 """As long as there are more than so many, no further ones are sent: messages are for several."""
 
 

@@ -7,19 +7,22 @@ import pytest
 from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
 from cascade_scheduler.core.explain import explain
+from cascade_scheduler.core.followers import DEPTH_MAX, DEPTH_MIN
 from cascade_scheduler.core.graph import Graph, ResourceRef, Retry
 from cascade_scheduler.core.limits import CONCURRENCY, PAUSE, Constraint, checked
 from cascade_scheduler.core.run import ACTIVE, WAITING
 from cascade_scheduler.core.values import BlobValue, ObjectValue, OpenValue
 from tests.scheduler.core.harness import GraphMaker, Sim
 
+NAMES = "abcdefghijklmnopqrstuvwx"
+
 
 @pytest.fixture
 def sim() -> Sim:
-    """One worker with one cpu, which takes eight tasks ahead. Calls take a millisecond."""
+    """One worker with one cpu, which takes many tasks ahead. Calls take a millisecond."""
     made = Sim(chains=True)
-    made.worker("w1", ahead=8)
-    for name in "abcdefghijkl":
+    made.worker("w1", ahead=32)
+    for name in NAMES:
         made.core.learn(name.encode(), 0.001)
     return made
 
@@ -88,6 +91,27 @@ def test_a_start_that_is_told_before_the_report_it_follows_from_is_not_forgotten
     assert len(sim.events("TaskExecutionStarted")) == 2
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_users_see_the_same_with_and_without(fails: bool) -> None:
+    told = []
+    for chains in (False, True):
+        sim = Sim(chains=chains)
+        sim.worker("w1", ahead=32)
+        make = GraphMaker()
+        last = make.call("a")
+        for name in "bcde":
+            last = make.call(name, last, retry=Retry(2), run_if=last if name == "d" else None)
+        sim.submit(make.graph())
+        sim.done("a")
+        sim.failed("b")
+        sim.done("b")
+        sim.done("c", truth=not fails)
+        while sim.open:
+            sim.done(sim.assigned[0])
+        told.append([record._replace(at=0.0) for record in sim.events()])
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("value", [ObjectValue(1, 1 << 20, "w1", "w1:1"), BlobValue(b"cid", 1 << 20)])
 def test_large_values_are_followed_too(sim: Sim, value: ObjectValue) -> None:
     sim.submit(chain("ab"))
@@ -99,13 +123,13 @@ def test_large_values_are_followed_too(sim: Sim, value: ObjectValue) -> None:
 
 
 def test_so_many_are_sent_and_more_when_half_of_them_have_begun(sim: Sim) -> None:
-    sim.submit(chain("abcdefghijkl"))
-    assert waiting(sim) == list("bcdefghi")
-    for name in "abc":
+    sim.submit(chain(NAMES))
+    assert waiting(sim) == list(NAMES[1 : 1 + DEPTH_MAX])
+    for name in NAMES[: DEPTH_MAX - DEPTH_MIN - 1]:
         sim.done(name)
-    assert waiting(sim) == list("efghi")
-    sim.done("d")
-    assert waiting(sim) == list("fghijkl")
+    assert waiting(sim) == list(NAMES[DEPTH_MAX - DEPTH_MIN : 1 + DEPTH_MAX])
+    sim.done(NAMES[DEPTH_MAX - DEPTH_MIN - 1])
+    assert waiting(sim) == list(NAMES[DEPTH_MAX - DEPTH_MIN + 1 :])
 
 
 def test_no_more_is_sent_than_the_worker_takes_ahead() -> None:

@@ -180,3 +180,12 @@ def test_a_follower_may_need_less_than_what_it_follows(bench: Bench) -> None:
     second = follow(bench, less, first)
     fetched(bench, bench.end(first), second, ("payload", first))
     assert bench.state.free["cpu"] == CPU // 2
+
+
+@pytest.mark.parametrize("expected", [0.0005, 0.5, None])
+def test_reports_of_tiny_followers_are_gathered(bench: Bench, expected: float | None) -> None:
+    first, _ = chain(bench, 2)
+    bench.state.attempts[first].body.profile.expected = expected
+    assert bench.core.streaming == (expected == 0.0005)
+    bench.end(first)
+    assert not bench.core.streaming, "the last one is reported at once"

@@ -41,7 +41,7 @@ from cascade_worker.core.placing import (
     reclaim,
     unqueue,
 )
-from cascade_worker.core.state import Attempt, Body, Limits, Phase, State, Timer, Wanted
+from cascade_worker.core.state import Attempt, Body, Executor, Limits, Phase, State, Timer, Wanted
 
 __all__ = ["Core"]
 
@@ -143,8 +143,16 @@ class Core:
 
     @property
     def streaming(self) -> bool:
-        """Whether an executor works through attempts that were written ahead: more is to come at once."""
-        return any(len(executor.pipe) > 1 for executor in self.state.executors.values())
+        """Whether an executor works through tiny attempts that are at hand: more is to come at once."""
+        return any(map(self._streams, self.state.executors.values()))
+
+    def _streams(self, executor: Executor) -> bool:
+        if len(executor.pipe) > 1:
+            return True
+        if not executor.pipe or executor.pipe[0].follower is None:
+            return False
+        expected = executor.pipe[0].body.profile.expected
+        return expected is not None and expected <= self.state.limits.ahead_seconds
 
     def held(self) -> list[tuple[int, Phase]]:
         """Every attempt on the books and where it stands, for Hello."""
