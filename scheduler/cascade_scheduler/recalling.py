@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cascade_dist.v1 import client_pb2
 from cascade_scheduler import resuming
+from cascade_scheduler.core.commands import EventRecord
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.eventlog import Logged
 from cascade_scheduler.hub import Hub
@@ -75,7 +76,7 @@ async def recall(hub: Hub, stored: StoredRun) -> RunRecord | None:
     if known is not None or answer is None or stored.state == "running":
         return known
     record = record_of(stored)
-    await restore_events(record, stored)
+    events = await restore_events(record, stored)
     known = hub.runs.get(run_id)
     if known is not None:  # somebody else asked meanwhile
         return known
@@ -86,6 +87,13 @@ async def recall(hub: Hub, stored: StoredRun) -> RunRecord | None:
             results.append((node, result.value))
     record.results = results
     record.ended = record.ending = finish_from(client_pb2.RunFinish.FromString(answer.finish), run_id)
+    if not any(event.kind == "RunFinished" for event in events if isinstance(event, EventRecord)):
+        ended = record.ended[0]
+        status = {"succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled"}[ended.state]
+        told = "" if ended.error is None else f"{ended.error.type}: {ended.error.message}"
+        at = record.submitted + ended.duration
+        over = EventRecord(run_id, "RunFinished", at, status=status, error=told, duration=ended.duration)
+        record.events.publish(record.events.append(over))
     record.recalled = True
     record.kept = [value.cid for _, value in results if isinstance(value, BlobValue)]
     hub.blobs.pin(record.kept)

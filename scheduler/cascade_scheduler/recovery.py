@@ -57,6 +57,8 @@ class _Past(NamedTuple):
     """Nodes that have begun and not ended, by their keys: the try."""
     finished: frozenset[str]
     """Nodes that have ended."""
+    steps: int
+    """Of a loop."""
 
 
 async def recover(hub: Hub, store: RunStore, grace: float) -> None:
@@ -160,17 +162,22 @@ async def _frame(hub: Hub, stored: StoredRun) -> _Frame:
 def _past(events: Iterable[Logged]) -> _Past:
     started: dict[str, int] = {}
     finished: set[str] = set()
+    steps = 0
     for event in events:
-        if not isinstance(event, EventRecord) or not event.node_id:
+        if not isinstance(event, EventRecord):
             continue
-        if event.kind == "TaskExecutionStarted":
+        if event.kind == "LoopProgress":
+            steps = event.iterations
+        elif not event.node_id:
+            continue
+        elif event.kind == "TaskExecutionStarted":
             started[event.node_id] = event.attempt
         elif event.kind in ("TaskLost", "TaskRetrying"):
             started.pop(event.node_id, None)
         elif event.kind == "TaskExecutionFinished":
             started.pop(event.node_id, None)
             finished.add(event.node_id)
-    return _Past(started, frozenset(finished))
+    return _Past(started, frozenset(finished), steps)
 
 
 async def _event(
@@ -205,6 +212,8 @@ async def _event(
         stored.counts,
         stored.frame,
         stored.iterations,
+        bool(stored.events),
+        past.steps,
     )
 
 

@@ -6,8 +6,9 @@ turn is scheduled behind everything that is ready in this iteration of the loop,
 a crowd make one turn.
 
 What the core says goes three ways. Orders for workers go out at once. Records go to the store, at most one
-batch in flight. What clients are told, and the acknowledgement of the reports that it follows from, waits for
-the store's acknowledgement of the same turn; with a store in memory that is the same instant.
+batch in flight. What clients are told, the acknowledgement of the reports that it follows from, and orders to
+let go of values wait for the store's acknowledgement of the same turn; with a store in memory that is the
+same instant.
 
 An exception in the core is a bug, and its state is then worth nothing: half an event may have been handled.
 Going on could give a client a wrong answer, so the scheduler writes down the last events and exits with code
@@ -258,6 +259,7 @@ class Turn:
         listener = self._listener
         events: list[EventRecord] = []
         orders: list[Order] = []
+        releases: list[Order] = []
         told: list[TargetValue | RunEnded] = []
         cached: list[LookUpCached | StoreCached] = []
         # The commonest first: each command is looked at by type, and handed on in a list with its like.
@@ -267,13 +269,17 @@ class Turn:
                 events.append(command)  # type: ignore[arg-type]  # mypy does not narrow by `type(x) is`
             elif kind in _SAVES:
                 records.append(command)  # type: ignore[arg-type]
+            elif kind is ReleaseObject:
+                releases.append(command)  # type: ignore[arg-type]
             elif kind in _ORDERS:
                 orders.append(command)  # type: ignore[arg-type]
             elif kind is TargetValue:
                 told.append(command)  # type: ignore[arg-type]
             elif isinstance(command, RunEnded):
                 told.append(command)
-                records.extend(listener.run_ending(command))
+                # Before the outcome, by which the run is one that has ended.
+                at = len(records) - (bool(records) and type(records[-1]) is SaveOutcome)
+                records[at:at] = listener.run_ending(command)
             elif isinstance(command, RunRefused):
                 records.extend(listener.run_refused(command))
             elif isinstance(command, WelcomeWorker):
@@ -302,6 +308,9 @@ class Turn:
         if told:
             # Behind what was posted, so that a run is accepted first.
             then.append(partial(listener.tell, told))
+        if releases:
+            # Who no longer needs them does so by results that are not stored yet: until then they stay.
+            then.append(partial(listener.orders, releases))
         if records or then:
             self._writer.put(records, then)
 

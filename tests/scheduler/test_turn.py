@@ -146,8 +146,8 @@ async def test_what_is_posted_within_a_turn_is_the_next_one() -> None:
 
 
 async def test_orders_go_at_once_and_clients_wait_for_the_store() -> None:
-    orders = [RetractAttempt("w", 1), CancelAttempt("w", 2), ReleaseObject("w", 3)]
-    core, books = TinyCore([*orders, SAVED, TOLD, ENDED]), Books()
+    orders, release = [RetractAttempt("w", 1), CancelAttempt("w", 2)], ReleaseObject("w", 3)
+    core, books = TinyCore([release, *orders, SAVED, TOLD, ENDED]), Books()
     books.hold = True
     turn = turn_of(core, books)
     turn.post(RunForgotten("a"), then=lambda: books.told.append("posted"), records=[RunDropped("first")])
@@ -155,7 +155,7 @@ async def test_orders_go_at_once_and_clients_wait_for_the_store() -> None:
     assert books.told == [("ending", "r"), *orders]
     assert books.records == [(RunDropped("first"), SAVED)]
     books.land()
-    assert books.told[4:] == ["posted", TOLD, ENDED]
+    assert books.told[3:] == ["posted", TOLD, ENDED, release], "a value stays until it is not needed"
 
 
 async def test_a_refused_run_is_taken_back_in_the_same_batch() -> None:

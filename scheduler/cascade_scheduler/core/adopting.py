@@ -85,6 +85,8 @@ def on_recovered(books: Books, event: RunRecovered) -> None:
     )
     run.held = bool(books.recovering)
     books.runs[run.run_id] = run
+    if not event.begun:
+        books.tell(run, "RunStarted")
     run.cached = run.cached or Cached()
     if event.number:
         _resume_loop(run, event)
@@ -113,7 +115,7 @@ def _resume_loop(run: Run, event: RunRecovered) -> None:
     loop.number = event.number
     loop.frame = event.frame
     loop.total, loop.done, loop.skipped, loop.steps = event.counts
-    loop.told = loop.steps
+    loop.told = event.steps_told
 
 
 def _know(books: Books, event: RunRecovered) -> None:

@@ -113,6 +113,10 @@ class RunRecovered(NamedTuple):
     """How many frames there were before."""
     iterations: int = 0
     """Steps of the lease that were counted."""
+    begun: bool = True
+    """It was told that it has begun."""
+    steps_told: int = 0
+    """Steps of a loop that somebody was told of."""
 
 
 class CacheAnswered(NamedTuple):

@@ -46,7 +46,8 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
     for attempt in never_arrived:
         _take_back(books, attempt)
     has = set(event.objects)
-    release = [a for a in event.objects if a not in books.objects or books.objects[a][2] != worker.id]
+    wanted = {a for a, (_, _, holder) in books.objects.items() if holder == worker.id}.union(keep)
+    release = [a for a in event.objects if a not in wanted]  # what it has yet to report is wanted too
     missing = [a for a, (_, _, holder) in books.objects.items() if holder == worker.id and a not in has]
     for attempt_id in missing:
         run, _, _ = books.objects[attempt_id]
