@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import InitVar, dataclass
 from typing import Any, Protocol
 
+from cascade_dist.caching.pins import MemoryPins
 from cascade_dist.language.policies import is_count, is_text
 
 __all__ = ["VALUE_BYTES_MAX", "Exchange", "InMemoryCacheBackend", "use_exchange"]
@@ -61,6 +62,7 @@ class InMemoryCacheBackend:
         self._clock = clock
         # No field: two backends are the same by their options, whatever is in them.
         self._entries: OrderedDict[str, tuple[Any, float | None]] = OrderedDict()
+        self._pins: dict[str, MemoryPins] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -85,11 +87,17 @@ class InMemoryCacheBackend:
         self._entries[key] = (value, None if ttl is None else self._clock() + ttl)
         self._entries.move_to_end(key)
         while len(self._entries) > self.entries_max:
-            self._entries.popitem(last=False)
+            name, (old, _) = self._entries.popitem(last=False)
+            for book in self._pins.values():
+                book.evicted(name, old)
 
     async def delete(self, key: str) -> None:
         """Forgets a value."""
         self._entries.pop(key, None)
+
+    def pins(self, name: str) -> MemoryPins:
+        """The book of what a backend in IPFS keeps by keys in this one."""
+        return self._pins.setdefault(name, MemoryPins(self._clock))
 
 
 class _ClusterCacheBackend:

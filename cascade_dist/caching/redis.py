@@ -7,6 +7,7 @@ import pickle
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
+from cascade_dist.caching.pins import RedisPins
 from cascade_dist.language.policies import is_text
 from cascade_dist.storage.redis import RedisAccess, travelling_url
 from cascade_dist.storage.seal import Sealer, read_seal_key
@@ -90,6 +91,10 @@ class RedisCacheBackend:
             redis.RedisError: Redis could not be asked.
         """
         await self._access.client().delete(self.prefix + key)
+
+    def pins(self, name: str) -> RedisPins:
+        """The book of what a backend in IPFS keeps by keys in this one."""
+        return RedisPins(self._access.client, self.prefix + name)
 
     async def close(self) -> None:
         """Closes the connections that were made of a URL; a client that was given stays open."""

@@ -337,6 +337,18 @@ class Kubo:
         except (ValueError, KeyError, TypeError):
             raise IpfsError(f"no IPFS node answers at {self._base}: {raw[:200]!r}") from None
 
+    async def peer_id(self) -> str:
+        """The node's name among nodes.
+
+        Raises:
+            IpfsError: it does not answer.
+        """
+        raw = await self._call("id", {}, _ANSWER_BYTES_MAX)
+        try:
+            return str(json.loads(raw)["ID"])
+        except (ValueError, KeyError, TypeError):
+            raise IpfsError(f"no IPFS node answers at {self._base}: {raw[:200]!r}") from None
+
     # --- calls ----------------------------------------------------------------------------------------
 
     async def _call(

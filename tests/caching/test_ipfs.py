@@ -96,9 +96,12 @@ async def test_s88_a_ttl_is_that_of_the_key_alone(kubo: str) -> None:
     assert await backend.get("k") == "timed"
     clock.now = 61.0
     assert await backend.get("k") is None
-    assert await pinned(kubo, cid)
+    assert await pinned(kubo, cid), "it is unpinned by who collects"
     async with Kubo(kubo) as node:
         assert pickle.loads(await node.cat(cid, 1_000)) == "timed"
+    assert await backend.collect() == 1
+    assert not await pinned(kubo, cid)
+    assert await backend.collect() == 0
 
 
 async def test_a_key_whose_time_is_over_keeps_no_pin(kubo: str) -> None:
@@ -191,6 +194,8 @@ def says(text: str, status: int = 200) -> Any:
     async def answer(request: web.Request) -> web.Response:
         with contextlib.suppress(ConnectionError):
             await request.read()
+        if request.match_info["command"] == "id":
+            return web.json_response({"ID": "12D3KooW"})
         return web.Response(text=text, status=status)
 
     return answer
