@@ -26,8 +26,8 @@ class RedisCacheBackend:
     """Keeps values in Redis, at prefix and key, with a time to live, sealed over key and bytes.
 
     It travels to workers by the URL of its Redis, with its password if there is one, and connects there. The
-    key of the seal does not travel: each process reads CASCADE_SEAL_KEY or its user's own key file, so hosts
-    that are to share entries share that key.
+    key of the seal does not travel with it: workers have their scheduler's, all others read CASCADE_SEAL_KEY
+    or their user's own key file, so clusters that are to share entries share that key.
 
     Args:
         client: a ``redis.asyncio.Redis``, or a URL: redis://, rediss:// or unix://.

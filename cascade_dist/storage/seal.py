@@ -15,7 +15,15 @@ from pathlib import Path
 
 from cascade_dist.errors import CascadeError, ConfigError
 
-__all__ = ["KEY_BYTES_MIN", "SEAL_BYTES", "SealError", "Sealer", "read_seal_key", "state_directory"]
+__all__ = [
+    "KEY_BYTES_MIN",
+    "SEAL_BYTES",
+    "SealError",
+    "Sealer",
+    "give_seal_key",
+    "read_seal_key",
+    "state_directory",
+]
 
 KEY_BYTES_MIN = 16
 KEY_BYTES_MAX = 4_096
@@ -74,15 +82,26 @@ def state_directory(environ: Mapping[str, str] | None = None) -> Path:
     return Path(environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "cascade"
 
 
+_given: bytes | None = None
+
+
+def give_seal_key(key: bytes) -> None:
+    """Makes a key the one that this process uses: a worker's executors use that of their cluster."""
+    global _given
+    _given = key
+
+
 def read_seal_key(file: Path | None = None, environ: Mapping[str, str] | None = None) -> bytes:
     """The key that records are sealed with.
 
-    First match wins: the file, CASCADE_SEAL_KEY (the key itself), the file `seal-key` in the user's state
-    directory, which is made with mode 0600 when it is not there.
+    First match wins: the file, the key that this process was given, CASCADE_SEAL_KEY (the key itself), the
+    file `seal-key` in the user's state directory, which is made with mode 0600 when it is not there.
 
     Raises:
         ConfigError: a file cannot be read or made, or a key is too short.
     """
+    if file is None and environ is None and _given is not None:
+        return _given
     environ = os.environ if environ is None else environ
     if file is not None:
         return _checked(_read(file.expanduser(), "--seal-key-file"), f"--seal-key-file {file}")

@@ -47,7 +47,7 @@ from cascade_scheduler.hub import Bounds, Times
 from cascade_scheduler.leading import LEASE_SECONDS
 from cascade_scheduler.logs import set_up_logging
 from cascade_scheduler.store.base import RunStore, StoreError
-from cascade_scheduler.store.choose import choose_cache, choose_store
+from cascade_scheduler.store.choose import choose_cache, choose_store, seal_key_of
 from cascade_scheduler.store.shared import Holder
 
 __all__ = ["main"]
@@ -283,6 +283,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         lease=arguments.lease,
         solver=config["solver"],
         solver_timeout=config["solver_timeout"],
+        seal_key=seal_key_of(config["state"], arguments.seal_key_file),
         story_dir=state_directory() / "bugs",
     )
 

@@ -65,6 +65,8 @@ class SchedulerOptions:
     """Wait while another scheduler leads the same state; else that is an error."""
     lease: float = LEASE_SECONDS
     """How long others wait for a leader that says nothing."""
+    seal_key: bytes = field(default=b"", repr=False)
+    """What workers seal with; empty: each uses its own key."""
     story_dir: Path | None = None
     """Where the story of a bug is written; None: nowhere."""
 
@@ -113,6 +115,7 @@ class Life:
             cache=cache,
         )
         hub.solver = solver
+        hub.seal_key = options.seal_key
         if isinstance(store, SharedStore):
             hub.epochs_grow = True
             self.writer.memory = Memory(store, hub.standing, hub.retell)

@@ -141,6 +141,7 @@ class Cluster:
         workers: how many.
         slots: of each.
         options: of all schedulers.
+        worker_env: what workers have in their environment.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Cluster:
         workers: int = 1,
         slots: int = 2,
         options: tuple[str, ...] = (),
+        worker_env: dict[str, str] | None = None,
     ) -> None:
         self._state = state
         self._directory = directory
@@ -163,6 +165,7 @@ class Cluster:
             self.schedulers.append(self.start_scheduler(number))
             self.schedulers[-1].says(f"127.0.0.1:{self.ports[number]}")
         self._slots = slots
+        self._worker_env = worker_env
         self.workers: list[Process] = []
         for _ in range(workers):
             self.start_worker()
@@ -170,14 +173,15 @@ class Cluster:
     def start_worker(self) -> Process:
         """Starts one more worker."""
         command = [sys.executable, "-m", "cascade_worker", self.address, "--slots", str(self._slots)]
-        process = Process(*command, log=self._directory / f"worker-{len(self.workers)}.log")
+        log = self._directory / f"worker-{len(self.workers)}.log"
+        process = Process(*command, log=log, env=self._worker_env)
         self.workers.append(process)
         return process
 
-    def start_scheduler(self, number: int) -> Process:
+    def start_scheduler(self, number: int, *more: str) -> Process:
         """Starts a scheduler, maybe again, at its own port."""
         command = [sys.executable, "-m", "cascade_scheduler", "--port", str(self.ports[number])]
-        command += ["--state", self._state, "--blobs", str(self._directory / "blobs"), *self._options]
+        command += ["--state", self._state, "--blobs", str(self._directory / "blobs"), *self._options, *more]
         process = Process(*command, log=self._directory / f"scheduler-{number}.log")
         if number < len(self.schedulers):
             self.schedulers[number] = process

@@ -279,7 +279,7 @@ class Worker:
 
     def connected(self, welcome: worker_pb2.Welcome, response: worker_pb2.ConnectResponse) -> None:
         """A session has begun."""
-        self._session = Session(welcome.inline_bytes_max, self._functions)
+        self._session = Session(welcome.inline_bytes_max, self._functions, welcome.seal_key)
         self._fast_loops = welcome.fast_loops
         self._node.told(welcome.ipfs)
         self._leases.tell_again()

@@ -169,10 +169,14 @@ class Session:
     Args:
         inline_bytes_max: results up to this many bytes go inline.
         functions: where the params of runs are kept too.
+        seal_key: of the cluster, for tasks with a caching policy.
     """
 
-    def __init__(self, inline_bytes_max: int, functions: FunctionStore | None = None) -> None:
+    def __init__(
+        self, inline_bytes_max: int, functions: FunctionStore | None = None, seal_key: bytes = b""
+    ) -> None:
         self._inline_bytes_max = inline_bytes_max
+        self._seal_key = seal_key
         self._functions = functions
         self._runs: dict[int, str] = {}
         self._params: dict[int, str] = {}
@@ -235,6 +239,8 @@ class Session:
             self._params.get(run, ""),
             spec.cache_policy,
         )
+        if spec.cache_policy:
+            info = info._replace(seal_key=self._seal_key)
         if body.resources:
             info = info._replace(resources=tuple(map(_resource, body.resources)))
             self.needs[number] = tuple([resource.function for resource in body.resources])

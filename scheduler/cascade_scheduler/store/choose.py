@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.keeper import CLIENT_STATE, KeeperStore
 from cascade_scheduler.store.memory import ForgetfulStore
 
-__all__ = ["choose_cache", "choose_store"]
+__all__ = ["choose_cache", "choose_store", "seal_key_of"]
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
@@ -60,3 +61,23 @@ def choose_cache(url: str, *, bytes_max: int, seal_key_file: str | None = None) 
     from cascade_scheduler.store.redis_cache import RedisCacheStore
 
     return RedisCacheStore(url, Sealer(read_seal_key(Path(seal_key_file) if seal_key_file else None)))
+
+
+def seal_key_of(url: str, seal_key_file: str | None = None) -> bytes:
+    """The key that workers get, for what caching policies keep in Redis; empty: they use their own.
+
+    Args:
+        url: as for `choose_store`.
+        seal_key_file: as for `choose_store`.
+
+    Raises:
+        ConfigError: a seal key that is named, or that the state needs, cannot be used.
+    """
+    from cascade_dist.storage.seal import read_seal_key
+
+    try:
+        return read_seal_key(Path(seal_key_file) if seal_key_file else None)
+    except ConfigError:
+        if seal_key_file or os.environ.get("CASCADE_SEAL_KEY") or urlsplit(url).scheme in REDIS_SCHEMES:
+            raise
+        return b""

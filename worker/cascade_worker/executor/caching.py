@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from cascade_dist.caching.policies import CacheHit, CachePolicy, Inputs, hit_of
+from cascade_dist.storage.seal import give_seal_key
 from cascade_worker.executor.frames import BodyInfo
 
 __all__ = ["BoundPolicy", "Policies", "SyncPolicies"]
@@ -108,6 +109,8 @@ class Policies:
         if key in self._bound:
             self._bound.move_to_end(key)
             return self._bound[key]
+        if info.seal_key:
+            give_seal_key(info.seal_key)
         bound: BoundPolicy | None = None
         try:
             task_id, policy = pickle.loads(info.cache_policy)

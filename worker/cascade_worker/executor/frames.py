@@ -149,6 +149,8 @@ class BodyInfo(NamedTuple):
     """The pickled task id and caching policy; empty: none."""
     resources: tuple[tuple[str, int, bytes, tuple[str, ...]], ...] = ()
     """What is injected and what that needs, each after what it needs: name, scope, CID, names of needs."""
+    seal_key: bytes = b""
+    """Of the cluster, for what a caching policy keeps in Redis; empty: the process's own."""
 
 
 class ExecutorConfig(NamedTuple):
