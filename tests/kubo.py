@@ -28,7 +28,9 @@ def find_ipfs() -> tuple[str, str]:
 class KuboNode:
     """A node in a directory of its own, which keeps its identity and blocks from one start to the next."""
 
-    def __init__(self, ipfs: str, home: Path, settings: dict[str, Any], *, online: bool = False) -> None:
+    def __init__(
+        self, ipfs: str, home: Path, settings: dict[str, Any], *, online: bool = False, profile: str = ""
+    ) -> None:
         self._ipfs = ipfs
         self._home = home
         self._online = online
@@ -36,6 +38,8 @@ class KuboNode:
         self.url = ""
         # This profile has it listen on free ports of the loopback; which, it writes into the file `api`.
         self._run("init", "--profile=test")
+        if profile:
+            self._run("config", "profile", "apply", profile)
         for name, value in settings.items():
             self.configure(name, value)
 
