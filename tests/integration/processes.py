@@ -29,11 +29,13 @@ def wait_until(what: Callable[[], Any], seconds: float = SECONDS) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on at this moment; low enough for a Redis Cluster, which adds 10,000."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port < 55_000:
+                return port
 
 
 class Process:
@@ -55,13 +57,18 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def over(self) -> bool:
+        """It has ended."""
+        return self._process.poll() is not None
+
     def text(self) -> str:
         """All that it has said."""
         return self.log.read_text(errors="replace")
 
     def says(self, text: str, seconds: float = SECONDS) -> None:
         """Waits until it has said something."""
-        wait_until(lambda: text in self.text() or self._process.poll() is not None, seconds)
+        wait_until(lambda: text in self.text() or self.over, seconds)
         assert text in self.text()
 
     def signal(self, number: int) -> None:
@@ -95,7 +102,7 @@ class Process:
 class Redis:
     """A Redis of the test's own, which can be killed and started again on its file."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, password: str | None = None) -> None:
         found = subprocess.run(
             [sys.executable, str(ROOT / "scripts" / "ensure_redis.py"), "--find"],
             stdout=subprocess.PIPE,
@@ -105,6 +112,7 @@ class Redis:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
+        self._password = password
         self._command = [found.stdout.strip(), "--port", str(self.port), "--bind", "127.0.0.1"]
         self._command += ["--dir", str(directory), *options]
         self.process: Process
@@ -114,11 +122,12 @@ class Redis:
         """Starts it, and waits until it has read its file."""
         self.process = Process(*self._command, log=self._directory / "redis.log")
         with self.client() as client:
-            wait_until(lambda: _answers(client))
+            wait_until(lambda: _answers(client) or self.process.over)
+        assert not self.process.over, self.process.text()
 
     def client(self) -> Any:
         """A plain client."""
-        return redis.Redis(port=self.port)
+        return redis.Redis(port=self.port, password=self._password)
 
     def stop(self) -> None:
         self.process.kill()

@@ -135,6 +135,11 @@ def unusable(error: BaseException, url: str) -> StoreError:
         if "NOAUTH" in why or "WRONGPASS" in why:
             return StoreError(f"Redis at {url} refuses us: {why}; correct user and password in --state")
         return StoreError(f"Redis at {url} cannot be used: {why}")
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        return StoreError(
+            f"the certificate of Redis at {url} was not accepted: {why}; name the authority that signed it "
+            "in the URL, as ?ssl_ca_certs=/path/ca.pem"
+        )
     return StoreError(f"no Redis at {url}: {why}; start it, correct --state, or use --state memory://")
 
 

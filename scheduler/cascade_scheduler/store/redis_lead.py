@@ -11,10 +11,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from cascade_scheduler.store.base import StoreFenced, StoreGap, StoreUnavailable
 from cascade_scheduler.store.redis_batch import BATCH_KEY, EPOCH_KEY
+from cascade_scheduler.store.redis_checks import unusable
 from cascade_scheduler.store.shared import RELEASED, Holder
 
 __all__ = ["LEADER_KEY", "RedisLead"]
@@ -169,6 +170,8 @@ class RedisLead:
             raise self._away(error) from None
 
     def _away(self, error: BaseException) -> StoreUnavailable:
+        if isinstance(error, AuthenticationError | NoPermissionError):
+            return StoreUnavailable(str(unusable(error, self._url)))
         return StoreUnavailable(f"Redis at {self._url}: {str(error).strip() or type(error).__name__}")
 
 
