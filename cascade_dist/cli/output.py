@@ -135,7 +135,9 @@ def print_blobs(blobs: Sequence[BlobInfo]) -> None:
     width = max(len(format_size(blob.size)) for blob in blobs)
     for blob in blobs:
         state = " ".join(word for word, holds in (("in use", blob.in_use), ("pinned", blob.pinned)) if holds)
-        print(f"{blob.cid}  {format_size(blob.size):>{width}}  {_ago(blob.used)}  {state}".rstrip(), flush=True)
+        print(
+            f"{blob.cid}  {format_size(blob.size):>{width}}  {_ago(blob.used)}  {state}".rstrip(), flush=True
+        )
 
 
 def print_workers(workers: Sequence[WorkerInfo]) -> None:

@@ -273,6 +273,7 @@ class Worker:
                 task.map_index,
                 self.name,
                 task.attempt,
+                task.place(),
             )
             args, kwargs = bench.arguments(task)
             value = _finished(body.func(*args, **kwargs))

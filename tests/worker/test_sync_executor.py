@@ -324,7 +324,12 @@ async def test_the_attempt_is_known_to_user_code(children: Children, shared: int
 
     attempt = children.send(shared, look, run_id="run-7", try_=2, map_index=4, name="look")
     info, in_thread, environment = (await children.answer(attempt)).value
-    assert info == in_thread == AttemptInfo("run-7", f"node-{attempt}", 2, "look[4]", "worker-1")
+    key = f"run-7/node-{attempt}[4]"
+    assert (
+        info
+        == in_thread
+        == AttemptInfo("run-7", f"node-{attempt}", 2, "look[4]", "worker-1", 4, attempt, key)
+    )
     assert environment == ["run-7", f"node-{attempt}", "2", "worker-1"]
     assert current_attempt() is None
 

@@ -380,6 +380,10 @@ def _more(assignment: worker_pb2.Assignment) -> dict[str, Any] | None:
         more["jump_exits"] = tuple(assignment.jump_exits)
     if assignment.overrides:
         more["overrides"] = assignment.overrides
+    if assignment.step:
+        more["step"] = assignment.step
+    if assignment.within:
+        more["within"] = assignment.within
     return more or None
 
 

@@ -114,7 +114,7 @@ def _resume_loop(run: Run, event: RunRecovered) -> None:
     loop = run.loop = Loop()
     loop.number = event.number
     loop.frame = event.frame
-    loop.total, loop.done, loop.skipped, loop.steps = event.counts
+    loop.total, loop.done, loop.skipped, loop.steps, loop.own = event.counts
     loop.told = event.steps_told
 
 

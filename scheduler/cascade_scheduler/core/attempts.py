@@ -114,6 +114,8 @@ def order(
         graph.jumps.get(node) if graph.jumps else None,
         attempt.leased,
         behind,
+        0 if run.loop is None else run.loop.own,
+        run.within,
     )
 
 

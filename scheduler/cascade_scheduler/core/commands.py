@@ -89,6 +89,10 @@ class Assign(NamedTuple):
     """The worker goes on with the loop by itself."""
     behind: int = 0
     """It is a follower of this attempt, and waits for its value; see `followers`."""
+    step: int = 0
+    """Of a loop: how many were taken before."""
+    within: str = ""
+    """Names a nested frame, the same whenever it is made again."""
 
 
 class LookUpCached(NamedTuple):
@@ -235,6 +239,8 @@ class LoopCounts(NamedTuple):
     done: int = 0
     skipped: int = 0
     steps: int = 0
+    own: int = 0
+    """Of these steps, those that were none of nested graphs."""
 
 
 class SaveCheckpoint(NamedTuple):

@@ -136,6 +136,7 @@ def _go_on(books: Books, attempt: Attempt, report: AttemptTail) -> None:
     run.status[node] = DONE
     run.done += 1
     loop = run.loop = run.loop or Loop()
+    loop.own += 1
     loop.next = report.frame
     loop.asked = False
     if books.settings.saves and run.parent is None:
@@ -238,7 +239,9 @@ def _enter(books: Books, run: Run, loop: Loop, frame: NextFrame) -> None:
 
 def counts(run: Run, loop: Loop) -> LoopCounts:
     """How far the loop of a run has come, this frame among it."""
-    return LoopCounts(loop.total + run.total, loop.done + run.done, loop.skipped + run.skipped, loop.steps)
+    return LoopCounts(
+        loop.total + run.total, loop.done + run.done, loop.skipped + run.skipped, loop.steps, loop.own
+    )
 
 
 def _is_same_task(old: Graph, new: Graph) -> bool:
@@ -266,6 +269,7 @@ def count_steps(books: Books, run: Run, steps: int) -> None:
     _step(books, run, steps)
     loop = run.loop
     assert loop is not None
+    loop.own += steps
     loop.total += steps
     loop.done += steps
 
@@ -330,6 +334,8 @@ def _nest(books: Books, attempt: Attempt, report: AttemptTail) -> None:
     )  # fmt: skip
     child.frame_id = f"{run.run_id}/{number}"
     child.parent, child.parent_node, child.parent_attempt, child.root = run, node, attempt.id, root
+    step = 0 if run.loop is None else run.loop.own
+    child.within = f"{run.within}{step}:{run.key(node)}/"
     child.vtime = run.vtime
     run.nested[node] = child
     root.nested_nodes += size

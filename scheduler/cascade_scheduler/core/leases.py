@@ -56,7 +56,7 @@ def on_progress(books: Books, worker: Worker, progress: LeaseProgress) -> None:
     if books.settings.saves and run.parent is None:
         assert run.loop is not None
         loop = run.loop
-        counts = LoopCounts(loop.total, loop.done, loop.skipped, loop.steps)
+        counts = LoopCounts(loop.total, loop.done, loop.skipped, loop.steps, loop.own)
         books.out.append(
             SaveCheckpoint(
                 run.run_id, loop.number, progress.node_id, progress.args, progress.iterations, counts

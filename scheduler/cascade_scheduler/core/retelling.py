@@ -124,4 +124,4 @@ def _attempts(books: Books, run: Run, loop: Loop | None) -> Iterator[Retold]:
 
 
 def _counts(loop: Loop) -> LoopCounts:
-    return LoopCounts(loop.total, loop.done, loop.skipped, loop.steps)
+    return LoopCounts(loop.total, loop.done, loop.skipped, loop.steps, loop.own)

@@ -85,6 +85,8 @@ class Loop:
         """So many steps in a row have been calls of the task of the present one."""
         self.steps = 0
         """Of the run, those of nested frames and of leases among them."""
+        self.own = 0
+        """Of these steps, those that were none of nested frames."""
         self.told = 0
         """Steps that somebody was told of."""
         self.period_began = 0.0
@@ -169,6 +171,7 @@ class Run:
         "waits",
         "watching",
         "whole",
+        "within",
     )
 
     def __init__(
@@ -199,6 +202,8 @@ class Run:
         """Of a nested frame: the frame with the node whose value it makes."""
         self.parent_node = -1
         self.parent_attempt = 0
+        self.within = ""
+        """Names the nested frame, the same whenever it is made again; of a run itself empty."""
         self.incomplete = False
         """A value was lost when the frame had come to its end."""
         self.loop: Loop | None = None

@@ -77,6 +77,10 @@ def _fields(command: Assign, body: int) -> dict[str, Any]:
         fields["lease"] = True
     if command.behind:
         fields["behind"] = command.behind
+    if command.step:
+        fields["step"] = command.step
+    if command.within:
+        fields["within"] = command.within
     if command.overrides:
         fields["overrides"] = command.overrides
     if command.jump is not None:

@@ -294,13 +294,13 @@ def test_a_loop_goes_on_in_its_frame_and_counts_on(sim: Sim) -> None:
     sim.turn(
         known("w1"),
         recovered(
-            graph, attempts={0: last(7)}, frame=frame, counts=c.LoopCounts(5, 5, 0, 5), number=5, iterations=2
+            graph, attempts={0: last(7)}, frame=frame, counts=c.LoopCounts(5, 5, 0, 5, 5), number=5, iterations=2
         ),
     )
     hello(sim, "w1", (7, "finished"))
     after = e.NextFrame(graph, solve(graph), pins=(b"pin",), size=10, stored="next")
     sim.turn(e.WorkerReported("w1", (e.AttemptTail(7, after, iterations=4),)))
-    assert sim.of(c.SaveFrame) == [c.SaveFrame("r", 6, "next", c.LoopCounts(8, 8, 0, 8))]
+    assert sim.of(c.SaveFrame) == [c.SaveFrame("r", 6, "next", c.LoopCounts(8, 8, 0, 8, 8))]
     assert c.FrameGone((b"pin",), 10) in sim.log
     sim.done("step")
     assert sim.ended.state == "succeeded"

@@ -83,7 +83,7 @@ def test_what_is_saved_of_a_step_is_void_with_the_next() -> None:
     kinds = [type(command).__name__ for command in sim.log if type(command).__name__.startswith("Save")]
     kinds.remove("SaveWorker")
     assert kinds == ["SaveAttempt", "SaveFrame", "SaveAttempt", "SaveResult", "SaveOutcome"]
-    assert sim.of(c.SaveFrame) == [c.SaveFrame("r", 1, "graph", c.LoopCounts(1, 1, 0, 1))]
+    assert sim.of(c.SaveFrame) == [c.SaveFrame("r", 1, "graph", c.LoopCounts(1, 1, 0, 1, 1))]
 
 
 def test_a_plan_that_is_not_known_is_asked_for_once_and_waited_for() -> None:

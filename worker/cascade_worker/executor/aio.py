@@ -175,7 +175,16 @@ class AsyncExecutor:
             body = task.body = bench.body(task.key)
             info = body.info
             context._of_coroutine.set(
-                (task.run_id, task.node_id, task.try_, info.name, task.map_index, self._worker_id, attempt)
+                (
+                    task.run_id,
+                    task.node_id,
+                    task.try_,
+                    info.name,
+                    task.map_index,
+                    self._worker_id,
+                    attempt,
+                    task.place(),
+                )
             )
             step = bench.step(task)
             if step is None:

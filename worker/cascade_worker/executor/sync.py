@@ -163,6 +163,7 @@ class SyncExecutor:
             task.map_index,
             self._worker_id,
             attempt,
+            task.place(),
         )
         bench.tell_environment(task)
         if info.compute_threads:

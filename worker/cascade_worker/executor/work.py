@@ -118,6 +118,16 @@ class Task:
         self.aside_ns = 0
         """Time that its caching policy took: no part of its duration."""
 
+    def place(self) -> str:
+        """Which step of a loop it is, and in which nested graph; empty: neither."""
+        more, lease = self.more, self.lease
+        if more is None and lease is None:
+            return ""
+        step, within = (more.get("step", 0), more.get("within", "")) if more else (0, "")
+        if lease is not None:
+            step += lease.iterations
+        return f"{within}{step}" if step or within else ""
+
     def go_on(self, step: NextStep) -> None:
         """Becomes a further step of its loop."""
         self.args, self.inputs, self.node_id = step.args, None, step.node_id.hex()
