@@ -15,7 +15,7 @@ from cascade_dist.errors import CascadeError, GraphError, GraphTooLargeError, Se
 from cascade_dist.v1 import client_pb2, worker_pb2
 from cascade_worker.executor import tails
 from cascade_worker.executor.frames import BodyInfo
-from cascade_worker.executor.tails import Compiler, jump_index, jump_tail, refusal, repeated_tail
+from cascade_worker.executor.tails import Compiler, jump_index, jump_tail, refusal
 
 
 @cs.task
@@ -114,7 +114,7 @@ def test_a_repeated_call_is_what_compiling_it_gives(
     call = loop(*args, **kwargs)
     step = compiler.repeated(INFO, loop.func, call)
     assert step is not None
-    tail = worker_pb2.Tail.FromString(repeated_tail(step))
+    tail = worker_pb2.Tail.FromString(compiler.tail_of(step))
     told = client_pb2.Submit.FromString(tail.head)
     told.chunk.node_ids = tail.node_id
     told.chunk.node_args.append(tail.args)

@@ -14,10 +14,24 @@ __all__ = ["set_variable"]
 
 _BYTES_MAX = 1024
 
-_buffers: dict[str, tuple[ctypes.Array[ctypes.c_char], int, bytes]] = {}
-"""By name: memory, its address and the name as it is written."""
+_buffers: dict[str, _Buffer] = {}
 _data: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
 """What `os.environ` shows."""
+
+
+class _Buffer:
+    """The memory of one variable."""
+
+    __slots__ = ("address", "data", "key", "view")
+
+    def __init__(self, key: bytes) -> None:
+        made = ctypes.create_string_buffer(_BYTES_MAX)
+        self.key = key
+        self.address = ctypes.addressof(made)
+        self.view = memoryview(made).cast("B")
+        """Keeps the memory."""
+        self.data: bytes | None = None
+        """The value, as `os.environ` was given it here."""
 
 
 def _find_putenv() -> Any:
@@ -41,15 +55,14 @@ def set_variable(name: str, value: str) -> None:
         value: its value.
     """
     data = os.fsencode(value)
-    known = _buffers.get(name)
-    if known is None:
-        made = ctypes.create_string_buffer(_BYTES_MAX)
-        known = _buffers[name] = made, ctypes.addressof(made), os.fsencode(name)
-    buffer, address, key = known
-    text = b"%b=%b" % (key, data)
-    if _putenv is None or _data is None or len(text) >= _BYTES_MAX or b"\0" in data:
+    buffer = _buffers.get(name)
+    if buffer is None:
+        buffer = _buffers[name] = _Buffer(os.fsencode(name))
+    text = b"%b=%b\0" % (buffer.key, data)
+    if _putenv is None or _data is None or len(text) > _BYTES_MAX or b"\0" in data:
         os.environ[name] = value
         return
-    buffer.value = text
-    _putenv(address)  # each time: a task may have set or deleted it
-    _data[key] = data
+    buffer.view[: len(text)] = text
+    if _data.get(buffer.key) is not buffer.data:  # a task has set or deleted it, or it is new
+        _putenv(buffer.address)
+    buffer.data = _data[buffer.key] = data

@@ -44,7 +44,6 @@ __all__ = [
     "jump_index",
     "jump_tail",
     "refusal",
-    "repeated_tail",
 ]
 
 _HEAD = tag(worker_pb2.Tail.HEAD_FIELD_NUMBER)
@@ -255,6 +254,11 @@ class Compiler:
             return None  # compiling it says what is wrong
         return NextStep(encoded, content, shape.head) if isinstance(encoded, bytes) else None
 
+    @staticmethod
+    def tail_of(step: NextStep) -> bytes:
+        """A serialized worker_pb2.Tail of what `repeated` gave."""
+        return step.head + field(_NODE_ID, step.node_id) + field(_ARGS, step.args)
+
     def _check_arguments(self, info: BodyInfo, size: int) -> None:
         """Warns of arguments that grow, and stops them.
 
@@ -327,11 +331,6 @@ def _shape_key(info: BodyInfo, func: Body, target: Any) -> Hashable | None:
     if target.task.pure and target.kwargs:
         return None
     return (info.function, info.inline_bytes_max, id(target.task), policies, len(target.args), *target.kwargs)
-
-
-def repeated_tail(step: NextStep) -> bytes:
-    """A serialized worker_pb2.Tail of what `Compiler.repeated` gave."""
-    return step.head + field(_NODE_ID, step.node_id) + field(_ARGS, step.args)
 
 
 def jump_index(name: str, jump: Jump, numbers: Mapping[Any, int], told: str) -> int:

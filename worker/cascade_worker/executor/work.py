@@ -350,24 +350,23 @@ class Workbench:
         Raises:
             Unloadable: it may not, or the target cannot be compiled or written.
         """
-        from cascade_worker.executor import tails  # only few tasks need it
-
         info = body.info
         if isinstance(value, Jump):
             return self._jump(task, body, value, duration_ns)
         if not (task.flags & frames.TAILS or info.spawn):
-            raise Unloadable(tails.refusal(info.name, value))
-        if self._compiler is None:
-            self._compiler = tails.Compiler(self._config.functions_dir)
-        self._compiler.run_id = task.run_id
+            raise Unloadable(_tails().refusal(info.name, value))
+        compiler = self._compiler
+        if compiler is None:
+            compiler = self._compiler = _tails().Compiler(self._config.functions_dir)
+        compiler.run_id = task.run_id
         told = repr(value)[:_PREVIEW_CHARS]
         try:
-            step = self._compiler.repeated(info, body.func, value, fast=bool(task.flags & frames.FAST))
+            step = compiler.repeated(info, body.func, value, fast=bool(task.flags & frames.FAST))
             if step is not None:
                 if task.lease is not None and task.lease.goes_on:
                     return step
-                return (TAIL, task.attempt, duration_ns, tails.repeated_tail(step), [], told, 0)
-            made = self._compiler.compile(info, body.func, value)
+                return (TAIL, task.attempt, duration_ns, compiler.tail_of(step), [], told, 0)
+            made = compiler.compile(info, body.func, value)
         except Exception as error:
             raise Unloadable(error) from error
         uploads = []
@@ -382,8 +381,7 @@ class Workbench:
         Raises:
             Unloadable: the task may not jump, or its selector does not know the key.
         """
-        from cascade_worker.executor import tails
-
+        tails = _tails()
         more = task.more or {}
         if "jump_keys" not in more or not task.flags & frames.TAILS:
             raise Unloadable(tails.refusal(body.info.name, jump))
@@ -453,6 +451,13 @@ class Workbench:
             record.pickled,
             retryable,
         )
+
+
+def _tails() -> Any:
+    """The module, which only few tasks need."""
+    from cascade_worker.executor import tails
+
+    return tails
 
 
 def _record_of(error: BaseException) -> ErrorRecord:
