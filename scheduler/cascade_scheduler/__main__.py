@@ -47,7 +47,7 @@ from cascade_scheduler.hub import Bounds, Times
 from cascade_scheduler.leading import LEASE_SECONDS
 from cascade_scheduler.logs import set_up_logging
 from cascade_scheduler.store.base import RunStore, StoreError
-from cascade_scheduler.store.choose import choose_cache, choose_store, seal_key_of
+from cascade_scheduler.store.choose import STATE_TTL_SECONDS, choose_cache, choose_store, seal_key_of
 from cascade_scheduler.store.shared import Holder
 
 __all__ = ["main"]
@@ -60,6 +60,9 @@ CONFIGURED = (
 """Arguments that files and the environment may also give."""
 HEARTBEAT_PERIOD_MIN = 0.01
 LEASE_SECONDS_MIN = 0.5
+STATE_TTL_SECONDS_MIN = 60.0
+RENEWALS = 24
+"""In the time that runs stay in Redis."""
 _PRIVATE_NAME = re.compile(r"cascade-[0-9]+-[^/]+")
 """What the directories of private clusters are called; no others are ever removed."""
 _REMOVE_TRIES = 20
@@ -89,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", help="address to listen on (default 127.0.0.1; another needs --token-file or mutual TLS)")
     add("--port", help="port to listen on; 0: any free one, which is printed (default 7420)")
     add("--state", help="memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH (default memory://)")
+    add(
+        "--state-ttl",
+        type=_DURATION,
+        default=STATE_TTL_SECONDS,
+        help="how long runs stay in Redis after they were last written; live ones are renewed (default 24h)",
+    )
     add(
         "--standby",
         action=argparse.BooleanOptionalAction,
@@ -248,12 +257,24 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         )
     if arguments.expect_workers and not config["closed"]:
         raise ConfigError("--expect-workers says when a closed cluster is complete; give --closed too")
-    times = Times(arguments.heartbeat_period, arguments.heartbeat_timeout, arguments.cancel_grace)
+    times = Times(
+        arguments.heartbeat_period,
+        arguments.heartbeat_timeout,
+        arguments.cancel_grace,
+        renew=arguments.state_ttl / RENEWALS,
+    )
     if times.heartbeat_period < HEARTBEAT_PERIOD_MIN:
         raise ConfigError(f"--heartbeat-period must be at least {format_duration(HEARTBEAT_PERIOD_MIN)}")
     if times.heartbeat_timeout < 2 * times.heartbeat_period:
         raise ConfigError(
             "--heartbeat-timeout must be at least twice --heartbeat-period, or live workers are lost"
+        )
+    if arguments.state_ttl < STATE_TTL_SECONDS_MIN:
+        raise ConfigError(f"--state-ttl must be at least {format_duration(STATE_TTL_SECONDS_MIN)}")
+    if arguments.state_ttl > arguments.blob_grace:
+        raise ConfigError(
+            f"--state-ttl {format_duration(arguments.state_ttl)} is longer than --blob-grace "
+            f"{format_duration(arguments.blob_grace)}: blobs would go before the runs that name them"
         )
     if arguments.lease < LEASE_SECONDS_MIN:
         raise ConfigError(f"--lease must be at least {format_duration(LEASE_SECONDS_MIN)}")
@@ -292,7 +313,10 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
     options = _options(arguments, config)
     private = _private_directory(arguments.remove_dir)
     store = choose_store(
-        config["state"], epoch=1 + secrets.randbelow(EPOCH_MAX), seal_key_file=arguments.seal_key_file
+        config["state"],
+        epoch=1 + secrets.randbelow(EPOCH_MAX),
+        seal_key_file=arguments.seal_key_file,
+        ttl=arguments.state_ttl,
     )
     cache = choose_cache(
         config["state"],

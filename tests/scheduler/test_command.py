@@ -22,10 +22,12 @@ import pytest
 
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
+from cascade_scheduler.__main__ import _announce_standby
 from cascade_scheduler.app import Scheduler, SchedulerOptions
 from cascade_scheduler.blobs.memory import MemoryBlobStore
 from cascade_scheduler.core import commands
 from cascade_scheduler.store.memory import ForgetfulStore
+from cascade_scheduler.store.shared import Holder
 from tests.scheduler.peers import Client, Worker, code_of, done, one_task, pickled
 
 SECONDS = 20.0
@@ -159,6 +161,9 @@ def test_the_port_taken_is_one_clear_line(command: Command) -> None:
         (["--blobs", "token/blobs"], 1, "--blobs"),
         (["--blobs", "http://x:1"], 2, "memory://, file:///DIRECTORY or ipfs://HOST:PORT"),
         (["--blobs", "ipfs://nowhere"], 2, "give the address of its RPC, like ipfs://127.0.0.1:5001"),
+        (["--state-ttl", "1s"], 2, "at least 1m"),
+        (["--state-ttl", "48h"], 2, "longer than --blob-grace 1d 1h: blobs would go before the runs"),
+        (["--lease", "1ms"], 2, "--lease must be at least 500ms"),
         (["--ready-file", "nowhere/ready"], 1, "--ready-file nowhere/ready cannot be written"),
     ],
 )
@@ -341,6 +346,29 @@ async def test_a_bug_ends_it_with_a_story(tmp_path: Path, caplog: pytest.LogCapt
     text = await asyncio.to_thread(story.read_text)
     assert "ZeroDivisionError: a bug" in text
     assert "RunSubmitted('my-run', 1 nodes" in text
+
+
+async def test_who_may_not_stand_by_is_told_who_leads(command: Command, redis_server: str) -> None:
+    _, address = command.serve("--state", redis_server)
+    code, err = command.refuse("--port", "0", "--state", redis_server, "--no-standby")
+    assert code == 1
+    assert err.strip().endswith(
+        f"the scheduler at {address} leads the state in {redis_server}: connect to it, or choose another "
+        "database in --state"
+    )
+
+
+def test_a_standby_on_another_host_says_what_it_needs_to_have_blobs(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = Holder("owner", "there:7420", "there", "machine", 1, 1)
+    _announce_standby("here:1", elsewhere, "ipfs://127.0.0.1:5001")
+    _announce_standby("here:1", elsewhere._replace(host=socket.gethostname()), None)
+    assert not caplog.records
+    _announce_standby("here:1", elsewhere, None)
+    assert "on another host (there)" in caplog.text
+    assert "--blobs ipfs://… or in a shared directory" in caplog.text
+    assert "cascade-scheduler standing by on here:1; there:7420 leads" in capsys.readouterr().out
 
 
 async def test_a_scheduler_that_lost_the_lead_ends(command: Command, redis_server: str) -> None:

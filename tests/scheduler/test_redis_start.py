@@ -15,11 +15,13 @@ from typing import NoReturn
 import pytest
 
 from cascade_dist.storage.seal import Sealer
+from cascade_dist.v1 import worker_pb2
 from cascade_scheduler.store.base import Batch, StoreError
 from cascade_scheduler.store.redis import RedisStore
 from cascade_scheduler.store.redis_checks import warnings_of
 from tests.contract.test_run_store import KEY, created
 from tests.integration.processes import Redis, free_port
+from tests.scheduler.peers import TIMES, Client, Worker, done, one_task, pickled, scheduler
 
 Start = Callable[..., Redis]
 
@@ -183,3 +185,32 @@ async def test_tls(start: Start, tmp_path: Path, lacking: Callable[[str], NoRetu
     text = await refused(f"rediss://127.0.0.1:{port}/0")
     assert "certificate" in text.lower()
     assert "ssl_ca_certs" in text, "the remedy"
+
+
+async def test_what_is_stored_lives_as_long_as_its_run_goes_on_and_then_its_time(start: Start) -> None:
+    server = start()
+    store = RedisStore(server.url, Sealer(KEY), ttl_seconds=2)
+    times = TIMES._replace(renew=0.5)
+    with server.client() as plain:
+        async with (
+            scheduler(store, times=times) as made,
+            Client(made.address) as client,
+            Worker(made.address) as worker,
+        ):
+            await client.submitted("r", one_task())
+            attempt = (await worker.work()).assignments[0].attempt
+            keys = plain.keys("cascade:run:r:*")
+            assert keys
+            began = asyncio.get_running_loop().time()
+            heartbeats = asyncio.create_task(worker.work())  # reads what comes: nothing but heartbeats
+            while asyncio.get_running_loop().time() < began + 4:
+                await asyncio.sleep(0.25)
+                await worker.say(heartbeat=worker_pb2.WorkerHeartbeat())
+            assert set(plain.keys("cascade:run:r:*")) >= set(keys), "longer than their time to live"
+            assert all(0 < plain.pttl(key) <= 2000 for key in keys)
+            heartbeats.cancel()
+            await worker.report(done(attempt, pickled(1)))
+            await client.finish("r")
+        async with asyncio.timeout(20):
+            while plain.keys("cascade:run:r:*"):  # noqa: ASYNC110 - Redis does not tell
+                await asyncio.sleep(0.1)

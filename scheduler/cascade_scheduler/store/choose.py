@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,18 +13,22 @@ from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.keeper import CLIENT_STATE, KeeperStore
 from cascade_scheduler.store.memory import ForgetfulStore
 
-__all__ = ["choose_cache", "choose_store", "seal_key_of"]
+__all__ = ["STATE_TTL_SECONDS", "choose_cache", "choose_store", "seal_key_of"]
 
+STATE_TTL_SECONDS = 86_400.0
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
-def choose_store(url: str, *, epoch: int, seal_key_file: str | None = None) -> RunStore:
+def choose_store(
+    url: str, *, epoch: int, seal_key_file: str | None = None, ttl: float = STATE_TTL_SECONDS
+) -> RunStore:
     """The store of a URL.
 
     Args:
         url: memory://, redis://, rediss:// or unix://; of private clusters also client://.
         epoch: of a store that cannot count the lives of schedulers.
         seal_key_file: of a Redis store; None: CASCADE_SEAL_KEY, else this user's own key.
+        ttl: of a Redis store: how many seconds a run stays after it was last written.
 
     Raises:
         ConfigError: an unknown scheme, or a seal key that cannot be used.
@@ -38,7 +43,7 @@ def choose_store(url: str, *, epoch: int, seal_key_file: str | None = None) -> R
         from cascade_scheduler.store.redis import RedisStore
 
         key = read_seal_key(Path(seal_key_file) if seal_key_file else None)
-        return RedisStore(url, Sealer(key))
+        return RedisStore(url, Sealer(key), ttl_seconds=math.ceil(ttl))
     raise ConfigError(
         f"--state {url!r} has the scheme {scheme!r}; it is memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH"
     )
