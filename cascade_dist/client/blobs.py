@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from cascade_dist.codec.cid import cid_of, cid_to_text
 from cascade_dist.errors import CascadeError, GraphTooLargeError, RunLostError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
+from cascade_dist.wire.blobs import send_blob
 from cascade_dist.wire.graphs import Upload
 
 __all__ = ["ATTEMPTS_MAX", "blob_error", "damaged", "fetch", "put"]
@@ -35,13 +36,8 @@ async def put(stub: Any, upload: Upload, metadata: Metadata) -> None:
         answer = await stub.HasBlobs(pb.HasBlobsRequest(cids=[upload.cid]), metadata=metadata)
         if answer.present[0]:
             return
-
-    async def requests() -> AsyncIterator[pb.PutBlobRequest]:
-        ref = value_pb2.BlobRef(cid=upload.cid, size_bytes=upload.size)
-        for index, piece in enumerate(upload.pieces()):
-            yield pb.PutBlobRequest(blob=ref if index == 0 else None, data=bytes(piece))
-
-    await stub.PutBlob(requests(), metadata=metadata)
+    ref = value_pb2.BlobRef(cid=upload.cid, size_bytes=upload.size)
+    await send_blob(stub, ref, upload.pieces, metadata)
 
 
 async def fetch(stub: Any, ref: value_pb2.BlobRef, metadata: Metadata, in_thread: InThread) -> memoryview:

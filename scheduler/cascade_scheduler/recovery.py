@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import graph_pb2
 from cascade_scheduler import resuming
+from cascade_scheduler.blobs.base import find_all
 from cascade_scheduler.core.commands import EventRecord
 from cascade_scheduler.core.events import (
     LastAttempt,
@@ -134,6 +135,7 @@ async def _frame(hub: Hub, stored: StoredRun) -> _Frame:
     for raw in created.chunks:
         chunk = graph_pb2.GraphChunk.FromString(raw)
         assembly.add(chunk)
+        await find_all(hub.blobs, [blob.cid for blob in chunk.blobs])
         for blob in chunk.blobs:
             if not hub.blobs.has(blob.cid):
                 logger.error(
@@ -186,6 +188,7 @@ async def _event(
     created, graph = stored.created, frame.graph
     # Nodes of later frames may have the ids of earlier ones, so of them it is not known what was told.
     finished = frozenset() if stored.frame else past.finished
+    await find_all(hub.blobs, resuming.stored_blobs(stored))
     recovered = await resuming.results_of(stored, graph, hub.blobs.has, roster, finished)
     waits = {node: due.at for (node, child), due in stored.dues.items() if child < 0 and not due.tries}
     attempts: dict[Place, LastAttempt] = {}

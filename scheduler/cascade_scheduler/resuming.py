@@ -19,7 +19,7 @@ from cascade_scheduler.runs import SubmitFacts
 from cascade_scheduler.store.base import RunCreated, StoredRun, StoreUnavailable
 from cascade_scheduler.store.writer import StoreWriter
 
-__all__ = ["blobs_of", "differences", "load", "recovered_from", "results_of"]
+__all__ = ["blobs_of", "differences", "load", "recovered_from", "results_of", "stored_blobs"]
 
 LOAD_SECONDS = 60.0
 """A store that is away for longer cannot be resumed from."""
@@ -72,6 +72,12 @@ async def recovered_from(
     count = len(found.nodes) + sum(map(len, found.children.values()))
     logger.info("run %s is resumed: %d results are there", run_id, count)
     return found._replace(skipped=frozenset())
+
+
+def stored_blobs(stored: StoredRun) -> list[bytes]:
+    """The blobs that stored results are in."""
+    values = (result.value for result in stored.results.values())
+    return [value.cid for value in values if isinstance(value, BlobValue)]
 
 
 async def results_of(

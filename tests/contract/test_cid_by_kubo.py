@@ -57,7 +57,6 @@ async def test_borders(kubo: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [2 * FULL - 1, 2 * FULL, 2 * FULL + 1, 300_000_000])
-@pytest.mark.long
 async def test_large_borders(kubo: str, size: int) -> None:
     await there_and_back(kubo, size)
 

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,9 @@ import pytest
 
 import cascade_dist as cs
 from cascade_dist.storage.kubo import Kubo
+from tests.integration.conftest import Journal, note
 from tests.kubo import KuboNode, find_ipfs
+from tests.worker.tmpfs import on_tmpfs
 
 pytestmark = pytest.mark.integration
 
@@ -42,39 +45,48 @@ class Processes:
     """A scheduler and workers, with what they log."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        directory.mkdir(exist_ok=True)
+        self.directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
         self.address = ""
 
-    def scheduler(self, *options: str) -> None:
-        """Starts the scheduler."""
-        ready = self._directory / "ready.json"
-        self._start("scheduler", "cascade_scheduler", "--port", "0", "--ready-file", str(ready), *options)
+    def scheduler(self, *options: str, before: Sequence[str] = ()) -> None:
+        """Starts the scheduler, with what stands before its command."""
+        ready = self.directory / "ready.json"
+        common = ["--port", "0", "--ready-file", str(ready)]
+        self._start("scheduler", "cascade_scheduler", *common, *options, before=before)
         wait_until(ready.exists)
         self.address = json.loads(ready.read_text())["address"]
 
     def worker(self, name: str, *options: str) -> None:
         """Starts a worker."""
-        local = self._directory / name
+        local = self.directory / name
         local.mkdir()
         common = ["--name", name, "--local-dir", str(local), "--slots", "2"]
         self._start(name, "cascade_worker", self.address, *common, *options)
 
-    def _start(self, name: str, module: str, *options: str) -> None:
-        command = [sys.executable, "-m", module, *options, "--log-level", "debug"]
-        with (self._directory / f"{name}.log").open("wb") as log:
+    def _start(self, name: str, module: str, *options: str, before: Sequence[str] = ()) -> None:
+        command = [*before, sys.executable, "-m", module, *options, "--log-level", "debug"]
+        with (self.directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         self._processes.append(process)
 
     def log(self, name: str) -> str:
         """What a process has logged."""
-        return (self._directory / f"{name}.log").read_text()
+        return (self.directory / f"{name}.log").read_text()
 
     def connect(self, workers: int) -> cs.Cluster:
         """A client, when all workers are there."""
         cluster = cs.connect(self.address, logs=False)
         wait_until(lambda: cluster.status().workers == workers)
         return cluster
+
+    def kill(self) -> None:
+        """The way a machine goes down."""
+        for process in self._processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(20)
+        self._processes.clear()
 
     def stop(self) -> None:
         """Ends all."""
@@ -272,3 +284,76 @@ def test_what_one_workers_node_adds_another_workers_node_serves(
             [cid] = given(processes.log(maker))
             assert cid in came(processes.log(taker))
     assert "is sent to the scheduler" not in processes.log("one") + processes.log("two")
+
+
+def test_a_scheduler_on_another_host_finds_results_in_ipfs(
+    tmp_path: Path, new_node: Callable[..., KuboNode], redis_server: str, journal: Journal
+) -> None:
+    node = new_node()
+    run_id = f"ipfs-{secrets.token_hex(4)}"
+
+    @cs.task(durable=True)
+    def produce(path: str) -> bytes:
+        note(path, "produced")
+        return bytes(LARGE)
+
+    @cs.task
+    def consume(data: bytes, argument: bytes, path: str, flag: str) -> int:
+        note(path, "consuming")
+        while not os.path.exists(flag):
+            time.sleep(0.02)
+        return len(data) + len(argument)
+
+    flag = str(tmp_path / "flag")
+    target = consume(produce(journal.path), bytes(LARGE + 1), journal.path, flag)
+    lives = [Processes(tmp_path / name) for name in ("first", "second")]
+    try:
+        for life in lives:
+            place = f"{node.uri}?dir={life.directory / 'blobs'}"
+            life.scheduler("--state", redis_server, "--blobs", place, "--recovery-grace", "0.1s")
+            life.worker("worker", "--ipfs", "none")
+            with life.connect(1) as cluster:
+                if life is lives[0]:
+                    cluster.submit(target, run_id=run_id, detach=True)
+                    wait_until(lambda: "consuming" in journal.lines())
+                    wait_until(lambda: len(cluster.blobs()) >= 2)
+                    life.kill()
+                else:
+                    Path(flag).touch()
+                    assert cluster.attach(run_id).result(SECONDS) == 2 * LARGE + 1
+    finally:
+        for life in lives:
+            life.stop()
+    assert journal.lines().count("produced") == 1
+
+
+def test_what_the_store_has_no_room_for_is_named(processes: Processes) -> None:
+    processes.scheduler("--blob-bytes-max", "1MiB")
+    processes.worker("worker")
+    with processes.connect(1) as cluster:
+        with pytest.raises(
+            cs.GraphTooLargeError, match=r"blob baf\w+ of 2\.9 MiB.*larger than the whole blob store"
+        ):
+            cluster.put(bytes(LARGE))
+        with pytest.raises(cs.GraphTooLargeError, match="larger than the whole blob store"):
+            cluster.run(digest(bytes(LARGE)))
+        with pytest.raises(cs.CascadeError, match="larger than the whole blob store"):
+            cluster.run(make(LARGE, 1))
+        assert cluster.run(digest(b"small")) == hashlib.sha256(b"small").hexdigest()
+
+
+def test_a_full_disk_under_the_store_is_named(
+    tmp_path: Path, processes: Processes, lacking: Callable[[str], NoReturn]
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    processes.scheduler("--blobs", str(small / "blobs"), before=on_tmpfs(small, lacking))
+    processes.worker("worker")
+    with processes.connect(1) as cluster:
+        handle = cluster.put(bytes(LARGE), pin=True)
+        with pytest.raises(cs.GraphTooLargeError, match=rf"blob directory {small}/blobs is full.*--blobs"):
+            cluster.put(os.urandom(3 * LARGE))
+        with pytest.raises(cs.CascadeError, match="is full"):
+            cluster.run(make(3 * LARGE, 1))
+        assert cluster.run(digest(handle)) == hashlib.sha256(bytes(LARGE)).hexdigest()
+        assert cluster.put(os.urandom(LARGE)).size > LARGE, "what is there is as it was"

@@ -12,7 +12,8 @@ import errno
 import logging
 import mmap
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -28,6 +29,7 @@ from cascade_dist.v1 import (
     worker_pb2_grpc,
 )
 from cascade_dist.wire import TokenAuth
+from cascade_dist.wire.blobs import send_blob
 from cascade_dist.wire.convert import duration
 from cascade_worker.executor import frames
 from cascade_worker.executor.files import reserve
@@ -402,10 +404,9 @@ class Transfers:
             return list(answer.present) == [True]
 
         async def put(channel: grpc.aio.Channel) -> None:
-            call: Any = client_pb2_grpc.BlobServiceStub(channel).PutBlob(
-                _put_requests(path, cid, size), metadata=self._metadata
-            )
-            await call
+            stub = client_pb2_grpc.BlobServiceStub(channel)
+            blob = value_pb2.BlobRef(cid=cid, size_bytes=size)
+            await send_blob(stub, blob, partial(_pieces_of_file, path), self._metadata)
 
         what = f"storing blob {cid_to_text(cid)} of {size:,} bytes:"
         async with self._room:
@@ -496,9 +497,7 @@ def _cid_of_file(path: str) -> bytes:
     return hasher.digest()
 
 
-async def _put_requests(path: str, cid: bytes, size: int) -> AsyncIterator[client_pb2.PutBlobRequest]:
-    blob: value_pb2.BlobRef | None = value_pb2.BlobRef(cid=cid, size_bytes=size)
-    with open(path, "rb", buffering=0) as file:  # noqa: ASYNC230 - shared memory, or the page cache
+def _pieces_of_file(path: str) -> Iterator[bytes]:
+    with open(path, "rb", buffering=0) as file:
         while data := file.read(_PIECE_BYTES):
-            yield client_pb2.PutBlobRequest(blob=blob, data=data)
-            blob = None
+            yield data

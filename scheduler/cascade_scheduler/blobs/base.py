@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Container, Iterable
+from time import monotonic
 from typing import NamedTuple, Protocol
 
-__all__ = ["BlobError", "BlobInfo", "BlobStore", "BlobTooLarge", "BlobUpload", "BlobWrong"]
+__all__ = ["BlobError", "BlobInfo", "BlobStore", "BlobTooLarge", "BlobUpload", "BlobWrong", "find_all"]
 
 PIECE_BYTES = 1 << 20
+FIND_SECONDS = 10.0
+"""How long the network may be asked for one of many blobs."""
+FIND_ALL_SECONDS = 60.0
 
 
 class BlobError(Exception):
@@ -139,3 +143,14 @@ class BlobStore(Protocol):
 
     async def close(self) -> None:
         """Lets go of what the store holds open."""
+
+
+async def find_all(store: BlobStore, cids: Iterable[bytes]) -> None:
+    """Looks for blobs that the store does not know, wherever it can; `has` then says which are there.
+
+    Another scheduler may have stored them: one that led before this one took over.
+    """
+    deadline = monotonic() + FIND_ALL_SECONDS
+    for cid in cids:
+        if not store.has(cid):
+            await store.find(cid, min(FIND_SECONDS, max(0.0, deadline - monotonic())))

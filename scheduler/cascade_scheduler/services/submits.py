@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import client_pb2, graph_pb2
 from cascade_scheduler import recalling, resuming
+from cascade_scheduler.blobs.base import find_all
 from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.commands import RunRefused
 from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
@@ -424,6 +425,7 @@ class Submits:
             )
             self._refuse_stored(record, "conflict", text)
             return
+        await find_all(hub.blobs, resuming.stored_blobs(stored))
         recovered = await resuming.recovered_from(stored, whole.graph, hub.blobs.has)
         if recovered is not None:
             self._pin(record, resuming.blobs_of(recovered))
