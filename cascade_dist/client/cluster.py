@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cascade_dist.client import background as background_loop
-from cascade_dist.client import constraints, display, messages
+from cascade_dist.client import constraints, messages
 from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
@@ -158,7 +158,7 @@ class Cluster(Objects, Upkeep):
             on_failure=on_failure,
             strict_params=strict_params,
             pools=self._pools if system_resources is None else checked_pools(system_resources),
-            progress=display.wanted(self._progress if progress is None else progress),
+            progress=self._progress if progress is None else progress,
             logs=self._logs if logs is None else logs,
             detach=detach,
         )
@@ -296,7 +296,7 @@ class Cluster(Objects, Upkeep):
             return live.run
         run: Run[Any] = Run(session, run_id, "", owned=False)
         tracker = Tracker(session, run, logs=self._logs if logs is None else logs)
-        tracker.show_progress = display.wanted(self._progress if progress is None else progress)
+        tracker.show_progress = self._progress if progress is None else progress
         run._keeper = self
         session.attach(tracker)
         if run.done() and not tracker.accepted:

@@ -3,7 +3,7 @@
 On a terminal progress is a bar for each run; elsewhere (a notebook, a log) a line of text now and then. A run
 shows up when it has lasted for a moment, so that short ones leave no trace and cost nothing.
 
-Everything here but `wanted` runs on the background loop.
+Everything here runs on the background loop.
 """
 
 from __future__ import annotations

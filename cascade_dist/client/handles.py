@@ -29,6 +29,7 @@ __all__ = ["Run"]
 
 T = TypeVar("T")
 
+NOTHING_YET = Progress()
 NODES_MAX = 10_000
 """So many nodes are listed at most."""
 
@@ -47,7 +48,7 @@ class Run(Future[T]):
         self._name = name
         self._owned = owned
         self._status = RunStatus.PENDING
-        self._progress = Progress()
+        self._progress = NOTHING_YET
         self._target: Any = None
         self._params: Any = None
         self._topics: tuple[str, ...] = ()

@@ -57,7 +57,8 @@ class SubmitOptions:
     name: str | None = None
     on_failure: str = "cancel"
     strict_params: bool = False
-    progress: bool = False
+    progress: bool | None = False
+    """None: where people see it; looked at when there is some."""
     logs: bool = True
     detach: bool = False
     resume: bool = False

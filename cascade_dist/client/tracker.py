@@ -58,7 +58,7 @@ class Tracker:
         """Of a submit in many parts: set when the scheduler has taken it."""
         self.accepted = False
         self.begun = False
-        self.show_progress = False
+        self.show_progress: bool | None = False
         self.identity: tuple[bytes, ...] = ()
         self.small = False
         self.cancelling = False
@@ -115,7 +115,7 @@ class Tracker:
         ends = update.HasField("finish")
         if update.HasField("progress") and not (ends and update.finish.HasField("progress")):
             self.run._progress = decode_progress(update.progress)
-            if self.show_progress:
+            if display.wanted(self.show_progress):
                 display.update(self.run)
         if ends:
             self._on_finish(update.finish)
@@ -225,7 +225,8 @@ class Tracker:
         self._end(RunStatus.FAILED, error=missing)
 
     def _end(self, status: RunStatus, value: Any = None, error: BaseException | None = None) -> None:
-        if isinstance(error, errors.AmountError | errors.TaskLostError) and (why := self._session.gone()):
+        verdict = error is not None and isinstance(error, errors.AmountError | errors.TaskLostError)
+        if verdict and (why := self._session.gone()):
             # The scheduler finds no worker for the task; that none is left is what people should know.
             lost = errors.RunLostError(f"run {self.run.id!r} is lost: {why}")
             lost.__cause__ = error
@@ -237,7 +238,7 @@ class Tracker:
         run = self.run
         if not self.small:
             run._target = run._params = None
-        if self.show_progress:
+        if self.show_progress is not False:
             display.finish(run)
         try:
             run._settle(status, value, error)
