@@ -118,7 +118,7 @@ class LocalCluster:
                 options += [
                     "--state",
                     self._state or "memory://",
-                    "--blob-dir",
+                    "--blobs",
                     str(self._directory / "blobs"),
                 ]
         further = {} if self._state is None else {STATE_VARIABLE: self._state}

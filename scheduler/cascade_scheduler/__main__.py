@@ -161,7 +161,6 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
     add("--infeasible-after", help="how long a node waits for an amount no worker has (default 60s)")
     add(
         "--blobs",
-        "--blob-dir",
         metavar="URI",
         help="where large arguments, functions and results are: memory://, file:///DIRECTORY, or "
         "ipfs://HOST:PORT of a Kubo node's RPC (default: files in the state or temp directory)",

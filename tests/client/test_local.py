@@ -146,7 +146,7 @@ def test_a_state_goes_to_the_scheduler_alone_and_not_by_its_command_line(
     import json
 
     arguments, variables = json.loads((tmp_path / "scheduler").read_text())
-    assert not {"--state", "--blobs", "--blob-dir"} & set(arguments), "blobs last as long as the state"
+    assert not {"--state", "--blobs"} & set(arguments), "blobs last as long as the state"
     assert variables == {"CASCADE_CONFIG": "", "CASCADE_SCHEDULER__STATE": "redis://:secret@host/0"}
     for name in ("scheduler", "worker"):
         arguments, variables = json.loads((tmp_path / name).read_text())
