@@ -15,6 +15,7 @@ from cascade_dist.errors import ConnectionFailedError, VersionMismatchError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import client_pb2_grpc
 from cascade_dist.wire import Address, check_versions, local_versions, open_channel
+from cascade_dist.wire.eager import advance, forget
 
 __all__ = ["Link", "Metadata", "frame_submit"]
 
@@ -120,30 +121,29 @@ class Link:
             self._idle.set()
 
     def _advance(self, write: Coroutine[Any, Any, None]) -> None:
-        """Runs a write up to where it waits for the network, as a task would, but here and now."""
+        """Runs a write up to where it waits for the network."""
         self._writing = None
         try:
-            waited = write.send(None)
-        except StopIteration:
-            _, written = self._outbox.popleft()
-            if written:
-                written()
+            if not advance(write, self._on_written):
+                self._writing = write
+                return
         except Exception:
             self._broken = True  # it failed because the stream has ended, which the reader tells
+            return
         except asyncio.CancelledError:
             self._broken = True
-        else:
-            waited._asyncio_future_blocking = False  # what a task does with a future that was yielded to it
-            waited.add_done_callback(self._on_written)
-            self._writing = write
+            return
+        _, written = self._outbox.popleft()
+        if written:
+            written()
 
-    def _on_written(self, waited: asyncio.Future[Any]) -> None:
+    def _on_written(self, waited: asyncio.Future[Any] | None) -> None:
         write = self._writing
-        if write is not None:
-            self._advance(write)
-            self._pump()
-        elif not waited.cancelled():
-            waited.exception()  # the link is closed, so nobody else will look
+        if write is None:
+            forget(waited)
+            return
+        self._advance(write)
+        self._pump()
 
     async def read(self, handle: Callable[[pb.OpenResponse], None]) -> str:
         """Hands over what comes until the stream ends; gives the reason for people."""

@@ -17,6 +17,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+from cascade_dist.wire.eager import advance, forget
+
 __all__ = ["Bell", "Outbox", "PeerTooSlow", "Stream"]
 
 Message = TypeVar("Message")
@@ -141,24 +143,19 @@ class Outbox(Generic[Message]):
                 self._end(error)
 
     def _advance(self, write: Coroutine[Any, Any, None]) -> None:
-        """Runs a write up to where it waits for the network, as a task would, but here and now."""
-        try:
-            waited = write.send(None)
-        except StopIteration:
+        """Runs a write up to where it waits for the network."""
+        if advance(write, self._on_written):
             return
-        waited._asyncio_future_blocking = False  # what a task does with a future that was yielded to it
-        waited.add_done_callback(self._on_written)
         self._write = write
         self._write_began = self._loop.time()
         if self._timer is None:
             # One lazy timer per stream: writes are far too many for a timer each.
             self._timer = self._loop.call_later(self._stall_seconds, self._look)
 
-    def _on_written(self, waited: asyncio.Future[Any]) -> None:
+    def _on_written(self, waited: asyncio.Future[Any] | None) -> None:
         write, self._write = self._write, None
         if write is None or self._ended:
-            if not waited.cancelled():
-                waited.exception()  # nobody waits for it any more, so nobody else will look
+            forget(waited)
             return
         try:
             self._advance(write)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from cascade_dist.wire.eager import advance, forget
+
 __all__ = ["StreamWriter"]
 
 _GATHER = 0.002
@@ -99,28 +101,22 @@ class StreamWriter:
             self._pumping = False
 
     def _advance(self, write: Coroutine[Any, Any, None]) -> bool:
-        """Runs a write up to where it waits for the network, as a task would, but here and now.
-
-        Returns whether it has ended.
-        """
+        """Runs a write up to where it waits for the network; returns whether it has ended."""
         self._writing = None
         try:
-            waited = write.send(None)
-        except StopIteration:
-            return True
+            if advance(write, self._went_on):
+                return True
         except BaseException as error:
             self._break(error)
             return True
         self._writing = write
-        if waited is None:  # a bare yield: go on in the loop's next iteration
-            self._loop.call_soon(self._went_on, write)
-        else:
-            waited._asyncio_future_blocking = False  # what a task does with a future that was yielded to it
-            waited.add_done_callback(lambda _: self._went_on(write))
         return False
 
-    def _went_on(self, write: Coroutine[Any, Any, None]) -> None:
-        if self._writing is write and self._advance(write):
+    def _went_on(self, waited: asyncio.Future[Any] | None) -> None:
+        write = self._writing
+        if write is None:
+            forget(waited)
+        elif self._advance(write):
             self._pump()
 
     def _break(self, error: BaseException) -> None:
