@@ -14,7 +14,8 @@ A run is a graph in columns (`graph.Graph`) and a plan for its shape (`plans.Pla
 heights. A node waits until all its edges have been answered; then `flow` says skip or go. A node that may go
 stands in a ready queue of its run and amount class (`queues`); `placement` takes nodes from the queues, fair
 between runs, and puts them on workers that have the amounts free, or ahead of time on workers that are busy.
-Structural nodes never leave the core: they are answered as soon as their inputs are.
+A chain's next nodes go along (`followers`). Structural nodes never leave the core: they are answered as soon
+as their inputs are.
 
 A router waits for its selector, then for the route that this chose (`routers`). What only routes need is
 shut until a router opens it, and skipped when nobody can need it any more (`demand`). A router, like a

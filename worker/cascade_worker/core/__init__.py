@@ -12,7 +12,8 @@ Theory of operation
 -------------------
 The scheduler assigns attempts. One that it has charged starts at once (`ready`, once its inputs are here);
 one that was sent ahead stands in `queue` and is charged in order as amounts come free. That rule is the same
-on both sides, so a worker starts its next task without asking and the scheduler's books stay right.
+on both sides, so a worker starts its next task without asking and the scheduler's books stay right. What
+follows another attempt stands in no line until that has returned the value which it needs (`followers`).
 
 An attempt is WAITING → RUNNING → FINISHED, and is forgotten when the scheduler's mark covers the message that
 reported it. Two side rooms: SENT, written to an executor behind the attempt that it runs (only very short
