@@ -23,7 +23,7 @@ from cascade_dist.cli.output import (
 )
 from cascade_dist.client import events
 from cascade_dist.config import DEFAULT_PORT, load_settings, parse_duration
-from cascade_dist.errors import ConfigError
+from cascade_dist.errors import ConfigError, SerializationError
 
 __all__ = ["app"]
 
@@ -171,6 +171,39 @@ def run(
         print(handle.id, flush=True)
     else:
         print_value(value)
+
+
+def _wait_for_end(handle: client.Run[Any], seconds: float | None, timeout: str | None) -> None:
+    """Waits for a run whose value is of no interest here: its classes may not even be known."""
+    try:
+        error = handle.exception(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"run {handle.id} was not done within {timeout}; it goes on") from None
+    if error is not None and not isinstance(error, SerializationError):
+        raise error
+
+
+@app.command("resume-run")
+def resume_run(
+    run: RunId,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="How long to wait at most.")] = None,
+    progress: Annotated[bool | None, typer.Option(help="Show a bar. Default: on a terminal.")] = None,
+    address: Address = None,
+    token_file: TokenFile = None,
+    output: OutputFormat = None,
+) -> None:
+    """Let a run that failed or was cancelled go on: only what has no stored result is executed."""
+    seconds = None if timeout is None else parse_duration(timeout)
+    with connect(address, token_file, progress=False if detach else progress) as cluster:
+        handle = cluster.resume_run(run)
+        if not detach:
+            _wait_for_end(handle, seconds, timeout)
+        told = {"run_id": handle.id, "status": str(handle.status)}
+    if output_format(output) is Output.JSON:
+        emit_json(told)
+    else:
+        print(f"run {run}: {told['status']}", flush=True)
 
 
 def _wait(handle: client.Run[Any], seconds: float | None, timeout: str | None) -> Any:

@@ -165,6 +165,10 @@ class AsyncCluster:
         """As `Cluster.attach`."""
         return AsyncRun(await _in_thread(self.cluster.attach, run_id, **options), self.cluster._session)
 
+    async def resume_run(self, run_id: str) -> AsyncRun[Any]:
+        """As `Cluster.resume_run`."""
+        return AsyncRun(await _in_thread(self.cluster.resume_run, run_id), self.cluster._session)
+
     def register(self, resource: Resource) -> Resource:
         """As `Cluster.register`."""
         return self.cluster.register(resource)

@@ -303,6 +303,19 @@ class Cluster(Objects, Upkeep):
             run.result()  # raises what was refused
         return run
 
+    def resume_run(self, run_id: str) -> Run[Any]:
+        """Has a run that failed or was cancelled go on from its stored results, in the graph that is stored.
+
+        What has a result is not executed again; everything else is, with all its tries. The program that
+        submitted the run is not needed. The run goes on when this client ends.
+
+        Raises:
+            RunNotFoundError: the scheduler has no such run stored.
+            RunRefusedError: it stores nothing, or the run has not ended, has succeeded, or cannot go on.
+        """
+        self._session.ask("ResumeRun", pb.ResumeRunRequest(run_id=check_run_id(run_id)))
+        return self.attach(run_id)
+
     def register(self, resource: Resource) -> Resource:
         """Makes a resource known by its name to all graphs of this process, as ``@cs.resource`` does itself.
 

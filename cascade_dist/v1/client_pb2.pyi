@@ -775,6 +775,18 @@ class ImportRunResponse(_message.Message):
     blobs: int
     def __init__(self, run_id: _Optional[str] = ..., existed: bool = ..., state: _Optional[_Union[RunState, str]] = ..., results: _Optional[int] = ..., blobs: _Optional[int] = ...) -> None: ...
 
+class ResumeRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ResumeRunResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: int
+    def __init__(self, results: _Optional[int] = ...) -> None: ...
+
 class CollectGarbageRequest(_message.Message):
     __slots__ = ("dry_run", "blobs_idle")
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]

@@ -113,6 +113,11 @@ class ClientServiceStub(object):
                 request_serializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunRequest.SerializeToString,
                 response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunResponse.FromString,
                 _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/cascade_dist.v1.ClientService/ResumeRun',
+                request_serializer=cascade__dist_dot_v1_dot_client__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_client__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
         self.CollectGarbage = channel.unary_unary(
                 '/cascade_dist.v1.ClientService/CollectGarbage',
                 request_serializer=cascade__dist_dot_v1_dot_client__pb2.CollectGarbageRequest.SerializeToString,
@@ -242,6 +247,15 @@ class ClientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeRun(self, request, context):
+        """Has a run that failed or was cancelled go on from its stored results, in the graph that is stored; answers when
+        it is under way. NOT_FOUND: no such run is stored. FAILED_PRECONDITION: the scheduler stores nothing, the run
+        has not ended, has succeeded, or cannot go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CollectGarbage(self, request, context):
         """Frees what nobody needs any more: keys of runs that are gone, blobs that no run names.
         """
@@ -326,6 +340,11 @@ def add_ClientServiceServicer_to_server(servicer, server):
                     servicer.ImportRun,
                     request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunRequest.FromString,
                     response_serializer=cascade__dist_dot_v1_dot_client__pb2.ImportRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=cascade__dist_dot_v1_dot_client__pb2.ResumeRunRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_client__pb2.ResumeRunResponse.SerializeToString,
             ),
             'CollectGarbage': grpc.unary_unary_rpc_method_handler(
                     servicer.CollectGarbage,
@@ -742,6 +761,33 @@ class ClientService(object):
             '/cascade_dist.v1.ClientService/ImportRun',
             cascade__dist_dot_v1_dot_client__pb2.ImportRunRequest.SerializeToString,
             cascade__dist_dot_v1_dot_client__pb2.ImportRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ClientService/ResumeRun',
+            cascade__dist_dot_v1_dot_client__pb2.ResumeRunRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_client__pb2.ResumeRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from cascade_dist.codec.cid import cid_to_text
@@ -30,15 +31,20 @@ from cascade_scheduler.functions import FunctionBody, WrongBytes
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.planning import make_plan, plan_key, plan_now
 from cascade_scheduler.recalling import record_of, restore_events
-from cascade_scheduler.services.following import owner_lost
+from cascade_scheduler.runs import RunRecord
+from cascade_scheduler.services.following import accept, owner_lost
 from cascade_scheduler.solving import Unsolvable
-from cascade_scheduler.store.base import Place, RunStore, StoredRun
+from cascade_scheduler.store.base import Place, RunResumed, RunStore, StoredRun
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
 from cascade_scheduler.wire.values import BadMessage
 
-__all__ = ["recover"]
+__all__ = ["CannotGoOn", "recover", "resume"]
 
 logger = logging.getLogger("cascade.scheduler")
+
+
+class CannotGoOn(Exception):
+    """A run cannot be taken up; the text says why."""
 
 
 class _Frame(NamedTuple):
@@ -92,24 +98,72 @@ async def _take_up(hub: Hub, stored: StoredRun, roster: frozenset[str], grace: f
     run_id = stored.created.run_id
     try:
         frame = await _frame(hub, stored)
-    except (BadMessage, GraphTooLarge, WrongBytes, UnknownName, Unsolvable) as error:
+    except CannotGoOn as error:
         logger.error("run %s cannot go on, and stays as it is stored: %s", run_id, error)
         return
     hub.writer.beginnings.remember(stored)
     record = record_of(stored)
     past = _past(await restore_events(record, stored))
     event = await _event(hub, stored, frame, past, roster)
-    hub.pin(frame.pins)
-    hub.graph_bytes += frame.size
-    if event.frame is None:  # else the core says when the frame is over
-        record.pinned, record.graph_bytes = frame.pins, frame.size
-    blobs = tuple(resuming.blobs_of(event.recovered))
-    hub.pin(blobs)
-    record.pinned = (*record.pinned, *blobs)
+    _hold(hub, record, frame, event)
     hub.runs.add(record)
     hub.turn.post(event)
     if record.cancel_on_disconnect:
         hub.later(grace + record.disconnect_grace, lambda: owner_lost(hub, record))
+
+
+def _hold(hub: Hub, record: RunRecord, frame: _Frame, event: RunRecovered) -> None:
+    """Keeps what a run needs until it has ended."""
+    hub.pin(frame.pins)
+    hub.graph_bytes += frame.size
+    if event.frame is None:  # else the core says when the frame is over
+        record.pinned = (*record.pinned, *frame.pins)
+        record.graph_bytes += frame.size
+    blobs = tuple(resuming.blobs_of(event.recovered))
+    hub.pin(blobs)
+    record.pinned = (*record.pinned, *blobs)
+
+
+async def resume(hub: Hub, stored: StoredRun, record: RunRecord | None = None) -> int:
+    """Has a run that failed or was cancelled go on with its results, in the graph that is stored.
+
+    Args:
+        hub: where it goes on.
+        stored: the run; no other of its id is known to the core.
+        record: the shell's books of it; None: they are made.
+
+    Returns:
+        how many results there are.
+
+    Raises:
+        CannotGoOn: says why.
+    """
+    frame = await _frame(hub, stored)
+    made = record is None
+    record = record or record_of(stored)
+    record.cancel_requested = False
+    event = await _event(hub, stored, frame, _Past({}, frozenset(), 0), frozenset())
+    event = event._replace(
+        recovered=event.recovered._replace(skipped=frozenset(), waits={}),
+        pools=record.pools,
+        submitted=hub.now(),
+        attempts={},
+        delays={},
+        failures={},
+        cancelled=False,
+        begun=False,
+        iterations=0,
+    )
+    hub.writer.beginnings.remember(stored)
+    _hold(hub, record, frame, event)
+    if made:
+        record.cancel_on_disconnect = False  # nobody who asks for it by its id stays for it
+        hub.runs.add(record)
+    hub.past.pop(record.run_id, None)
+    again = RunResumed(record.run_id, hub.now())
+    hub.turn.post(event, then=partial(accept, record), records=(again,))
+    found = event.recovered
+    return len(found.nodes) + sum(map(len, found.children.values()))
 
 
 # --- the graph ---------------------------------------------------------------------------------------
@@ -119,9 +173,15 @@ async def _frame(hub: Hub, stored: StoredRun) -> _Frame:
     """The graph that a run is in, with its plan.
 
     Raises:
-        BadMessage, GraphTooLarge, WrongBytes, UnknownName: what is stored is no graph.
-        Unsolvable: it has no plan any more.
+        CannotGoOn: what is stored is no graph, or has no plan any more.
     """
+    try:
+        return await _graph(hub, stored)
+    except (BadMessage, GraphTooLarge, WrongBytes, UnknownName, Unsolvable) as error:
+        raise CannotGoOn(str(error)) from error
+
+
+async def _graph(hub: Hub, stored: StoredRun) -> _Frame:
     created = stored.created
     for function in created.functions:
         body = FunctionBody(function.cid, function.body, function.name, function.code_hash)

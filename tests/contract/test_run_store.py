@@ -38,6 +38,7 @@ from cascade_scheduler.store.base import (
     RunCreated,
     RunDropped,
     RunEvents,
+    RunResumed,
     RunStore,
     Standing,
     StoredAnswer,
@@ -290,6 +291,33 @@ async def test_how_a_run_ended_comes_back(open_store: Open) -> None:
         StoredHead("other", "a name ☃", "running", "", 1234.5),
         StoredHead("r", "a name ☃", "succeeded", "", 1234.5),
     ]
+
+
+async def test_a_run_that_goes_on_in_its_stored_graph_keeps_results_and_frame(open_store: Open) -> None:
+    store = await open_store()
+    await land(
+        store,
+        1,
+        created(),
+        frame(3)._replace(counts=LoopCounts(3, 2, 1, 4)),
+        SaveResult("r", 0, "aa", 7, b"one", True),
+        SaveFacts("r", 0, "aa", FACTS),
+        SaveSkip("r", 2, "cc", "ConditionFalse"),
+        SaveAttempt("r", 0, 7, 1, "w"),
+        SaveDue("r", 1, -1, 1, 5.0),
+        SaveFailure("r", 1, -1, ErrorInfo("E", ""), "raiser"),
+        SaveCancel("r"),
+        RunEvents("r", 1, b"events"),
+        RunAnswered("r", b"finish", ()),
+        SaveOutcome("r", "failed", "ValueError: no"),
+    )
+    await land(store, 2, RunResumed("r", 2000.0))
+    found = (await load(await open_store()))["r"]
+    assert (found.state, found.error, found.cancelled, found.answer) == ("running", "", False, None)
+    assert (found.frame, found.counts) == (3, LoopCounts(3, 2, 1, 4))
+    assert found.results == {"aa": StoredResult(7, b"one", True)}
+    assert found.facts == {"aa": FACTS}
+    assert (found.skipped, found.attempts, found.dues, found.failures, found.events) == ({}, {}, {}, {}, {})
 
 
 async def test_the_roster_comes_back(open_store: Open) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -332,3 +334,64 @@ def test_a_run_that_is_not_known_begins(cluster: cs.Cluster, journal: Journal) -
 def test_resume_needs_an_id(private_cluster: cs.Cluster, journal: Journal) -> None:
     with pytest.raises(ValueError, match="run_id"):
         private_cluster.run(step(journal.path, 1), resume=True)
+
+
+CLI = [sys.executable, "-m", "cascade_dist.cli"]
+
+
+def resume_run(address: str, run_id: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*CLI, "resume-run", run_id, "--address", address, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+
+
+def test_a_failed_run_goes_on_without_the_program_that_submitted_it(
+    redis_cluster: cs.Cluster, cluster_address: str, journal: Journal, tmp_path: Path
+) -> None:
+    flag, run_id = tmp_path / "flag", f"again-{secrets.token_hex(4)}"
+    target = step(journal.path, 3, fails_without(journal.path, str(flag), step(journal.path, 1)))
+    with pytest.raises(RuntimeError, match="the flag is not there"):
+        redis_cluster.run(target, run_id=run_id)
+    failed = resume_run(cluster_address, run_id)
+    assert (failed.returncode, "the flag is not there" in failed.stderr) == (1, True)
+    flag.touch()
+    done = resume_run(cluster_address, run_id)
+    assert (done.returncode, done.stdout) == (0, f"run {run_id}: succeeded\n"), done.stderr
+    assert redis_cluster.attach(run_id).result(30) == 13
+    assert journal.lines() == ["step1", "flaky", "flaky", "flaky", "step3"]
+    kinds = [event.kind for event in redis_cluster.events(run_id, follow=False)]
+    assert (kinds[0], kinds.count("TaskExecutionFinished"), kinds[-1]) == ("RunStarted", 2, "RunFinished")
+    refused = resume_run(cluster_address, run_id)
+    assert (refused.returncode, "has succeeded" in refused.stderr) == (1, True)
+    unknown = resume_run(cluster_address, "nobody")
+    assert (unknown.returncode, "is not stored here" in unknown.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("way", ["resume-run", "submit"])
+def test_a_cancelled_loop_goes_on_from_its_last_frame_also_after_a_restart(
+    new_life: Callable[[], Life], journal: Journal, tmp_path: Path, way: str
+) -> None:
+    flag, run_id = tmp_path / "flag", f"loop-{secrets.token_hex(4)}"
+    target = down(journal.path, str(flag), 4)
+    life = new_life()
+    with life.connect() as cluster:
+        cluster.submit(target, run_id=run_id, progress=False, detach=True)
+        wait_until(lambda: "down3" in journal.lines())
+        cluster.cancel(run_id)
+        wait_until(lambda: status(cluster, run_id) == "cancelled")
+        life.kill()
+    flag.touch()
+    with new_life().connect() as cluster:
+        run = (
+            cluster.resume_run(run_id)
+            if way == "resume-run"
+            else cluster.submit(target, run_id=run_id, resume=True, progress=False)
+        )
+        assert run.result(60) == "over"
+    assert journal.lines() == ["down4", "down3", "down3", "down2", "down1", "down0"]
+
+
+def test_nothing_is_resumed_where_nothing_is_stored(private_cluster: cs.Cluster, journal: Journal) -> None:
+    run = private_cluster.submit(step(journal.path, 1))
+    run.result(30)
+    with pytest.raises(cs.RunRefusedError, match="memory://"):
+        private_cluster.resume_run(run.id)

@@ -15,7 +15,7 @@ import grpc.aio
 from cascade_dist import wire
 from cascade_dist.errors import RunFileError
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
-from cascade_scheduler import recalling
+from cascade_scheduler import recalling, recovery, resuming
 from cascade_scheduler.blobs.base import BlobError
 from cascade_scheduler.core import views
 from cascade_scheduler.core.commands import EventRecord, RunEnded
@@ -262,6 +262,37 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         self._hub.turn.post(None, then=partial(_note, noted))
         await noted
         return client_pb2.CancelRunResponse(state=self._info(record).state)
+
+    async def ResumeRun(  # noqa: N802
+        self, request: client_pb2.ResumeRunRequest, context: Context
+    ) -> client_pb2.ResumeRunResponse:
+        """A run that failed or was cancelled goes on."""
+        hub, run_id = self._hub, request.run_id
+        if not hub.keeps_graphs:
+            text = f"its state is {self._state}, so nothing is kept of runs; start it with --state redis://…"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
+        record = hub.runs.get(run_id)
+        try:
+            stored = await resuming.load(hub.writer, run_id)
+        except StoreUnavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the store is away: {error}")
+            raise
+        state = "running" if record is not None and record.live else "" if stored is None else stored.state
+        if stored is None or state in ("running", "succeeded"):
+            code = grpc.StatusCode.NOT_FOUND if stored is None else grpc.StatusCode.FAILED_PRECONDITION
+            why = {"": "is not stored here", "running": "has not ended"}.get(state, "has succeeded")
+            await context.abort(code, f"run {run_id!r} {why}: only what failed or was cancelled is resumed")
+            raise LookupError(run_id)  # abort has raised already
+        if hub.runs.get(run_id) is not None:
+            following.forget_ended(hub, run_id)
+        try:
+            results = await recovery.resume(hub, stored)
+        except recovery.CannotGoOn as error:
+            told = f"run {run_id!r} cannot be resumed: {error}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, told)
+            raise
+        logger.info("run %s is resumed: %d results are there", run_id, results)
+        return client_pb2.ResumeRunResponse(results=results)
 
     async def ListWorkers(  # noqa: N802
         self, request: client_pb2.ListWorkersRequest, context: Context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from cascade_dist.v1 import client_pb2
-from cascade_scheduler.core.events import RunCancelRequested
+from cascade_scheduler.core.events import RunCancelRequested, RunForgotten
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.recalling import find
@@ -13,7 +13,17 @@ from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.services.client_session import ClientSession, accepted_message
 from cascade_scheduler.store.base import StoreUnavailable
 
-__all__ = ["Refusal", "accept", "attach", "cancel", "follow", "leave", "owner_lost", "refused"]
+__all__ = [
+    "Refusal",
+    "accept",
+    "attach",
+    "cancel",
+    "follow",
+    "forget_ended",
+    "leave",
+    "owner_lost",
+    "refused",
+]
 
 LOOK_SECONDS = 1.0
 """How often it is looked whether anybody follows a run whose owner is lost, at the most."""
@@ -132,6 +142,14 @@ def own(session: ClientSession, record: RunRecord) -> None:
         record.owner.owned.discard(record)
     record.owner = session
     session.owned.add(record)
+
+
+def forget_ended(hub: Hub, run_id: str) -> None:
+    """A run that has ended, and is resumed, is no longer known as it was."""
+    record = hub.runs.get(run_id)
+    if record is not None:
+        hub.runs.forget(record)
+        hub.turn.post(RunForgotten(run_id))
 
 
 def cancel(hub: Hub, record: RunRecord, reason: str) -> None:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import client_pb2, graph_pb2
-from cascade_scheduler import recalling, resuming
+from cascade_scheduler import recalling, recovery, resuming
 from cascade_scheduler.blobs.base import find_all
 from cascade_scheduler.core.cached import Recovered
 from cascade_scheduler.core.commands import RunRefused
-from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
+from cascade_scheduler.core.events import RunCancelRequested, RunSubmitted
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.plans import Plan
 from cascade_scheduler.core.values import BlobValue
@@ -23,7 +23,7 @@ from cascade_scheduler.hub import Hub
 from cascade_scheduler.planning import make_plan, plan_key, plan_now
 from cascade_scheduler.runs import RunRecord, SubmitFacts
 from cascade_scheduler.services.client_session import ClientSession
-from cascade_scheduler.services.following import Refusal, accept, follow, refused
+from cascade_scheduler.services.following import Refusal, accept, follow, forget_ended, refused
 from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import RunCreated, StoredFunction, StoreUnavailable
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
@@ -304,7 +304,7 @@ class Submits:
             return
         if hub.draining:
             raise Refusal("draining", "the scheduler is going away and takes no new runs; submit to another")
-        self._forget_ended(run_id)
+        forget_ended(self._hub, run_id)
         key = plan_key(hub, incoming.assembly.plan_key(end), pools)
         if graph.jumps:
             graph, key = hub.tails.first_part(graph, key)
@@ -355,13 +355,6 @@ class Submits:
         self._drop(self._incoming.pop(run_id))
         follow(self._hub, self._session, record, logs=whole.incoming.options.logs, joined=True)
         return True
-
-    def _forget_ended(self, run_id: str) -> None:
-        """A run that has ended, and is resumed, is no longer known as it was."""
-        record = self._hub.runs.get(run_id)
-        if record is not None:
-            self._hub.runs.forget(record)
-            self._hub.turn.post(RunForgotten(run_id))
 
     def _record(self, whole: _Whole) -> RunRecord:
         """The shell's books of the new run, made before the core knows of it."""
@@ -424,6 +417,12 @@ class Submits:
                 f"choose another run id, or submit without resume to begin anew"
             )
             self._refuse_stored(record, "conflict", text)
+            return
+        if stored.frame:  # it had gone on as another graph, and goes on in that
+            try:
+                await recovery.resume(hub, stored, record)
+            except recovery.CannotGoOn as error:
+                self._refuse_stored(record, "invalid", f"run {run_id!r} cannot be resumed: {error}")
             return
         await find_all(hub.blobs, resuming.stored_blobs(stored))
         recovered = await resuming.recovered_from(stored, whole.graph, hub.blobs.has)

@@ -36,6 +36,7 @@ __all__ = [
     "RunDropped",
     "RunEvents",
     "RunImporting",
+    "RunResumed",
     "RunRenewed",
     "RunStore",
     "Standing",
@@ -133,6 +134,14 @@ class RunImporting(NamedTuple):
     run_id: str
 
 
+class RunResumed(NamedTuple):
+    """A run that had ended goes on in the graph that is stored; results stay, with what was observed."""
+
+    run_id: str
+    at: float
+    """Seconds since the Unix epoch."""
+
+
 class RunAnswered(NamedTuple):
     """A run has ended, and so it did: what clients are told once more after a restart.
 
@@ -177,6 +186,7 @@ class RunDropped(NamedTuple):
 Record: TypeAlias = Union[
     RunCreated,
     RunImporting,
+    RunResumed,
     RunEvents,
     RunRenewed,
     RunDropped,

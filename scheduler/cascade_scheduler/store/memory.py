@@ -28,6 +28,7 @@ from cascade_scheduler.store.base import (
     RunDropped,
     RunEvents,
     RunImporting,
+    RunResumed,
     Standing,
     StoredAnswer,
     StoredAttempt,
@@ -261,6 +262,10 @@ def _change(run: StoredRun, record: object) -> None:
         run.skipped[record.key] = record.reason
     elif isinstance(record, SaveFailure):
         run.failures[record.node, record.child] = StoredFailure(record.error, record.task)
+    elif isinstance(record, RunResumed):
+        for part in (run.skipped, run.attempts, run.children, run.dues, run.failures):
+            part.clear()
+        run.state, run.error, run.events, run.cancelled, run.answer = "running", "", {}, False, None
     elif isinstance(record, SaveCancel):
         run.cancelled = True
     elif isinstance(record, SaveCheckpoint):

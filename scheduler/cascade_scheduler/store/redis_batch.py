@@ -35,6 +35,7 @@ from cascade_scheduler.store.base import (
     RunEvents,
     RunImporting,
     RunRenewed,
+    RunResumed,
     Standing,
     StoredFrame,
     StoredFunction,
@@ -106,6 +107,7 @@ def key_of(run_id: str, part: str) -> str:
 _OfRun = (
     RunCreated
     | RunImporting
+    | RunResumed
     | RunEvents
     | RunRenewed
     | RunDropped
@@ -243,6 +245,8 @@ class Script:
         elif isinstance(record, RunRenewed):
             self._renew(run_id)
             self._do("ZADD", RUNS_KEY, record.at, run_id)
+        elif isinstance(record, RunResumed):
+            self._add_resumed(record)
         elif isinstance(record, (RunDropped, RunImporting)):
             self._drop(run_id)
             self._do("ZREM", RUNS_KEY, run_id)
@@ -281,6 +285,15 @@ class Script:
         self._do("ZADD", RUNS_KEY, record.submitted, run_id)
         over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
         self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
+
+    def _add_resumed(self, record: RunResumed) -> None:
+        run_id = record.run_id
+        for part in ("skipped", "attempts", "failures", "events"):
+            self._delete(key_of(run_id, part))
+        self._do("HDEL", key_of(run_id, "meta"), "cancelled", "answer", "error")
+        self._set(run_id, "meta", "state", "running")
+        self._renew(run_id)
+        self._do("ZADD", RUNS_KEY, record.at, run_id)
 
     def told(self, record: RunCreated) -> bytes:
         """What is told of a run besides its graph, sealed; the same bytes for the same run."""

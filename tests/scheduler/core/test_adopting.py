@@ -294,7 +294,12 @@ def test_a_loop_goes_on_in_its_frame_and_counts_on(sim: Sim) -> None:
     sim.turn(
         known("w1"),
         recovered(
-            graph, attempts={0: last(7)}, frame=frame, counts=c.LoopCounts(5, 5, 0, 5, 5), number=5, iterations=2
+            graph,
+            attempts={0: last(7)},
+            frame=frame,
+            counts=c.LoopCounts(5, 5, 0, 5, 5),
+            number=5,
+            iterations=2,
         ),
     )
     hello(sim, "w1", (7, "finished"))
