@@ -97,7 +97,7 @@ class CodeWatch:
         defaults = function.__defaults__ or ()
         if function.__closure__ or function.__kwdefaults__ or function.__dict__:
             return False
-        if not SCALARS.issuperset(map(type, defaults)):
+        if not all(map(_is_atom, defaults)):
             return False
         chains, imports = loads_of(function.__code__)
         if any(name and not is_installed(module) for module, name in imports):
@@ -140,7 +140,10 @@ def watch(task: Task[Any], retry: RetryPolicy | None = None) -> CodeWatch | None
 
 def _is_atom(value: Any) -> bool:
     """It counts by what never changes: a scalar by itself, a module or installed code by its name."""
-    return type(value) in SCALARS or type(value) is types.ModuleType or installed_name(value) is not None
+    kind = type(value)
+    if kind is tuple:
+        return SCALARS.issuperset(map(type, value))
+    return kind in SCALARS or kind is types.ModuleType or installed_name(value) is not None
 
 
 def _is_plain_retry(retry: RetryPolicy | None) -> bool:

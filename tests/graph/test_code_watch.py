@@ -14,6 +14,7 @@ from cascade_dist.graph.code_hash import CodeHasher
 from cascade_dist.graph.code_watch import CodeWatch, watch
 
 LIMIT = 3
+PAIR = (1, "b")
 TABLE = {"a": 1}
 helpers = types.ModuleType("helpers")
 helpers.rate = 2  # type: ignore[attr-defined]
@@ -29,7 +30,7 @@ def outer(n: int, by: int = 2) -> int:
 
 @cs.task
 def loop(n: int) -> Any:
-    return loop(outer(n) + len(json.dumps(n)) + helpers.rate)
+    return loop(outer(n) + len(json.dumps(n)) + helpers.rate + PAIR[0])
 
 
 @cs.task
@@ -53,8 +54,13 @@ def closes_over(value: Any) -> Any:
 
 
 @cs.task
-def by_default(n: Any = (1, 2)) -> Any:
+def by_default(n: Any = (1, [2])) -> Any:
     return by_default()
+
+
+@cs.task
+def by_plain_default(n: Any = (1, 2), *, by: int = 3) -> Any:
+    return by_plain_default()
 
 
 @cs.task
@@ -77,13 +83,14 @@ def watched(task: Any) -> CodeWatch:
     ("name", "value"),
     [
         ("LIMIT", 4),
+        ("PAIR", (1, "c")),
         ("inner", lambda n: n),
         ("outer", lambda n: n),
         ("len", lambda text: 1),
         ("json", os),
         ("loop", cs.task(lambda n: n)),
     ],
-    ids=["a value", "a helper's helper", "a helper", "what was a builtin", "a module", "the task"],
+    ids=["a value", "a tuple", "a helper's helper", "a helper", "what was a builtin", "a module", "the task"],
 )
 def test_what_changes_the_hash_is_seen(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
     task, made = loop, watched(loop)
@@ -124,6 +131,7 @@ def test_what_may_change_unseen_is_not_watched() -> None:
     assert watch(reads_a_table) is None
     assert watch(closes_over(1)) is None
     assert watch(by_default) is None
+    assert watch(by_plain_default) is None, "defaults of keywords are in a dict"
     assert watch(of_a_class) is None
 
 
