@@ -44,13 +44,15 @@ JUMP = StoredJump(1, (), b"")
 # --- what is kept of beginnings ------------------------------------------------------------------------
 
 
-def test_a_run_s_beginning_is_kept_until_it_has_ended() -> None:
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_s_beginning_is_kept_until_it_has_ended(first: bool) -> None:
     kept = Beginnings()
     kept.note([SaveSkip("r", 0, "aa", "Pruned"), created("r"), created("other")])
     assert kept.live() == ["r", "other"]
     assert kept.created("r") == created("r")
     outcome, answer = SaveOutcome("r", "succeeded", ""), RunAnswered("r", b"finish", ())
-    kept.note([outcome, answer, RunDropped("other")])
+    kept.note([outcome, answer] if first else [answer, outcome])
+    kept.note([RunDropped("other")])
     assert kept.live() == []
     assert kept.ended() == ["r"]
     assert kept.created("r") == created("r", chunks=(), functions=())

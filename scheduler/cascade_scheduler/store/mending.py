@@ -52,6 +52,8 @@ class Beginnings:
         self._created: dict[str, RunCreated] = {}
         self._frames: dict[str, tuple[SaveFrame, ...]] = {}
         """The last graph that a run went on as, and the last jump within the graph that it is in."""
+        self._answers: dict[str, RunAnswered] = {}
+        """Of runs that end in the same batch."""
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
     def remember(self, stored: StoredRun) -> None:
@@ -86,15 +88,19 @@ class Beginnings:
             created = self._created.pop(record.run_id, None)
             self._frames.pop(record.run_id, None)
             if created is not None:
-                self._ended[record.run_id] = _Ended(created._replace(chunks=(), functions=()), (record,))
+                answer = self._answers.pop(record.run_id, None)
+                records = (record,) if answer is None else (record, answer)
+                self._ended[record.run_id] = _Ended(created._replace(chunks=(), functions=()), records)
                 if len(self._ended) > ENDED_MAX:
                     self._ended.popitem(last=False)
         elif isinstance(record, RunAnswered):
             ended = self._ended.get(record.run_id)
             if ended is not None:
                 self._ended[record.run_id] = ended._replace(records=(*ended.records, record))
+            elif record.run_id in self._created:
+                self._answers[record.run_id] = record
         elif isinstance(record, RunDropped):
-            for known in (self._created, self._frames, self._ended):
+            for known in (self._created, self._frames, self._answers, self._ended):
                 known.pop(record.run_id, None)
 
     def live(self) -> list[str]:
