@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import loop, machine, resume, state
+from benchmarks import loop, machine, objects, resume, state
 from benchmarks.figures import MEASURES, OURS
 from benchmarks.processes import adopt_orphans, stop_children
 from benchmarks.report import NAMES, Report
@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         return loop.main(given[1:])
     if given[:1] == ["state"]:
         return state.main(given[1:])
+    if given[:1] == ["objects"]:
+        return objects.main(given[1:])
     if given[:1] == ["resume"]:
         return resume.main(given[1:])
     options = parse(arguments)

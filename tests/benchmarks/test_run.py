@@ -56,3 +56,21 @@ def test_a_side_that_takes_too_long_is_absent_and_stopped(root: Path, tmp_path: 
     assert done.returncode == 1
     assert "bare transport is absent: not done within 3 s" in done.stdout
     assert left_over(tmp_path) == []
+
+
+@pytest.mark.integration
+def test_objects_on_one_host_and_between_two(root: Path, tmp_path: Path) -> None:
+    sizes = "--repeat 1 --chains 1 --steps 4 --size 1000000 --hosts-size 4194304 --total 40000000"
+    command = [sys.executable, "-m", "benchmarks", "objects", "--peers", "none", *sizes.split()]
+    environment = {**os.environ, MARK: str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Cascade Dist, 2 workers" in done.stdout
+    assert "passed between two workers" in done.stdout
+    assert "absent" not in done.stdout, done.stdout
+    if "no figures between hosts" not in done.stdout:
+        assert done.stdout.count("MB/s") == 1
+        assert "bare gRPC stream" in done.stdout
+    assert left_over(tmp_path) == []

@@ -33,7 +33,7 @@ class Processes:
         self.folder = folder
         self.workers: list[subprocess.Popen[bytes]] = []
         ready = folder / "ready.json"
-        self._scheduler = self._start("cascade_scheduler", "--port", "0", "--ready-file", str(ready))
+        self.scheduler = self._start("cascade_scheduler", "--port", "0", "--ready-file", str(ready))
         wait_until(ready.exists)
         self.address: str = json.loads(ready.read_text())["address"]
 
@@ -51,10 +51,10 @@ class Processes:
         return folder
 
     def close(self) -> None:
-        for process in (*self.workers, self._scheduler):
+        for process in (*self.workers, self.scheduler):
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-        for process in (*self.workers, self._scheduler):
+        for process in (*self.workers, self.scheduler):
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
@@ -199,3 +199,27 @@ def test_what_dead_workers_left_is_removed_at_the_next_start(processes: Processe
         processes.worker()
         assert cluster.run(total([filled(3)])) == [3.0]
         assert not any(root.exists() for root in roots)
+
+
+def test_the_scheduler_does_not_grow_with_what_passes_between_workers(processes: Processes) -> None:
+    @cs.task
+    def step(before: Any) -> Any:
+        return np.full(8 * MIB // 8, before[0] + 1)
+
+    processes.worker("--resources", "maker=1", name="maker")
+    processes.worker("--resources", "user=1", name="user")
+    scheduler = psutil.Process(processes.scheduler.pid)
+
+    def pass_on(steps: int) -> float:
+        value: Any = np.zeros(1)
+        for number in range(steps):
+            amounts = {("maker", "user")[number % 2]: 1}
+            value = step(value).with_constraints(**amounts)
+        return float(cluster.run(total([value]))[0])
+
+    with cs.connect(processes.address) as cluster:
+        wait_until(lambda: len(cluster.workers()) == 2)
+        assert pass_on(4) == 4.0
+        before = scheduler.memory_info().rss
+        assert pass_on(60) == 60.0
+        assert scheduler.memory_info().rss - before < 16 * MIB

@@ -21,6 +21,8 @@ __all__ = ["ObjectServicer", "reachable", "start_object_server"]
 
 _STREAMS_MAX = 32
 """Objects that are sent at the same time; further ones wait."""
+_TOGETHER = 2
+"""Pieces that a thread reads at a time."""
 
 
 class ObjectServicer:
@@ -57,33 +59,41 @@ async def _send(
     fd: int, request: worker_pb2.FetchObjectRequest, context: grpc.aio.ServicerContext[Any, Any]
 ) -> None:
     """Sends while the next piece is read. While the descriptor is open nobody writes into the file."""
+    reader = _Reader(fd, request)
     loop = asyncio.get_running_loop()
-    size = os.fstat(fd).st_size
-    at = request.offset_bytes
-    end = min(size, at + request.length_bytes) if request.length_bytes else size
-    told = size
-    reading: asyncio.Future[bytes] | None = None
+    reading = loop.run_in_executor(None, reader.read)
     try:
-        while at < end:
-            length = min(PAYLOAD_BYTES_MAX, end - at)
-            message = await (reading or loop.run_in_executor(None, _read, fd, length, at, told))
-            at, told, reading = at + length, 0, None
-            if at < end:
-                length = min(PAYLOAD_BYTES_MAX, end - at)
-                reading = loop.run_in_executor(None, _read, fd, length, at, told)
-            await context.write(message)
+        while messages := await reading:
+            reading = loop.run_in_executor(None, reader.read)
+            for message in messages:
+                await context.write(message)
     finally:
-        if reading is None:
-            os.close(fd)
-        else:
-            reading.add_done_callback(lambda done: os.close(fd))
+        reading.add_done_callback(lambda done: os.close(fd))
 
 
-def _read(fd: int, length: int, at: int, size: int) -> bytes:
-    data = os.pread(fd, length, at)
-    if len(data) != length:
-        raise OSError(f"a file of {at + length:,} bytes or more ends at byte {at + len(data):,}")
-    return encode_piece(Piece(size, data, zlib.crc32(data)))
+class _Reader:
+    """Reads a file as messages. Used by one thread at a time."""
+
+    def __init__(self, fd: int, request: worker_pb2.FetchObjectRequest) -> None:
+        self._fd = fd
+        self._size = self._untold = os.fstat(fd).st_size
+        self._at = request.offset_bytes
+        length = request.length_bytes or self._size
+        self._end = min(self._size, self._at + length)
+        # One buffer: the pages of a new one would be faults, which cost more than the bytes.
+        self._buffer = memoryview(bytearray(min(PAYLOAD_BYTES_MAX, max(0, self._end - self._at))))
+
+    def read(self) -> list[bytes]:
+        """The next messages; none at the end."""
+        messages: list[bytes] = []
+        while self._at < self._end and len(messages) < _TOGETHER:
+            data = self._buffer[: self._end - self._at]
+            if os.preadv(self._fd, [data], self._at) != len(data):
+                raise OSError(f"a file of {self._size:,} bytes was cut short")
+            messages.append(encode_piece(Piece(self._untold, data, zlib.crc32(data))))
+            self._at += len(data)
+            self._untold = 0
+        return messages
 
 
 async def start_object_server(

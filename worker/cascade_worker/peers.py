@@ -37,6 +37,8 @@ PAUSE = 0.25
 _CHANNELS_MAX = 64
 _LANES = 4
 """Connections to one holder: each is served by another thread of gRPC."""
+_TOGETHER = 2
+"""Pieces that a thread checks and writes at a time."""
 _RANGE_BYTES_MIN = 4 << 20
 _RANGE_BYTES_MAX = 32 << 20
 
@@ -181,37 +183,63 @@ class _RangeFetch:
         return reason
 
     async def _stream(self, holder: str) -> None:
-        wanted = self._reference
+        """Reads pieces while those before them are checked and written."""
         request = worker_pb2.FetchObjectRequest(
-            attempt=wanted.attempt, offset_bytes=self._at, length_bytes=self._end - self._at
+            attempt=self._reference.attempt, offset_bytes=self._at, length_bytes=self._end - self._at
         )
-        loop = asyncio.get_running_loop()
-        async with contextlib.aclosing(pieces_of(self._peers.call(holder, self._lane, request))) as messages:
-            async for message in messages:
-                piece = decode_piece(message)
-                if piece.size and piece.size != wanted.size_bytes:
-                    raise BadPieceError(f"it has {piece.size:,} bytes there, not {wanted.size_bytes:,}")
-                if not len(piece.data) or self._at + len(piece.data) > self._end:
-                    raise BadPieceError(
-                        f"{len(piece.data):,} bytes came where {self._end - self._at:,} are wanted"
-                    )
-                await _in_thread(loop.run_in_executor(None, _write, self._fd, piece, self._at))
-                self._at += len(piece.data)
+        call = self._peers.call(holder, self._lane, request)
+        at = self._at
+        held: list[Piece] = []
+        writing: asyncio.Future[None] | None = None
+        try:
+            async with contextlib.aclosing(pieces_of(call)) as messages:
+                async for message in messages:
+                    piece = self._placed(message, at)
+                    at += len(piece.data)
+                    held.append(piece)
+                    if len(held) == _TOGETHER:
+                        await _in_thread(writing)
+                        writing, held = self._start_writing(held), []
+        finally:  # what came is good whatever came after it, unless its check says otherwise
+            await _in_thread(writing)
+            await _in_thread(self._start_writing(held))
         if self._at < self._end:
             raise BadPieceError(f"it ended {self._end - self._at:,} bytes too early")
 
+    def _placed(self, message: bytes, at: int) -> Piece:
+        """A piece that belongs there.
 
-def _write(fd: int, piece: Piece, at: int) -> None:
-    piece.check()
-    view = piece.data
-    while len(view):
-        written = os.pwrite(fd, view, at)
-        at += written
-        view = view[written:]
+        Raises:
+            BadPieceError: it does not.
+        """
+        piece = decode_piece(message)
+        size = self._reference.size_bytes
+        if piece.size and piece.size != size:
+            raise BadPieceError(f"it has {piece.size:,} bytes there, not {size:,}")
+        if not len(piece.data) or at + len(piece.data) > self._end:
+            raise BadPieceError(f"{len(piece.data):,} bytes came where {self._end - at:,} are wanted")
+        return piece
+
+    def _start_writing(self, pieces: list[Piece]) -> asyncio.Future[None] | None:
+        if not pieces:
+            return None
+        return asyncio.get_running_loop().run_in_executor(None, self._write, pieces)
+
+    def _write(self, pieces: list[Piece]) -> None:
+        """In a thread: checks and writes pieces, up to the first that is wrong."""
+        for piece in pieces:
+            piece.check()
+            view = piece.data
+            while len(view):
+                written = os.pwrite(self._fd, view, self._at)
+                self._at += written
+                view = view[written:]
 
 
-async def _in_thread(job: asyncio.Future[None]) -> None:
+async def _in_thread(job: asyncio.Future[None] | None) -> None:
     """Waits for a thread, also when it is cancelled: the descriptor in use is about to be closed."""
+    if job is None:
+        return
     try:
         await asyncio.shield(job)
     except asyncio.CancelledError:
@@ -223,7 +251,8 @@ async def pieces_of(call: Any) -> AsyncGenerator[Any, None]:
     """The messages of a stream, none later than the bound after the one before."""
     try:
         while True:
-            message = await asyncio.wait_for(call.read(), SILENCE)
+            async with asyncio.timeout(SILENCE):
+                message = await call.read()
             if message is grpc.aio.EOF:
                 return
             yield message

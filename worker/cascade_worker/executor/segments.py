@@ -55,10 +55,16 @@ def free_name(attempt: int, size: int) -> str:
 
 def free_size(name: str) -> int:
     """The size that a free segment's name tells; 0 when it is none."""
+    return _parts(name)[0]
+
+
+def _parts(name: str) -> tuple[int, int]:
+    """Size and attempt in a free segment's name; zeros when it is none."""
+    size, _, attempt = name.partition("-")
     try:
-        return int(name.partition("-")[0], 16)
+        return int(size, 16), int(attempt, 16)
     except ValueError:
-        return 0
+        return 0, 0
 
 
 def lock_alone(fd: int, path: str) -> bool:
@@ -225,12 +231,16 @@ def _drop_free(directory: str) -> bool:
 
 
 def _candidates(free: str, size: int) -> Iterator[str]:
-    """Names of segments between half and twice the size, the nearest first."""
+    """Names of segments between half and twice the size, the last released first: caches have its bytes."""
     try:
         found = os.listdir(free)
     except FileNotFoundError:
         return
-    near = [(abs(has - size), name) for name in found if size <= 2 * (has := free_size(name)) <= 4 * size]
+    near = []
+    for name in found:
+        has, attempt = _parts(name)
+        if size <= 2 * has <= 4 * size:
+            near.append((abs(has - size) > size >> 3, -attempt, name))
     near.sort()
-    for _, name in near[:_CANDIDATES_MAX]:
+    for _, _, name in near[:_CANDIDATES_MAX]:
         yield name
