@@ -51,8 +51,10 @@ def test_a_run_s_beginning_is_kept_until_it_has_ended(first: bool) -> None:
     assert kept.live() == ["r", "other"]
     assert kept.created("r") == created("r")
     outcome, answer = SaveOutcome("r", "succeeded", ""), RunAnswered("r", b"finish", ())
-    kept.note([outcome, answer] if first else [answer, outcome])
-    kept.note([RunDropped("other")])
+    kept.note([outcome, answer])
+    assert kept.live() == ["r", "other"], "the store does not have its end yet"
+    kept.landed([outcome, answer] if first else [answer, outcome])
+    kept.landed([RunDropped("other")])
     assert kept.live() == []
     assert kept.ended() == ["r"]
     assert kept.created("r") == created("r", chunks=(), functions=())
@@ -71,7 +73,7 @@ def test_of_frames_the_last_graph_and_the_last_jump_in_it_are_kept() -> None:
     assert kept.frames("r") == (steps[0], steps[2])
     kept.note(steps[3:])
     assert kept.frames("r") == (steps[3], steps[4])
-    kept.note([SaveOutcome("r", "failed", "")])
+    kept.landed([SaveOutcome("r", "failed", "")])
     assert kept.frames("r") == ()
 
 

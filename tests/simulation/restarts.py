@@ -77,6 +77,26 @@ class JournalStore(RedisStore):
             await asyncio.Event().wait()
 
 
+class LosingStore(JournalStore):
+    """A store that loses all when it has taken so many records, and stops when that is written again."""
+
+    def __init__(self, url: str, records_max: int) -> None:
+        super().__init__(url, None)
+        self._before = records_max
+        self._next: Sequence[Record] | None = None
+        """What was to land when all was lost; it comes again when what is held has been written."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Lands a batch, as long as nothing is lost."""
+        if self._next is None and len(self.landed) >= self._before:
+            self._next = batch.records
+            await self._client.flushdb()
+        elif self._next is not None and batch.records is self._next:
+            self.stopped.set()
+            await asyncio.Event().wait()
+        await super().commit(batch)
+
+
 class Stream:
     """What a service sees of a peer: queues in the place of gRPC."""
 
@@ -227,9 +247,13 @@ class Cluster:
         self.updates: list[client_pb2.RunUpdate] = []
         self.life: Life
 
-    async def begin(self, records_max: int | None) -> JournalStore:
+    async def begin(self, records_max: int | None, *, lose: bool = False) -> JournalStore:
         """The next scheduler takes up what is stored; workers and a client come to it."""
-        store = JournalStore(self._url, records_max)
+        if lose:
+            assert records_max is not None
+            store: JournalStore = LosingStore(self._url, records_max)
+        else:
+            store = JournalStore(self._url, records_max)
         epoch = await store.open()
         options = SchedulerOptions(core=SETTINGS, times=TIMES, recovery_grace=30.0)
         self.life = Life(
@@ -346,18 +370,23 @@ async def play(
     params: dict[str, Any] | None = None,
     *,
     stop_after: int | None = None,
+    lose: bool = False,
     workers: int = 2,
 ) -> Verdict:
-    """Runs a target, with a stop of the scheduler after so many records; None: without."""
+    """Runs a target, with a stop of the scheduler after so many records; None: without.
+
+    With `lose` Redis loses everything at that moment, and the scheduler stops when it has written again what
+    it held.
+    """
     await _fresh(url)
     depot.clear()
     cluster = Cluster(url, depot, workers)
     verdict = Verdict()
-    store = await cluster.begin(stop_after)
+    store = await cluster.begin(stop_after, lose=lose)
     cluster.submit(target, params)
     await cluster.go_on(lambda: cluster.finish is not None or store.stopped.is_set())
     landed = store.landed
-    if stop_after is not None:
+    if stop_after is not None and (store.stopped.is_set() or not lose):
         await cluster.stop(store)
         known = {record.attempt for record in landed if isinstance(record, SaveAttempt)}
         verdict.strangers = sum(attempt not in known for attempt, _ in cluster.executed())

@@ -182,3 +182,18 @@ async def test_a_stop_after_any_record_changes_nothing(redis_server: str, depot:
         assert verdict.events.count(("RunFinished", "")) == 1, told
         if program in EXACT and not verdict.cut:
             assert Counter(verdict.events) == Counter(clean.events), told
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+async def test_all_is_lost_after_some_record_and_written_again(
+    redis_server: str, depot: Depot, program: Any
+) -> None:
+    """What the scheduler holds is enough for the next one to go on with."""
+    clean = await play(redis_server, depot, program())
+    for number in range(1, clean.records, 3):
+        verdict = await play(redis_server, depot, program(), stop_after=number, lose=True)
+        told = f"lost after record {number} of {clean.records}"
+        assert (verdict.state, verdict.value, verdict.error) == (clean.state, clean.value, clean.error), told
+        # Values that were let go before the loss may have to be made again, once.
+        assert all(verdict.executed[node] <= 2 * count for node, count in clean.executed.items()), told
+        assert verdict.events.count(("RunFinished", "")) == 1, told

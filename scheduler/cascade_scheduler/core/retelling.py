@@ -24,7 +24,7 @@ from cascade_scheduler.core.commands import (
     SaveSkip,
     SaveWorker,
 )
-from cascade_scheduler.core.run import DONE, FAILED, Loop, Run
+from cascade_scheduler.core.run import DONE, FAILED, READY, Loop, Run
 from cascade_scheduler.core.values import ObjectValue
 
 __all__ = ["Retold", "retell", "retell_standing"]
@@ -102,6 +102,10 @@ def _waits(books: Books, run: Run) -> Iterator[Retold]:
             if frame_id == run.frame_id and run.delays.get(node) == number:
                 origin, child = run.origin(node)
                 yield SaveDue(run.run_id, origin, child, run.tries.get(node, 0), at)
+    for node, tries in run.tries.items():
+        if run.status[node] == READY:  # for another try
+            origin, child = run.origin(node)
+            yield SaveDue(run.run_id, origin, child, tries, books.now)
     if run.waits:
         for at, number, frame_id, node in books.timers:
             if frame_id == run.frame_id and run.waits.get(node) == number:

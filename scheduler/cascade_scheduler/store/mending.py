@@ -46,7 +46,10 @@ class _Ended(NamedTuple):
 
 
 class Beginnings:
-    """How live runs began, and what is left to say of those that have ended."""
+    """How live runs began, and what is left to say of those that have ended.
+
+    A run counts as live until the store has its end.
+    """
 
     def __init__(self) -> None:
         self._created: dict[str, RunCreated] = {}
@@ -66,13 +69,13 @@ class Beginnings:
             self._frames[created.run_id] = (SaveFrame(created.run_id, stored.frame, going_on, stored.counts),)
 
     def note(self, records: Iterable[Record]) -> None:
-        """Looks for what begins and ends runs among the records of a turn."""
+        """Looks for what begins runs among the records of a turn."""
         for record in records:
             kind = type(record)
-            if kind in _NOTED:
-                self._note(record)
+            if kind is RunCreated or kind is SaveFrame:
+                self._begin(record)
 
-    def _note(self, record: Record) -> None:
+    def _begin(self, record: Record) -> None:
         if isinstance(record, RunCreated):
             self._created[record.run_id] = record
             self._frames.pop(record.run_id, None)
@@ -84,7 +87,15 @@ class Beginnings:
             elif frames and isinstance(frames[-1].stored, StoredJump):
                 frames = frames[:-1]
             self._frames[record.run_id] = (*frames, record)
-        elif isinstance(record, SaveOutcome):
+
+    def landed(self, records: Iterable[Record]) -> None:
+        """Looks for what ends runs among records that the store has now."""
+        for record in records:
+            if type(record) in _ENDS:
+                self._end(record)
+
+    def _end(self, record: Record) -> None:
+        if isinstance(record, SaveOutcome):
             created = self._created.pop(record.run_id, None)
             self._frames.pop(record.run_id, None)
             if created is not None:
@@ -126,7 +137,7 @@ class Beginnings:
         return () if ended is None else ended.records
 
 
-_NOTED = frozenset((RunCreated, RunDropped, RunAnswered, SaveFrame, SaveOutcome))
+_ENDS = frozenset((RunDropped, RunAnswered, SaveOutcome))
 
 
 async def records_of(run_id: str, beginnings: Beginnings, memory: Memory) -> Sequence[Record]:

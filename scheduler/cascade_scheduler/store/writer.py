@@ -176,6 +176,7 @@ class StoreWriter:
         while True:
             try:
                 await self._commit(records)
+                self.beginnings.landed(records)
                 return
             except StoreGap as gap:
                 await self._mend(gap)
