@@ -194,6 +194,7 @@ async def test_objects_are_named_with_their_holder_and_released() -> None:
         held = value_pb2.ObjectRef(attempt=first, size_bytes=1 << 30, holders=["127.0.0.1:1"])
         await worker.report(done(first, value_pb2.Value(object=held)))
         (assignment,) = (await worker.work()).assignments
+        held.maker = "w1"
         assert assignment.inputs[0].object == held
         assert assignment.publish
         await worker.report(done(assignment.attempt, pickled(1)))
