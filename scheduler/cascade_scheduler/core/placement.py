@@ -91,7 +91,7 @@ class _Room:
         return (
             self.only_cpu
             and not worker.leased
-            and len(worker.queue) < worker.ahead_credits
+            and len(worker.queue) + worker.followers < worker.ahead_credits
             and worker.ahead_seconds < self.limit * worker.cpu / MICROS
             and worker.could(self.cls.amounts)
         )
