@@ -14,7 +14,7 @@ import pytest
 
 from cascade_dist.codec.cid import cid_of, cid_to_text
 from cascade_dist.storage.kubo import Kubo
-from cascade_scheduler.blobs.base import BlobError, BlobStore, BlobTooLarge, BlobWrong
+from cascade_scheduler.blobs.base import BlobError, BlobMended, BlobStore, BlobTooLarge, BlobWrong
 from cascade_scheduler.blobs.choose import choose_blobs
 from cascade_scheduler.blobs.files import FileBlobStore
 from cascade_scheduler.blobs.ipfs import IpfsBlobStore
@@ -334,6 +334,16 @@ async def test_what_only_the_node_has_is_found_and_checked(kubo: str, tmp_path: 
     assert await store.find(cid_of(data), 5.0) == 700_000
     assert await get(store, cid_of(data)) == data
     assert await store.find(cid_of(b"nobody has this"), 0.5) is None
+    await store.close()
+
+
+async def test_a_file_that_has_changed_comes_again_from_the_node(kubo: str, tmp_path: Path) -> None:
+    store = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 24), kubo, name="mender", temporary=True)
+    cid = await put(store, b"y" * 3_000_000)
+    (tmp_path / cid_to_text(cid)).write_bytes(b"x" * 3_000_000)
+    with pytest.raises(BlobMended, match=cid_to_text(cid)):
+        await get(store, cid)
+    assert await get(store, cid) == b"y" * 3_000_000
     await store.close()
 
 

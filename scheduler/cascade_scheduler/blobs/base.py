@@ -6,7 +6,16 @@ from collections.abc import AsyncIterator, Container, Iterable
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-__all__ = ["BlobError", "BlobInfo", "BlobStore", "BlobTooLarge", "BlobUpload", "BlobWrong", "find_all"]
+__all__ = [
+    "BlobError",
+    "BlobInfo",
+    "BlobMended",
+    "BlobStore",
+    "BlobTooLarge",
+    "BlobUpload",
+    "BlobWrong",
+    "find_all",
+]
 
 PIECE_BYTES = 1 << 20
 FIND_SECONDS = 10.0
@@ -20,6 +29,10 @@ class BlobError(Exception):
 
 class BlobWrong(BlobError):
     """The bytes are not those of the CID they came under."""
+
+
+class BlobMended(BlobError):
+    """The bytes had changed, and have been fetched from elsewhere: read again, they are right."""
 
 
 class BlobTooLarge(BlobError):
@@ -108,6 +121,7 @@ class BlobStore(Protocol):
         Raises:
             KeyError: it is not here.
             BlobWrong: its bytes have changed; it is not here any more.
+            BlobMended: its bytes had changed; it is whole again.
         """
 
     def size(self, cid: bytes) -> int:

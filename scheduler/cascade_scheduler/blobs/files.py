@@ -176,7 +176,8 @@ class FileBlobStore:
         finally:
             file.close()
         if hasher.digest() != cid:
-            await self.drop((cid,))
+            self._index.remove(cid)
+            await asyncio.to_thread(self._set_aside(cid).unlink, missing_ok=True)
             raise BlobWrong(
                 f"blob {cid_to_text(cid)} has changed on disk: the {hasher.size:,} bytes in "
                 f"{self._directory} do not hash to its name; the file is removed. Submit again what needs it"

@@ -12,12 +12,21 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 
 from cascade_dist.codec.cid import cid_from_text, cid_to_text
 from cascade_dist.storage.breaker import Breaker
-from cascade_dist.storage.kubo import IpfsAway, IpfsError, IpfsLacks, Kubo
-from cascade_scheduler.blobs.base import PIECE_BYTES, BlobError, BlobInfo, BlobUpload
+from cascade_dist.storage.kubo import IpfsError, IpfsLacks, Kubo
+from cascade_scheduler.blobs.base import (
+    FIND_SECONDS,
+    PIECE_BYTES,
+    BlobError,
+    BlobInfo,
+    BlobMended,
+    BlobUpload,
+    BlobWrong,
+)
 from cascade_scheduler.blobs.files import FileBlobStore
 
 __all__ = ["IpfsBlobStore", "pin_name"]
@@ -25,6 +34,8 @@ __all__ = ["IpfsBlobStore", "pin_name"]
 CATCH_UP_SECONDS = 5.0
 """How often the node is given what it missed."""
 CLOSE_SECONDS = 5.0
+SAY_SECONDS = 60.0
+"""The same trouble is told once in so long."""
 SILENCE_SECONDS = 10.0
 _TEMPORARY = "cascade-of-"
 
@@ -66,6 +77,8 @@ class IpfsBlobStore:
         self._behind: set[bytes] = set()
         """What the node was not given yet."""
         self._to_unpin: set[bytes] = set()
+        self._said = ("", 0.0)
+        """The last warning, and when."""
         self._compared = False
         """Whether the node's pins were compared with the files."""
         self._task: asyncio.Task[None] | None = None
@@ -98,9 +111,16 @@ class IpfsBlobStore:
         """Its length in bytes."""
         return self._local.size(cid)
 
-    def read(self, cid: bytes, piece_bytes: int = PIECE_BYTES) -> AsyncIterator[bytes]:
-        """The blob in pieces."""
-        return self._local.read(cid, piece_bytes)
+    async def read(self, cid: bytes, piece_bytes: int = PIECE_BYTES) -> AsyncIterator[bytes]:
+        """The blob in pieces. A file that has changed is replaced by what the node has."""
+        try:
+            async for piece in self._local.read(cid, piece_bytes):
+                yield piece
+        except BlobWrong as error:
+            if await self.find(cid, FIND_SECONDS) is None:
+                raise
+            logger.warning("blobs in IPFS: %s; it was fetched again from the node", error)
+            raise BlobMended(f"blob {cid_to_text(cid)} had changed on disk, and is whole again") from None
 
     def pin(self, cids: Iterable[bytes]) -> None:
         """Keeps these."""
@@ -160,11 +180,14 @@ class IpfsBlobStore:
         return size
 
     async def _give(self, cid: bytes) -> None:
-        """Has the node store and pin a blob; what goes wrong is done later."""
+        """Has the node store and pin a blob, now or when it is back."""
         self._to_unpin.discard(cid)
-        if not self._breaker.may_try():
+        if self._breaker.may_try():
+            await self._push(cid)
+        else:
             self._behind.add(cid)
-            return
+
+    async def _push(self, cid: bytes) -> None:
         try:
             size = self._local.size(cid)
             await self._kubo.add_pieces(cid_to_text(cid), size, lambda: self._local.read(cid), pin=self._name)
@@ -178,11 +201,12 @@ class IpfsBlobStore:
             self._answered()
 
     def _trouble(self, error: Exception) -> None:
-        if not isinstance(error, IpfsAway):
-            logger.warning("blobs in IPFS: %s; the scheduler serves what the node lacks", error)
-            self._breaker.failed()
-        elif self._breaker.failed():
-            logger.warning("blobs in IPFS: %s; the scheduler serves all blobs until it is back", error)
+        self._breaker.failed()
+        text, now = str(error), time.monotonic()
+        if text == self._said[0] and now - self._said[1] < SAY_SECONDS:
+            return
+        self._said = (text, now)
+        logger.warning("blobs in IPFS: %s; the scheduler serves what the node does not", text)
 
     def _answered(self) -> None:
         if self._breaker.worked():
@@ -198,16 +222,16 @@ class IpfsBlobStore:
         while True:
             try:
                 if self._breaker.may_try():
-                    if self._breaker.away:
-                        await self._kubo.version()
-                        self._answered()
                     if not self._compared:
                         await self._compare()
                     await self._unpin_gone()
                     for cid in list(self._behind):
-                        await self._give(cid)
+                        await self._push(cid)
                         if self._breaker.away:
                             break
+                    if self._breaker.away and not self._behind:
+                        await self._kubo.version()
+                        self._answered()
             except IpfsError as error:
                 self._trouble(error)
             self._wake.clear()

@@ -17,6 +17,7 @@ from cascade_scheduler.blobs.base import (
     PIECE_BYTES,
     BlobError,
     BlobInfo,
+    BlobMended,
     BlobTooLarge,
     BlobUpload,
     BlobWrong,
@@ -123,6 +124,8 @@ class BlobService(client_pb2_grpc.BlobServiceServicer):
                 self._blobs.unpin((cid,))
         except KeyError:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"blob {_name(cid)} is not here (any more)")
+        except BlobMended as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))  # who hears that calls again
         except BlobError as error:
             await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
 

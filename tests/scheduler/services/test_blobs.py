@@ -139,6 +139,17 @@ async def test_a_store_in_ipfs_looks_for_what_others_have(kubo: str, tmp_path: P
         assert await get(client, cid) == (b"only the node has it", 20)
 
 
+async def test_bytes_that_the_node_has_mend_those_that_changed_on_disk(kubo: str, tmp_path: Path) -> None:
+    blobs = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 20), kubo, name="service", temporary=True)
+    async with scheduler(blobs=blobs) as it, Client(it.address) as client:
+        cid = await put_blob(client, b"right bytes")
+        (tmp_path / cid_to_text(cid)).write_bytes(b"wrong bytes")
+        with pytest.raises(grpc.aio.AioRpcError, match="is whole again") as raised:
+            await get(client, cid)
+        assert raised.value.code() == grpc.StatusCode.UNAVAILABLE, "who hears that calls again"
+        assert await get(client, cid) == (b"right bytes", 11)
+
+
 async def test_health_is_told_without_a_token() -> None:
     async with scheduler(token="secret") as it:
         client = Client(it.address)
