@@ -118,7 +118,14 @@ class EventLog:
         start = max(after + 1, first)
         gone = start > after + 1 or after < self._holes_through
         found: list[tuple[int, Logged]] = []
-        for event_id, event in enumerate(islice(self._events, start - first, None), start):
+        events: Iterable[Logged | None]
+        wanted = self.last - start + 1
+        if wanted < start - first:  # a deque is walked from its ends: what is new is near the last one
+            events = list(islice(reversed(self._events), max(0, wanted)))
+            events.reverse()
+        else:
+            events = islice(self._events, start - first, None)
+        for event_id, event in enumerate(events, start):
             if event is not None:
                 found.append((event_id, event))
                 if len(found) >= limit:

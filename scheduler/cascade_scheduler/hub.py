@@ -158,8 +158,8 @@ class Hub:
 
     @property
     def remembers_shapes(self) -> bool:
-        """A small graph of a known shape needs no second look: nothing is stored, its plan has one order."""
-        return not self.keeps_graphs and self.solver is None
+        """A small graph of a known shape needs no second look: its plan has one order."""
+        return self.solver is None
 
     def capacity(self, pools: Iterable[tuple[str, int]] = ()) -> dict[str, int]:
         """What all workers have together, and the pools of the cluster and of a run, in micros."""

@@ -1,4 +1,4 @@
-"""A store whose state a client keeps: batches wait for its acknowledgement, and for nothing once it is gone."""
+"""A store whose state a client keeps: batches wait for its word, and for nothing once it is gone."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cascade_scheduler.core.commands import SaveResult, SaveSkip
+from cascade_scheduler.core.commands import SaveOutcome, SaveResult, SaveSkip
 from cascade_scheduler.store import writer as module
 from cascade_scheduler.store.base import Batch, StoredRun, StoreFenced, StoreUnavailable
 from cascade_scheduler.store.memory import MemoryStore
@@ -17,6 +17,10 @@ from cascade_scheduler.store.writer import StoreWriter
 def skip(number: int) -> SaveSkip:
     """One record."""
     return SaveSkip("r", number, f"{number}", "Pruned")
+
+
+END = SaveOutcome("r", "succeeded", "")
+"""Somebody waits for it."""
 
 
 class Scripted:
@@ -91,8 +95,8 @@ async def test_what_comes_meanwhile_is_the_next_batch() -> None:
     called: list[int] = []
     writer.put([], [lambda: called.append(0)])
     assert called == [0], "nothing to store, nothing to wait for"
-    for number in (1, 2, 3):
-        writer.put([skip(number)], [lambda number=number: called.append(number)])  # type: ignore[misc]
+    for number, record in ((1, END), (2, skip(2)), (3, skip(3))):
+        writer.put([record], [lambda number=number: called.append(number)])  # type: ignore[misc]
         await asyncio.sleep(0)
     writer.put([], [lambda: called.append(4)])
     assert called == [0]
@@ -100,9 +104,69 @@ async def test_what_comes_meanwhile_is_the_next_batch() -> None:
     assert await writer.flush(5)
     assert called == [0, 1, 2, 3, 4]
     assert [(batch.number, list(batch.records)) for batch in store.seen] == [
-        (1, [skip(1)]),
+        (1, [END]),
         (2, [skip(2), skip(3)]),
     ]
+
+
+async def one_more(store: Scripted, batches: int) -> None:
+    """Gives the writer the turns of the loop that it needs to land so many batches, and to say so."""
+    async with asyncio.timeout(20):
+        while len(store.seen) < batches:  # noqa: ASYNC110 - the store is the one that would tell
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_what_nobody_is_in_a_hurry_for_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_SECONDS", 3_600.0)
+    store = Scripted()
+    writer = StoreWriter(store, on_fenced=never)
+    called: list[int] = []
+    for number in (1, 2):
+        writer.put([skip(number)], [lambda number=number: called.append(number)])  # type: ignore[misc]
+        await asyncio.sleep(0)
+    assert (store.seen, called) == ([], [])
+    writer.put([END], [lambda: called.append(3)])  # the end of a run: its client waits
+    await one_more(store, 1)
+    assert [list(batch.records) for batch in store.seen] == [[skip(1), skip(2), END]]
+    assert called == [1, 2, 3]
+    writer.put([skip(4)], [])
+    writer.put([], [lambda: called.append(4)])  # somebody waits until all that is there has landed
+    await one_more(store, 2)
+    assert called == [1, 2, 3, 4]
+    assert list(store.seen[1].records) == [skip(4)]
+
+
+async def test_it_goes_by_itself_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_SECONDS", 0.0)
+    store = Scripted()
+    writer = StoreWriter(store, on_fenced=never)
+    landed = asyncio.Event()
+    for number in (1, 2):
+        writer.put([skip(number)], [landed.set])
+    await asyncio.wait_for(landed.wait(), 20)
+    assert [list(batch.records) for batch in store.seen] == [[skip(1), skip(2)]]
+    await writer.close()
+
+
+async def test_much_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_SECONDS", 3_600.0)
+    store = Scripted()
+    writer = StoreWriter(store, on_fenced=never)
+    landed = asyncio.Event()
+    value = bytes(module.BATCH_BYTES_AT_ONCE)
+    writer.put([SaveResult("r", 0, "aa", 1, value)], [landed.set])
+    await asyncio.wait_for(landed.wait(), 20)
+
+
+async def test_a_writer_that_is_closed_writes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_SECONDS", 0.0)
+    store = Scripted()
+    writer = StoreWriter(store, on_fenced=never)
+    writer.put([skip(1)], [])
+    await writer.close()
+    await asyncio.sleep(0)
+    assert store.seen == []
 
 
 async def test_a_store_that_is_away_is_tried_again(quick: None, caplog: pytest.LogCaptureFixture) -> None:

@@ -98,7 +98,7 @@ class Submits:
             if submit.HasField("end") and self._hub.remembers_shapes and run_id not in self._incoming:
                 literals = ShapeCache.take_apart(submit)
                 if literals is not None:
-                    if self._take_known(run_id, literals):
+                    if self._take_known(run_id, submit, literals):
                         return
                     ShapeCache.put_back(submit, literals)
                     shape = literals.key
@@ -136,13 +136,15 @@ class Submits:
         self._hub.graph_bytes -= incoming.assembly.bytes
         self._hub.unpin(incoming.pinned)
 
-    def _take_known(self, run_id: str, literals: Literals) -> bool:
+    def _take_known(self, run_id: str, submit: client_pb2.Submit, literals: Literals) -> bool:
         """A small graph of a known shape goes its way at once; False when it has to be looked at."""
         hub = self._hub
         known = hub.shapes.get(literals)
         if hub.graph_bytes > hub.bounds.graphs_bytes_max:
             return False
         if known is None or hub.draining or run_id in hub.runs or not is_run_id(run_id):
+            return False
+        if hub.keeps_graphs and (submit.options.resume or run_id in hub.past):
             return False
         functions = [function.cid for function in known.graph.functions]
         if not all(map(hub.functions.__contains__, functions)):
@@ -167,8 +169,19 @@ class Submits:
         self._own(record, soon=False)
         record.pools = known.pools
         event = RunSubmitted(run_id, graph, known.plan, known.name, known.on_failure, known.logs, known.pools)
-        hub.turn.post(event, then=partial(accept, record))
+        created = (self._created_known(submit, literals, graph, record),) if hub.keeps_graphs else ()
+        hub.turn.post(event, then=partial(accept, record), records=created)
         return True
+
+    def _created_known(
+        self, submit: client_pb2.Submit, literals: Literals, graph: Graph, record: RunRecord
+    ) -> RunCreated:
+        """What the store has to know of a run of a known shape."""
+        ShapeCache.put_back(submit, literals)
+        for function in submit.chunk.functions:
+            function.ClearField("body")  # bodies are stored beside the chunks, once
+        chunk, end = submit.chunk.SerializeToString(), submit.end.SerializeToString()
+        return self._created_of(record, graph, (chunk,), end, resumed=False)
 
     def _take(self, run_id: str, submit: client_pb2.Submit, shape: bytes | None) -> None:
         incoming = self._incoming.get(run_id)
@@ -477,8 +490,14 @@ class Submits:
             hub.turn.post(RunCancelRequested(record.run_id))
 
     def _created(self, whole: _Whole, record: RunRecord, *, resumed: bool) -> RunCreated:
-        facts, functions = whole.facts, []
-        for reference in whole.graph.functions:
+        chunks, end = tuple(whole.incoming.chunks), whole.end.SerializeToString()
+        return self._created_of(record, whole.graph, chunks, end, resumed=resumed)
+
+    def _created_of(
+        self, record: RunRecord, graph: Graph, chunks: tuple[bytes, ...], end: bytes, *, resumed: bool
+    ) -> RunCreated:
+        facts, functions = record.facts, []
+        for reference in graph.functions:
             found = self._hub.functions.get(reference.cid)
             assert found is not None, "functions of a graph are pinned from its first chunk on"
             functions.append(StoredFunction(found.cid, found.name, found.body, found.code_hash))
@@ -492,8 +511,8 @@ class Submits:
             facts.node_count,
             facts.params_digest,
             facts.template_id,
-            tuple(whole.incoming.chunks),
-            whole.end.SerializeToString(),
+            chunks,
+            end,
             tuple(functions),
             record.pools,
             resumed,

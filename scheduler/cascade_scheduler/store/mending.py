@@ -77,6 +77,8 @@ class Beginnings:
 
     def _begin(self, record: Record) -> None:
         if isinstance(record, RunCreated):
+            if record.imported:
+                return  # it is over
             self._created[record.run_id] = record
             self._frames.pop(record.run_id, None)
             self._ended.pop(record.run_id, None)

@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Container, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -56,9 +57,7 @@ from cascade_scheduler.store.base import (
     without_superseded,
 )
 from cascade_scheduler.store.redis_batch import (
-    ARGUMENTS_MAX,
     BATCH_KEY,
-    COMMIT,
     CONSTRAINTS_KEY,
     EPOCH_KEY,
     PARTS,
@@ -66,8 +65,11 @@ from cascade_scheduler.store.redis_batch import (
     WORKERS_KEY,
     Script,
     key_of,
+    keys_of,
 )
+from cascade_scheduler.store.redis_call import ScriptCall
 from cascade_scheduler.store.redis_checks import check_redis, explain, unusable
+from cascade_scheduler.store.redis_commands import ARGUMENTS_MAX, COMMIT, Lifetimes
 from cascade_scheduler.store.redis_garbage import RedisGarbage
 from cascade_scheduler.store.redis_lead import RedisLead
 from cascade_scheduler.store.redis_read import Parts, Reader, constraints_from, workers_from
@@ -115,7 +117,8 @@ class RedisStore:
             )
         except ValueError as error:
             raise ConfigError(f"--state {masked(url)!r} is no Redis URL: {error}") from None
-        self._commit = self._client.register_script(COMMIT)
+        self._commit = ScriptCall(self._client, COMMIT, TIMEOUT_SECONDS)
+        self._lifetimes = Lifetimes()
         self._lead = RedisLead(self._client, self.url)
         self._reader = Reader(sealer)
         self._landed = 0
@@ -144,6 +147,7 @@ class RedisStore:
     def _begin(self, epoch: int) -> None:
         self._epoch, self._landed = epoch, 0
         self._functions.clear()
+        self._lifetimes.clear()
 
     async def connect(self) -> None:
         """Connects, and warns of settings that can lose results."""
@@ -199,19 +203,20 @@ class RedisStore:
     async def commit(self, batch: Batch) -> None:
         """Lands a batch."""
         script = Script(self._sealer, self._ttl, self._functions)
-        keys, arguments = script.of(without_superseded(batch.records))
+        commands, now = script.take(without_superseded(batch.records)), time.monotonic()
+        arguments, given = commands.arguments(self._lifetimes, self._ttl, now)
         try:
             status, told = await self._commit(
-                keys=[EPOCH_KEY, BATCH_KEY, *keys],
-                args=[self._epoch, batch.number, ARGUMENTS_MAX, *arguments],
+                (EPOCH_KEY, BATCH_KEY), (self._epoch, batch.number, ARGUMENTS_MAX, *arguments)
             )
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(await explain(error, self._client, self.url, keys)) from None
+            raise StoreUnavailable(await explain(error, self._client, self.url, keys_of(commands))) from None
         if status == b"EPOCH":
             raise self._lead.other_epoch(told, self._epoch)
         if status == b"GAP":
             raise self._lead.gap(told)
         self._landed = batch.number
+        self._lifetimes.landed(commands, given, now)
         self._functions.update(script.functions)
         while len(self._functions) > FUNCTION_SETS_MAX:
             del self._functions[next(iter(self._functions))]
@@ -300,7 +305,8 @@ class RedisStore:
         logger.error("run %s is passed over: %s", run_id, await explain(error, self._client, self.url, keys))
 
     async def close(self) -> None:
-        """Lets go of the connection."""
+        """Lets go of the connections."""
+        await self._commit.close()
         await self._client.aclose()
 
 

@@ -26,7 +26,7 @@ from cascade_scheduler.core.commands import (
     SaveSkip,
     SaveWorker,
 )
-from cascade_scheduler.core.values import BlobValue, ObjectValue
+from cascade_scheduler.core.values import BlobValue
 from cascade_scheduler.store.base import (
     Record,
     RunAnswered,
@@ -42,11 +42,10 @@ from cascade_scheduler.store.base import (
     StoredJump,
 )
 from cascade_scheduler.store.forms import answer_to, facts_to, failure_to, place_to
+from cascade_scheduler.store.redis_commands import Commands
 
 __all__ = [
-    "ARGUMENTS_MAX",
     "BATCH_KEY",
-    "COMMIT",
     "CONSTRAINTS_KEY",
     "EPOCH_KEY",
     "PARTS",
@@ -54,11 +53,10 @@ __all__ = [
     "WORKERS_KEY",
     "Script",
     "key_of",
+    "keys_of",
 ]
 
 TTL_MARGIN_SECONDS = 7_200
-ARGUMENTS_MAX = 7_000
-"""Of one command: Lua's `unpack` stops near 8,000. Even, so that pairs stay together."""
 EPOCH_KEY = "cascade:epoch"
 BATCH_KEY = "cascade:batch"
 RUNS_KEY = "cascade:runs"
@@ -70,38 +68,18 @@ RESULT_PARTS = ("results", "facts", "observed")
 """What stays of a run that is resumed."""
 PARTS = (*FRAME_PARTS, "graph", "functions", "meta", "events")
 
-# One batch: nothing happens unless this epoch leads and the number follows the last one. Then commands, each
-# as name, index of its key, number of arguments, arguments.
-COMMIT = """
-local epoch = redis.call('GET', KEYS[1])
-if epoch ~= ARGV[1] then return {'EPOCH', epoch or ''} end
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'number')
-local last = 0
-if known[1] == ARGV[1] then last = tonumber(known[2]) end
-local number = tonumber(ARGV[2])
-if number == last then return {'LANDED', ''} end
-if number ~= last + 1 then return {'GAP', tostring(last)} end
-local most = tonumber(ARGV[3])
-local at = 4
-while at <= #ARGV do
-  local key, count = KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
-  local first, last_of_all = at + 3, at + 2 + count
-  if count == 0 then redis.call(ARGV[at], key) end
-  while first <= last_of_all do
-    local upto = math.min(first + most - 1, last_of_all)
-    redis.call(ARGV[at], key, unpack(ARGV, first, upto))
-    first = upto + 1
-  end
-  at = last_of_all + 1
-end
-redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'number', ARGV[2])
-return {'OK', ''}
-"""
-
 
 def key_of(run_id: str, part: str) -> str:
     """The key of a part of a run."""
     return f"cascade:run:{run_id}:{part}"
+
+
+def keys_of(commands: Commands) -> list[str]:
+    """The keys that commands write to."""
+    of_runs = [
+        key_of(run_id, part) for run_id, touched in commands.touched.items() for part in touched.written
+    ]
+    return [*of_runs, *commands.others]
 
 
 _OfRun = (
@@ -138,37 +116,23 @@ class Script:
         self._stored = stored
         self.functions: dict[str, frozenset[bytes]] = {}
         """Of runs that went on as another graph: their functions, once the batch has landed."""
-        self._commands: list[tuple[str, str, list[Any]]] = []
-        self._open: dict[str, list[Any]] = {}
-        """Per key: the arguments of its HSET that may still grow."""
-        self._touched: dict[str, None] = {}
+        self.commands = Commands()
+        self._set = self.commands.set
+        self._do = self.commands.do
 
-    def of(self, records: Iterable[Record]) -> tuple[list[str], list[Any]]:
-        """(keys, arguments) of these records, in their order."""
+    def take(self, records: Iterable[Record]) -> Commands:
+        """The commands of these records, in their order."""
         for record in records:
-            self._add(record)
-        for key in self._touched:
-            self._commands.append(("EXPIRE", key, [self._ttl]))
-        index: dict[str, int] = {}
-        arguments: list[Any] = []
-        for name, key, values in self._commands:
-            number = index.setdefault(key, len(index) + 3)
-            arguments += (name, number, len(values))
-            arguments += values
-        return list(index), arguments
-
-    def _set(self, run_id: str, part: str, field: Any, value: Any) -> None:
-        key = key_of(run_id, part)
-        values = self._open.get(key)
-        if values is None:
-            values = self._open[key] = []
-            self._commands.append(("HSET", key, values))
-            self._touched[key] = None
-        values += (field, value)
-
-    def _do(self, name: str, key: str, *values: Any) -> None:
-        self._open.pop(key, None)  # what is set after this command may not move before it
-        self._commands.append((name, key, list(values)))
+            kind = type(record)
+            if kind is SaveResult:  # the commonest first
+                self._add_result(record)  # type: ignore[arg-type]  # mypy does not narrow by `type(x) is`
+            elif kind is SaveAttempt:
+                self._add_attempt(record)  # type: ignore[arg-type]
+            elif kind is RunEvents:
+                self._add_events(record)  # type: ignore[arg-type]
+            else:
+                self._add(record)
+        return self.commands
 
     def _add(self, record: Record) -> None:
         if isinstance(record, SaveConstraint):
@@ -197,13 +161,7 @@ class Script:
 
     def _add_of_run(self, record: _OfRun) -> None:
         run_id = record.run_id
-        if isinstance(record, SaveAttempt):
-            which = f"{record.attempt}<{record.behind}" if record.behind else str(record.attempt)
-            text = f"{which} {record.try_} {record.worker}"
-            self._set(run_id, "attempts", place_to(record.node, record.child), text)
-        elif isinstance(record, SaveResult):
-            self._add_result(record)
-        elif isinstance(record, SaveFacts):
+        if isinstance(record, SaveFacts):
             sealed = self._sealer.seal(run_id, f"observed:{record.key}", 0, facts_to(record.facts))
             self._set(run_id, "observed", record.key, sealed)
         elif isinstance(record, SaveCheckpoint):
@@ -236,10 +194,7 @@ class Script:
             self._set(run_id, "meta", "state", record.state)
             self._set(run_id, "meta", "error", record.error)
             self._renew(run_id)
-        elif isinstance(record, RunEvents):
-            self._set(run_id, "events", record.first, record.payload)
-            if record.dropped:
-                self._do("HDEL", key_of(run_id, "events"), *record.dropped)
+            self.commands.over[run_id] = None
         elif isinstance(record, RunCreated):
             self._add_run(record)
         elif isinstance(record, RunRenewed):
@@ -251,19 +206,28 @@ class Script:
             self._drop(run_id)
             self._do("ZREM", RUNS_KEY, run_id)
 
+    def _add_attempt(self, record: SaveAttempt) -> None:
+        which = f"{record.attempt}<{record.behind}" if record.behind else str(record.attempt)
+        text = f"{which} {record.try_} {record.worker}"
+        self._set(record.run_id, "attempts", place_to(record.node, record.child), text)
+
+    def _add_events(self, record: RunEvents) -> None:
+        self._set(record.run_id, "events", record.first, record.payload)
+        if record.dropped:
+            self._unset(record.run_id, "events", *record.dropped)
+
     def _add_result(self, record: SaveResult) -> None:
         value = record.value
-        stored = encode_record(
-            BlobRecord(*value)
-            if isinstance(value, BlobValue)
-            else ObjectRecord(*value)
-            if isinstance(value, ObjectValue)
-            else value
-        )
+        if type(value) is bytes:
+            stored = encode_record(value)
+        else:
+            stored = encode_record(
+                BlobRecord(*value) if isinstance(value, BlobValue) else ObjectRecord(*value)
+            )
         sealed = self._sealer.seal(record.run_id, record.key, record.attempt, stored)
         self._set(record.run_id, "results", record.key, sealed)
-        facts = {"truth": record.truth, "length": record.length}
-        if any(fact is not None for fact in facts.values()):
+        if record.truth is not None or record.length is not None:
+            facts = {"truth": record.truth, "length": record.length}
             self._set(record.run_id, "facts", record.key, json.dumps(facts))
 
     def _add_run(self, record: RunCreated) -> None:
@@ -288,9 +252,8 @@ class Script:
 
     def _add_resumed(self, record: RunResumed) -> None:
         run_id = record.run_id
-        for part in ("skipped", "attempts", "failures", "events"):
-            self._delete(key_of(run_id, part))
-        self._do("HDEL", key_of(run_id, "meta"), "cancelled", "answer", "error")
+        self.commands.delete(run_id, ("skipped", "attempts", "failures", "events"))
+        self._unset(run_id, "meta", "cancelled", "answer", "error")
         self._set(run_id, "meta", "state", "running")
         self._renew(run_id)
         self._do("ZADD", RUNS_KEY, record.at, run_id)
@@ -321,9 +284,8 @@ class Script:
     def _add_frame(self, record: SaveFrame) -> None:
         """What was saved of the last frame goes; the functions stay when they are the same."""
         run_id, stored = record.run_id, record.stored
-        for part in FRAME_PARTS:
-            self._delete(key_of(run_id, part))
-        self._do("HDEL", key_of(run_id, "meta"), "checkpoint")
+        self.commands.delete(run_id, FRAME_PARTS)
+        self._unset(run_id, "meta", "checkpoint")
         self._set(run_id, "meta", "frame", record.number)
         self._set(run_id, "meta", "counts", _counts(record.counts, 0))
         if isinstance(stored, StoredJump):
@@ -331,30 +293,29 @@ class Script:
             self._set(run_id, "meta", "jump", self._sealer.seal(run_id, "jump", 0, json.dumps(told).encode()))
             return
         assert isinstance(stored, StoredFrame)
-        self._do("HDEL", key_of(run_id, "meta"), "jump")
-        self._delete(key_of(run_id, "graph"))
+        self._unset(run_id, "meta", "jump")
+        self.commands.delete(run_id, ("graph",))
         for name, message in (("0", stored.chunk), ("end", stored.end)):
             self._set(run_id, "graph", name, self._sealer.seal(run_id, f"graph:{name}", 0, message))
         self._set(run_id, "meta", "parts", 1)
         functions = frozenset(function.cid for function in stored.functions)
         if self.functions.get(run_id, self._stored.get(run_id)) != functions:
-            self._delete(key_of(run_id, "functions"))
+            self.commands.delete(run_id, ("functions",))
             self._add_functions(run_id, stored.functions)
             self.functions[run_id] = functions
 
-    def _delete(self, key: str) -> None:
-        self._do("DEL", key)
-        self._touched.pop(key, None)
+    def _unset(self, run_id: str, part: str, *fields: Any) -> None:
+        self.commands.unset(run_id, part, key_of(run_id, part), fields)
 
     def _renew(self, run_id: str) -> None:
-        for part in PARTS:
-            self._touched[key_of(run_id, part)] = None
+        self.commands.renew(run_id, PARTS)
 
     def _drop(self, run_id: str, keep: Iterable[str] = ()) -> None:
-        for part in PARTS:
-            key = key_of(run_id, part)
-            if part in keep:
-                self._touched[key] = None
-                continue
-            self._do("DEL", key)
-            self._touched.pop(key, None)
+        """Nothing is left of a run, but for what is to be kept."""
+        kept = tuple(keep)
+        self.commands.delete(run_id, [part for part in PARTS if part not in kept])
+        if kept:
+            self.commands.renew(run_id, kept)
+            self.commands.over[run_id] = None  # nobody knows which of them are there
+        else:
+            self.commands.began[run_id] = None

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from cascade_scheduler.core.commands import SaveResult
+from cascade_scheduler.core.commands import (
+    SaveAttempt,
+    SaveCheckpoint,
+    SaveDue,
+    SaveFacts,
+    SaveFrame,
+    SaveResult,
+    SaveSkip,
+)
 from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import (
     Batch,
     Record,
     RunCreated,
     RunEvents,
+    RunRenewed,
     RunStore,
     StoredRun,
     StoreFenced,
@@ -33,17 +43,33 @@ Then = Callable[[], None]
 
 BATCH_RECORDS_MAX = 20_000
 BATCH_BYTES_MAX = 16 << 20
+BATCH_BYTES_AT_ONCE = 1 << 20
+"""So much goes without waiting for more."""
+TOGETHER_SECONDS = 0.005
+"""How long a record that nobody is in a hurry for waits for others."""
 RETRY_FIRST = 0.05
 RETRY_MAX = 5.0
 """Seconds between two tries while the store is away: from, to."""
 RECORD_BYTES = 100
 """What a record counts as beside its payload."""
 
+_MAY_WAIT = frozenset(
+    (
+        *(RunEvents, RunRenewed, SaveAttempt, SaveCheckpoint, SaveDue, SaveFacts, SaveFrame),
+        *(SaveResult, SaveSkip),
+    )
+)
+"""What a run leaves while it goes on."""
+
 logger = logging.getLogger("cascade.scheduler")
 
 
 class StoreWriter:
     """At most one batch is in flight; what comes meanwhile is the next one, so batches land in order.
+
+    What nobody is in a hurry for waits a moment for more of its kind: a batch costs the scheduler and the
+    store about the same, whether it brings one result or a hundred. The end of a run goes at once, with all
+    that waits; so a short run is one batch.
 
     While the store is away, records wait here. Past `backlog_max` bytes `room` is cleared: services then take
     no reports and no submits until it is set again, so the cluster holds still instead of growing.
@@ -61,6 +87,9 @@ class StoreWriter:
         self._task: asyncio.Task[None] | None = None
         self._number = 0
         self._backlog = 0
+        self._hurry = False
+        """Somebody waits for what waits here."""
+        self._timer: asyncio.TimerHandle | None = None
         self.room = asyncio.Event()
         self.room.set()
         self.away = False
@@ -94,7 +123,18 @@ class StoreWriter:
         self._backlog += sum(map(_size, records))
         if self._backlog > self._backlog_max:
             self.room.clear()
-        self._start()
+        if not records or self._backlog > BATCH_BYTES_AT_ONCE or not _MAY_WAIT.issuperset(map(type, records)):
+            self._hurry = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begins to write, now or when what waits has waited for its moment."""
+        if self._task is not None:
+            return
+        if self._hurry:
+            self._start()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self._start)
 
     def mend(self, gap: StoreGap) -> None:
         """The store was seen to have lost what it had acknowledged."""
@@ -102,6 +142,10 @@ class StoreWriter:
         self._start()
 
     def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._hurry = True
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain(), name="store writer")
 
@@ -127,13 +171,19 @@ class StoreWriter:
 
     async def flush(self, timeout: float) -> bool:
         """Waits until everything has landed; False when that took longer than `timeout` seconds."""
-        if self._task is None:
-            return True
-        done, _ = await asyncio.wait((self._task,), timeout=timeout)
-        return bool(done) and not self._waiting
+        until = time.monotonic() + timeout
+        while self._waiting or self._task is not None:
+            self._start()
+            assert self._task is not None
+            done, _ = await asyncio.wait((self._task,), timeout=max(0.0, until - time.monotonic()))
+            if not done:
+                return False
+        return True
 
     async def close(self) -> None:
         """Stops; what has not landed is lost."""
+        if self._timer is not None:
+            self._timer.cancel()
         task = self._task
         if task is not None:
             task.cancel()
@@ -141,7 +191,7 @@ class StoreWriter:
 
     async def _drain(self) -> None:
         try:
-            while self._waiting or self._gap is not None:
+            while (self._waiting and self._hurry) or self._gap is not None:
                 if self._gap is not None:
                     await self._mend(self._gap)
                     continue
@@ -156,8 +206,11 @@ class StoreWriter:
                     self.room.set()
         except StoreFenced as error:
             self._on_fenced(error)
+            return
         finally:
             self._task = None
+        if self._waiting:
+            self._go_on()
 
     def _next(self) -> tuple[list[Record], list[Then], int]:
         """Takes whole turns up to the bound; one turn above it becomes several batches."""
@@ -169,6 +222,7 @@ class StoreWriter:
             records.extend(more)
             calls.extend(then)
             size += sum(map(_size, more))
+        self._hurry = bool(self._waiting)
         return records, calls, size
 
     async def _land(self, records: Sequence[Record]) -> None:

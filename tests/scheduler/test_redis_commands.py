@@ -1,0 +1,108 @@
+"""Batches in the form of their script, and which keys get a new time to live."""
+
+from __future__ import annotations
+
+from cascade_scheduler.store.redis_commands import AGAIN_SECONDS, Commands, Lifetimes
+
+
+def landed(lifetimes: Lifetimes, commands: Commands, now: float) -> list[str]:
+    """Lands a batch; returns the arguments that give keys a new time."""
+    arguments, given = commands.arguments(lifetimes, 100, now)
+    lifetimes.landed(commands, given, now)
+    return arguments[arguments.index("E") + 2].split() if "E" in arguments else []
+
+
+def writing(*parts: str, run_id: str = "r") -> Commands:
+    """A batch that writes to parts of a run."""
+    commands = Commands()
+    for part in parts:
+        commands.set(run_id, part, "field", "value")
+    return commands
+
+
+def beginning(*parts: str) -> Commands:
+    """The batch with which a run begins."""
+    commands = writing(*parts)
+    commands.began["r"] = None
+    return commands
+
+
+def test_writes_to_one_hash_are_one_command() -> None:
+    commands = Commands()
+    for field in ("a", "b"):
+        commands.set("r", "results", field, b"1")
+        commands.set("other", "results", field, b"2")
+    commands.do("ZADD", "cascade:runs", 1.5, "r")
+    arguments, _ = commands.arguments(Lifetimes(), 100, 0.0)
+    assert arguments == [
+        *("R", "r", "H", "results", 4, "a", b"1", "b", b"1"),
+        *("R", "other", "H", "results", 4, "a", b"2", "b", b"2"),
+        *("C", "ZADD", "cascade:runs", 2, 1.5, "r"),
+        *("R", "r", "E", 100, "results"),
+        *("R", "other", "E", 100, "results"),
+    ]
+
+
+def test_what_is_set_after_a_deletion_stays_behind_it() -> None:
+    commands = Commands()
+    commands.set("r", "results", "old", 1)
+    commands.delete("r", ("results", "facts"))
+    commands.set("r", "results", "new", 2)
+    arguments, _ = commands.arguments(Lifetimes(), 100, 0.0)
+    assert arguments == [
+        *("R", "r", "H", "results", 2, "old", 1, "D", "results facts", "H", "results", 2, "new", 2),
+        *("E", 100, "results"),
+    ]
+
+
+def test_a_key_is_given_a_new_time_now_and_then() -> None:
+    lifetimes = Lifetimes()
+    assert landed(lifetimes, beginning("meta", "graph"), 0.0) == ["meta", "graph"]
+    assert landed(lifetimes, writing("meta", "results"), 1.0) == ["results"], "this one is new"
+    assert landed(lifetimes, writing("meta", "results"), AGAIN_SECONDS) == []
+    assert landed(lifetimes, writing("meta", "results"), AGAIN_SECONDS + 0.5) == ["meta"]
+
+
+def test_a_key_that_was_deleted_is_new() -> None:
+    lifetimes = Lifetimes()
+    landed(lifetimes, beginning("meta", "results"), 0.0)
+    within = Commands()
+    within.delete("r", ("results",))
+    within.set("r", "results", "a", 1)
+    assert landed(lifetimes, within, 1.0) == ["results"]
+    before = Commands()
+    before.delete("r", ("results",))
+    assert landed(lifetimes, before, 2.0) == []
+    assert landed(lifetimes, writing("results"), 3.0) == ["results"]
+
+
+def test_all_keys_of_a_run_are_renewed_when_that_is_said() -> None:
+    lifetimes = Lifetimes()
+    landed(lifetimes, beginning("meta", "graph"), 0.0)
+    commands = writing("results")
+    commands.renew("r", ("results", "skipped", "graph", "meta"))
+    assert landed(lifetimes, commands, 1.0) == ["results", "graph", "meta"], "nothing was skipped"
+
+
+def test_of_a_run_that_others_began_all_may_be_there() -> None:
+    lifetimes = Lifetimes()
+    for now in (0.0, 1.0):
+        commands = writing("results")
+        commands.renew("r", ("results", "skipped"))
+        assert landed(lifetimes, commands, now) == ["results", "skipped"]
+
+
+def test_of_a_run_that_is_over_nothing_is_remembered() -> None:
+    lifetimes = Lifetimes()
+    landed(lifetimes, beginning("meta"), 0.0)
+    ending = writing("meta")
+    ending.over["r"] = None
+    landed(lifetimes, ending, 1.0)
+    assert landed(lifetimes, writing("meta"), 2.0) == ["meta"]
+
+
+def test_a_batch_that_did_not_land_has_given_nothing() -> None:
+    lifetimes = Lifetimes()
+    landed(lifetimes, beginning("meta"), 0.0)
+    writing("results").arguments(lifetimes, 100, 1.0)
+    assert landed(lifetimes, writing("results"), 2.0) == ["results"]
