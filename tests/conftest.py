@@ -14,32 +14,24 @@ from typing import NoReturn
 
 import pytest
 
+from tests import machine
 from tests.kubo import KuboNode, find_ipfs
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # Tests say themselves which cluster they mean; what the developer's shell says about one is not for them.
 for _name in [name for name in os.environ if name.startswith("CASCADE_") and "_TEST_" not in name]:
     del os.environ[_name]
 
 
-def _lacking(reason: str) -> NoReturn:
-    """Something that a test needs is not on this machine: a skip on a laptop, a failure in CI."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason} (CI is set, so this is a failure)", pytrace=False)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def lacking() -> Callable[[str], NoReturn]:
     """Call it with the reason when something that the test needs is not there."""
-    return _lacking
+    return machine.lacking
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The root of the repository."""
-    return ROOT
+    return machine.ROOT
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -55,26 +47,17 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@pytest.fixture(scope="session")
+def redis_binary() -> str:
+    """The path of a redis-server."""
+    return machine.find_redis()
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_server(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Redis of the tests' own, which keeps an append-only file as we ask users to."""
-    found = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "ensure_redis.py"), "--find"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode:
-        _lacking(found.stderr.strip())
-    port = _free_port()
-    command = [found.stdout.strip(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    port = machine.free_port()
+    command = [redis_binary, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     command += ["--appendonly", "yes", "--dir", str(tmp_path_factory.mktemp("redis"))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True)
     try:
@@ -100,7 +83,7 @@ def kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the RPC of an IPFS node of the tests' own, which knows no other node."""
     ipfs, reason = find_ipfs()
     if not ipfs:
-        _lacking(reason)
+        machine.lacking(reason)
     # Its owner stores files in another way than we do: no test is to pass because a node happens to agree.
     settings = {"Import.UnixFSChunker": "size-1024", "Import.CidVersion": 0, "Import.UnixFSFileMaxLinks": 2}
     node = KuboNode(ipfs, tmp_path_factory.mktemp("kubo"), settings)
@@ -121,7 +104,7 @@ def cluster_address() -> Iterator[str]:
     if given:
         yield given
         return
-    command = [sys.executable, str(ROOT / "scripts" / "cluster.py")]
+    command = [sys.executable, str(machine.ROOT / "scripts" / "cluster.py")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -265,7 +265,10 @@ class Session:
             if not tracker.begun:
                 continue
             if tracker.accepted:
-                attach = pb.Attach(run_id=run_id, logs=tracker.logs, own=tracker.run._owned)
+                # What was printed while there was no connection is told now.
+                attach = pb.Attach(
+                    run_id=run_id, logs=tracker.logs, own=tracker.run._owned, lines_after=tracker.line_seen
+                )
                 link.send(pb.OpenRequest(attach=attach).SerializeToString())
             elif tracker.message is not None:
                 link.send(tracker.message)

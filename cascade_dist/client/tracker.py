@@ -62,6 +62,8 @@ class Tracker:
         self.identity: tuple[bytes, ...] = ()
         self.small = False
         self.cancelling = False
+        self.line_seen = 0
+        """Event id of the last line that was shown."""
         self._session = session
         self._values: dict[int, Any] = {}
         self._blobs: dict[bytes, Any] = {}
@@ -112,6 +114,7 @@ class Tracker:
             self._take(update.results)
         if update.output and self.logs:
             display.output(update.output)
+            self.line_seen = max(self.line_seen, update.output[-1].event_id)
         ends = update.HasField("finish")
         if update.HasField("progress") and not (ends and update.finish.HasField("progress")):
             self.run._progress = decode_progress(update.progress)

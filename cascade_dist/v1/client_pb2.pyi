@@ -262,14 +262,16 @@ class NodeExplanation(_message.Message):
     def __init__(self, node: _Optional[_Union[NodeInfo, _Mapping]] = ..., node_id: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("run_id", "logs", "own")
+    __slots__ = ("run_id", "logs", "own", "lines_after")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     OWN_FIELD_NUMBER: _ClassVar[int]
+    LINES_AFTER_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     logs: bool
     own: bool
-    def __init__(self, run_id: _Optional[str] = ..., logs: bool = ..., own: bool = ...) -> None: ...
+    lines_after: int
+    def __init__(self, run_id: _Optional[str] = ..., logs: bool = ..., own: bool = ..., lines_after: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("run_id",)
@@ -350,16 +352,18 @@ class NodeResult(_message.Message):
     def __init__(self, node: _Optional[int] = ..., value: _Optional[_Union[_value_pb2.Value, _Mapping]] = ...) -> None: ...
 
 class TaskOutput(_message.Message):
-    __slots__ = ("task", "stream", "text", "worker")
+    __slots__ = ("task", "stream", "text", "worker", "event_id")
     TASK_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     task: str
     stream: _value_pb2.LogStream
     text: str
     worker: str
-    def __init__(self, task: _Optional[str] = ..., stream: _Optional[_Union[_value_pb2.LogStream, str]] = ..., text: _Optional[str] = ..., worker: _Optional[str] = ...) -> None: ...
+    event_id: int
+    def __init__(self, task: _Optional[str] = ..., stream: _Optional[_Union[_value_pb2.LogStream, str]] = ..., text: _Optional[str] = ..., worker: _Optional[str] = ..., event_id: _Optional[int] = ...) -> None: ...
 
 class RunFinish(_message.Message):
     __slots__ = ("state", "tree", "error", "failed_task", "skip_reason", "skipped_node", "skipped_dependency", "duration", "progress")

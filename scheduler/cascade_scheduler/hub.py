@@ -471,7 +471,7 @@ class Hub:
             self.runs.record((line,))
             for client, feed in record.feeds.items():
                 if feed.logs:
-                    feed.add_line(line)
+                    feed.add_line(record.events.last, line)
                     client.news(feed)
 
     def _whose(self, attempt_id: int) -> Whose | None:

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import redis
 
 import cascade_dist as cs
+from tests.machine import find_redis, free_port, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30.0
-
-
-def wait_until(what: Callable[[], Any], seconds: float = SECONDS) -> None:
-    """Waits for something; fails when it does not come to pass."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment; low enough for a Redis Cluster, which adds 10,000."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port < 55_000:
-                return port
 
 
 class Process:
@@ -103,17 +82,11 @@ class Redis:
     """A Redis of the test's own, which can be killed and started again on its file."""
 
     def __init__(self, directory: Path, *options: str, password: str | None = None) -> None:
-        found = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "ensure_redis.py"), "--find"],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         self._password = password
-        self._command = [found.stdout.strip(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        self._command = [find_redis(), "--port", str(self.port), "--bind", "127.0.0.1"]
         self._command += ["--dir", str(directory), *options]
         self.process: Process
         self.start()

@@ -13,9 +13,10 @@ import pytest
 import redis
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life, wait_until
+from .lives import Life
 
 pytestmark = pytest.mark.integration
 

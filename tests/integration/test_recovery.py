@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life, kill, wait_until
+from .lives import Life, kill
 
 pytestmark = pytest.mark.integration
 

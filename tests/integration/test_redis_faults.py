@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .processes import Cluster, Redis, wait_until
+from .processes import Cluster, Redis
 
 pytestmark = pytest.mark.integration
 

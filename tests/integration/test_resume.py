@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life, wait_until
+from .lives import Life
 
 pytestmark = pytest.mark.integration
 

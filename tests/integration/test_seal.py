@@ -15,9 +15,10 @@ import pytest
 
 import cascade_dist as cs
 from cascade_dist.storage.seal import Sealer
+from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .processes import Cluster, Redis, wait_until
+from .processes import Cluster, Redis
 
 pytestmark = pytest.mark.integration
 

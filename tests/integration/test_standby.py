@@ -14,9 +14,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .processes import Cluster, Redis, wait_until
+from .processes import Cluster, Redis
 
 pytestmark = pytest.mark.integration
 

@@ -54,19 +54,20 @@ class Feed:
         self.progress: Progress | None = None
         """Counts that wait to be told."""
         self.told: Progress | None = None
-        self.lines: deque[LogLine] = deque()
+        self.lines: deque[tuple[int, LogLine]] = deque()
+        """With their event ids."""
         self.left_out = 0
         self.finished = False
         self.queued = False
         self.accepted: bool | None = None
         """Whether the client joined the run, as long as it has to be told first that it is accepted."""
 
-    def add_line(self, line: LogLine) -> None:
+    def add_line(self, event_id: int, line: LogLine) -> None:
         """A line that a task printed."""
         if len(self.lines) >= LINES_WAITING_MAX:
             self.lines.popleft()
             self.left_out += 1
-        self.lines.append(line)
+        self.lines.append((event_id, line))
 
     def messages(self) -> Iterator[client_pb2.OpenResponse]:
         """Everything that the client has not been told, in messages of bounded size."""
@@ -102,7 +103,7 @@ class Feed:
             update.output.add(task="", text=f"… {self.left_out} lines were left out: this client is too slow")
             self.left_out = 0
         for _ in range(min(len(self.lines), LINES_PER_MESSAGE)):
-            update.output.append(output_to(self.lines.popleft()))
+            update.output.append(output_to(*self.lines.popleft()))
 
 
 def accepted_message(record: RunRecord, joined: bool) -> client_pb2.OpenResponse:

@@ -56,16 +56,26 @@ def refused(run_id: str, code: str, message: str) -> client_pb2.OpenResponse:
 
 
 def follow(
-    hub: Hub, session: ClientSession, record: RunRecord, *, logs: bool, joined: bool, soon: bool = True
+    hub: Hub,
+    session: ClientSession,
+    record: RunRecord,
+    *,
+    logs: bool,
+    joined: bool,
+    soon: bool = True,
+    lines_after: int | None = None,
 ) -> None:
     """The client is told that the run is accepted, as soon as it is, and from then on what happens to it.
 
-    Without `soon`, a run that ends at once is not accepted first.
+    Without `soon`, a run that ends at once is not accepted first. With `lines_after`, lines of later events
+    that were printed before now are told as well.
     """
     if logs:
         hub.logs_wanted(record)
     if record.accepted:
         _tell(session, record, logs, joined, soon)
+        if logs and lines_after is not None and record.events.has_lines:
+            _catch_up(session, record, lines_after)
     else:
         record.waiting.append((session, logs, joined, soon))
 
@@ -81,18 +91,18 @@ def accept(record: RunRecord) -> None:
         else:
             _tell(session, record, logs, joined, soon)
             if logs and record.events.has_lines:
-                _catch_up(session, record)
+                _catch_up(session, record, 0)  # tasks do not wait for the store
     record.accepted = record.refused is None
 
 
-def _catch_up(session: ClientSession, record: RunRecord) -> None:
-    """Lines that tasks printed while the store had yet to take the run: tasks do not wait for it."""
+def _catch_up(session: ClientSession, record: RunRecord, after: int) -> None:
+    """Lines that tasks printed while the client could not be told."""
     feed = session.feeds[record.run_id]
-    events, _ = record.events.since(0, record.events.last)
-    lines = [event for _, event in events if isinstance(event, LogLine)]
-    for line in lines:
-        feed.add_line(line)
-    if lines:
+    events, _ = record.events.since(after, record.events.last)
+    for event_id, event in events:
+        if isinstance(event, LogLine):
+            feed.add_line(event_id, event)
+    if feed.lines:
         session.news(feed)
 
 
@@ -133,7 +143,8 @@ def _attach(hub: Hub, session: ClientSession, request: client_pb2.Attach, record
         return
     if request.own:
         own(session, record)
-    follow(hub, session, record, logs=request.logs, joined=True)
+    lines_after = request.lines_after if request.HasField("lines_after") else None
+    follow(hub, session, record, logs=request.logs, joined=True, lines_after=lines_after)
 
 
 def own(session: ClientSession, record: RunRecord) -> None:

@@ -267,10 +267,14 @@ def tree_nodes(tree: Tree) -> Iterator[int]:
             todo.extend(branch.items if isinstance(branch, TreeList) else branch.inputs)
 
 
-def output_to(line: LogLine) -> client_pb2.TaskOutput:
+def output_to(event_id: int, line: LogLine) -> client_pb2.TaskOutput:
     """A line that a task printed."""
     return client_pb2.TaskOutput(
-        task=line.task, stream=_stream(line.stream), text=line.text, worker=line.worker
+        task=line.task,
+        stream=_stream(line.stream),
+        text=line.text,
+        worker=line.worker,
+        event_id=event_id,
     )
 
 

@@ -472,6 +472,7 @@ def test_events() -> None:
     line = LogLine("r", 10.5, 3, "f", "w", 2, "hello")
     event = event_to(4, line, "aa")
     assert (event.kind, event.text, event.stream) == ("LogLine", "hello", value_pb2.LOG_STREAM_STDERR)
-    output = output_to(line._replace(stream=1))
+    output = output_to(7, line._replace(stream=1))
+    assert output.event_id == 7
     assert (output.task, output.text, output.worker) == ("f", "hello", "w")
     assert output.stream == value_pb2.LOG_STREAM_STDOUT

@@ -1,0 +1,53 @@
+"""What tests need of the machine: free ports, servers, patience."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+__all__ = ["ROOT", "find_redis", "free_port", "lacking", "wait_until"]
+
+ROOT = Path(__file__).resolve().parent.parent
+_PORT_MAX = 55_000
+
+
+def lacking(reason: str) -> NoReturn:
+    """Something that a test needs is not on this machine: a skip on a laptop, a failure in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason} (CI is set, so this is a failure)", pytrace=False)
+    pytest.skip(reason)
+
+
+def find_redis() -> str:
+    """The path of a redis-server; without one the test is lacking."""
+    command = [sys.executable, str(ROOT / "scripts" / "ensure_redis.py"), "--find"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        lacking(found.stderr.strip())
+    return found.stdout.strip()
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment; low enough for a Redis Cluster, which adds 10,000."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port < _PORT_MAX:
+                return port
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Waits for something; fails when it does not come to pass."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.02)
