@@ -9,14 +9,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from cascade_scheduler.blobs.base import BlobStore
+from cascade_scheduler.blobs.base import BlobError, BlobStore
 from cascade_scheduler.core.events import Event
 from cascade_scheduler.front import Front, StartError
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.leading import Candidate, LeadKeeper, this_process
 from cascade_scheduler.life import Life, SchedulerOptions
 from cascade_scheduler.solving import SolverProcess
-from cascade_scheduler.store.base import RunStore, StoreError, StoreFenced
+from cascade_scheduler.store.base import RunStore, StoreError, StoreFenced, StoreUnavailable
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.shared import Holder, SharedStore
 from cascade_scheduler.story import write_story
@@ -157,15 +157,32 @@ class Scheduler:
     async def _stand_by(self) -> None:
         try:
             epoch = await self._candidate.wait(self._follow)
-            await self._begin(epoch)
+            while not await self._take_over(epoch):
+                epoch = await self._candidate.wait(self._follow)
             logger.warning("this scheduler leads now, in epoch %d", epoch)
             self._standing = None
             self.on_lead()
-        except (StoreError, StartError) as error:
+        except (StoreError, BlobError) as error:
             logger.critical("this standby could not take over: %s", error)
             self._fail(1)
         except Exception as error:
             self._bug(error, ())
+
+    async def _take_over(self, epoch: int) -> bool:
+        """Leads; False when the store went away meanwhile, and this scheduler waits on."""
+        try:
+            await self._begin(epoch)
+        except StoreUnavailable as error:
+            logger.warning("this standby could not take over, and waits on: %s", error)
+            life, self._life = self._life, None
+            lead, self._lead = self._lead, None
+            if life is not None:
+                await life.say_goodbye("it could not begin", flush=False)
+                await life.close()
+            if lead is not None:
+                await lead.stop()
+            return False
+        return True
 
     async def _begin(self, epoch: int) -> None:
         """This scheduler leads."""

@@ -6,18 +6,24 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
+from cascade_dist import wire
 from cascade_dist.storage.seal import Sealer
+from cascade_dist.v1 import client_pb2, client_pb2_grpc
+from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.leading import Candidate, LeadKeeper, Patience, is_dead, this_process
 from cascade_scheduler.store.base import StoreFenced, StoreGap, StoreUnavailable
 from cascade_scheduler.store.redis import RedisStore
 from cascade_scheduler.store.shared import RELEASED, Holder
 from tests.contract.test_run_store import fresh
+from tests.scheduler.peers import scheduler
 
 MINE = Holder("mine", "h:1", "h", "another machine", 1, 1)
 THEIRS = Holder("theirs", "h:2", "h", "their machine", 1, 1)
@@ -151,3 +157,36 @@ async def test_whoever_keeps_a_lease_hears_that_it_is_lost_and_what_is(stores: l
     assert "led by another" in str(await asyncio.wait_for(fenced.get(), SECONDS))
     await keeper.stop()
     assert await second.holder() == THEIRS
+
+
+class Unsteady(RedisStore):
+    """A store that goes away once, just when a standby begins to lead."""
+
+    went_away = False
+
+    async def constraints(self) -> Sequence[Constraint]:
+        """What a new leader reads first."""
+        if not self.went_away:
+            self.went_away = True
+            raise StoreUnavailable("just now")
+        return await super().constraints()
+
+
+async def test_a_standby_refuses_calls_and_waits_on_when_it_cannot_take_over(
+    stores: list[RedisStore], redis_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    leader, _ = stores
+    await leader.claim(THEIRS, 60.0)
+    unsteady = Unsteady(redis_server, Sealer(b"k" * 32))
+    async with scheduler(unsteady, lease=0.5) as made, wire.open_channel(made.address) as channel:
+        assert [made.leader] == [THEIRS]
+        stub = client_pb2_grpc.ClientServiceStub(channel)  # type: ignore[no-untyped-call]
+        with pytest.raises(grpc.aio.AioRpcError, match="is a standby; the leader is at h:2"):
+            await stub.GetStatus(client_pb2.GetStatusRequest(), timeout=SECONDS)
+        await leader.release()
+        async with asyncio.timeout(SECONDS):
+            while made.leader is not None:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.02)
+        assert "could not take over, and waits on: just now" in caplog.text
+        status = await stub.GetStatus(client_pb2.GetStatusRequest(), timeout=SECONDS)
+        assert status.epoch == made.hub.epoch

@@ -243,6 +243,8 @@ class RedisStore:
         try:
             kept = await _answer(self._client.hgetall(CONSTRAINTS_KEY))
         except (RedisError, OSError) as error:
+            if not isinstance(error, ResponseError):
+                raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
             raise StoreError(
                 f"the constraints in Redis at {self.url} cannot be read: {_why(error)}; "
                 f"delete the key {CONSTRAINTS_KEY} if it is no hash"
