@@ -24,6 +24,8 @@ __all__ = ["EPOCH_SHIFT", "Books", "Promise", "Settings"]
 EPOCH_SHIFT = 40
 """An attempt id is epoch << 40 | counter, so a run never uses one twice."""
 DURATIONS_MAX = 10_000
+SPARE_BYTES = 200
+"""What a value costs that is kept, beside its bytes."""
 TASK_SECONDS_MIN = 1e-4
 """What one attempt costs a worker at the least, user code aside."""
 TASK_SECONDS_UNKNOWN = 0.05
@@ -55,6 +57,8 @@ class Settings(NamedTuple):
     """How long a worker may sit idle while another has work waiting."""
     starving_after: float = 0.5
     """After how long a class that finds no room gets a worker kept free for it."""
+    spare_bytes_max: int = 64 << 20
+    """Small values that are kept although nobody needs them, while there are objects that may be lost."""
     pools: tuple[tuple[str, int], ...] = ()
     """Amounts in micros that all nodes of the cluster share, whatever workers have."""
     fast_loops: bool = True
@@ -98,6 +102,8 @@ class Books:
         """Lines that found no room in this dispatch."""
         self.objects: dict[int, tuple[Run, int, str]] = {}
         """Objects that runs hold on to: attempt → (run, node, worker)."""
+        self.spare_bytes = 0
+        """Of values that nobody needs, unless an object is lost."""
         self.lines = Lines(settings.pools)
         """Limits and pools."""
         self.queues = Queues(self.lines)
@@ -188,11 +194,42 @@ class Books:
 
     def drop(self, run: Run, node: int) -> None:
         """Forgets a node's value, and has its object released."""
-        run.items.pop(node, None)
+        items = run.items.pop(node, None)
         value = run.values.pop(node, None)
         if isinstance(value, ObjectValue):
             self.objects.pop(value.attempt, None)
             self.out.append(ReleaseObject(value.worker, value.attempt))
+        elif value is not None and self.objects and run.state == "running":
+            self._spare(run, node, value, items)
+
+    def _spare(self, run: Run, node: int, value: bytes | BlobValue, items: tuple[bytes, ...] | None) -> None:
+        """Remembers a small value that nobody needs: an object that was made of it may be lost."""
+        size = SPARE_BYTES + len(value) + sum(map(len, items or ()))
+        if self.spare_bytes + size > self.settings.spare_bytes_max:
+            return
+        if run.spares is None:
+            run.spares = {}
+        if node not in run.spares:
+            run.spares[node] = (value, items, size)
+            self.spare_bytes += size
+
+    def restore(self, run: Run, node: int) -> bool:
+        """Has a value back that was dropped; False: it was not remembered."""
+        found = None if run.spares is None else run.spares.pop(node, None)
+        if found is None:
+            return False
+        value, items, size = found
+        self.spare_bytes -= size
+        run.values[node] = value
+        if items is not None:
+            run.items[node] = items
+        return True
+
+    def forget_spares(self, run: Run) -> None:
+        """The frame is over."""
+        if run.spares is not None:
+            self.spare_bytes -= sum(size for _, _, size in run.spares.values())
+            run.spares = None
 
     def tell(self, run: Run, kind: str, node: int = -1, **details: object) -> None:
         """Adds an event of a run."""

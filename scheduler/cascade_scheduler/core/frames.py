@@ -218,6 +218,7 @@ def on_plan_made(books: Books, event: PlanMade) -> None:
 def _enter(books: Books, run: Run, loop: Loop, frame: NextFrame) -> None:
     for node in list(run.values):
         books.drop(run, node)
+    books.forget_spares(run)
     if not loop.number and run.parent is None:
         loop.first_ids, loop.first_children, loop.first_size = (
             run.graph.node_ids,
@@ -458,6 +459,7 @@ def _discard(books: Books, child: Run) -> None:
         return
     for node in list(child.values):
         books.drop(child, node)
+    books.forget_spares(child)
     forget(books, child)
     loop = child.loop
     if loop is not None:

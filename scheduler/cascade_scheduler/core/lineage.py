@@ -1,8 +1,9 @@
 """Lost values: an object whose holder is gone is made again from its lineage.
 
-A node whose value is lost and still needed goes back to waiting, and with it every input of its own that was
-let go meanwhile. Consumers that had counted the value as there wait again. A result that was accepted stays
-good: consumers that are done are not run again.
+A node whose value is lost and still needed goes back to waiting, and with it every input of its own that
+was let go meanwhile and is not remembered: small values are (`Books.drop`), up to a bound. Consumers that
+had counted the value as there wait again. A result that was accepted stays good: consumers that are done
+are not run again.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def remake(books: Books, run: Run, node: int) -> None:
             remade.append(node)
             if not run.is_hit(node):
                 for source in _value_sources(run, node):
-                    _need_again(run, source, todo)
+                    _need_again(books, run, source, todo)
         run.pending[node] = _unsettled(run, node)
     for node in remade:
         free = not run.pending[node] and not _map_waits(run, node)
@@ -163,14 +164,14 @@ def _structural_in_use(run: Run, node: int) -> bool:
     return run.uses[node] > 0 or run.is_leaf(node)
 
 
-def _need_again(run: Run, source: int, todo: list[int]) -> None:
+def _need_again(books: Books, run: Run, source: int, todo: list[int]) -> None:
     """A node that is to run again needs this value; it may have been let go."""
     stack = [source]
     while stack:
         node = stack.pop()
         run.uses[node] += 1
         if _makes_its_value(run, node):
-            if run.status[node] == DONE and node not in run.values:
+            if run.status[node] == DONE and node not in run.values and not books.restore(run, node):
                 todo.append(node)
         elif run.uses[node] == 1 and not run.is_leaf(node) and run.has_value(node):
             stack.extend(run.inputs(node))

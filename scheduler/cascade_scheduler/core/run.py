@@ -158,6 +158,7 @@ class Run:
         "sequence",
         "skipped",
         "skips",
+        "spares",
         "state",
         "status",
         "submitted",
@@ -237,6 +238,8 @@ class Run:
         self.truths: dict[int, bool] = {}
         self.lengths: dict[int, int] = {}
         self.items: dict[int, tuple[bytes, ...]] = {}
+        self.spares: dict[int, tuple[bytes | BlobValue, tuple[bytes, ...] | None, int]] | None = None
+        """Small values that nobody needs unless an object made of them is lost: value, items, bytes."""
         self.observe_errors: dict[int, ErrorInfo] = {}
         self.routes: dict[tuple[int, int], int | str] = {}
         """(node, router) → which of the router's keys the node's value is, or why it is none."""

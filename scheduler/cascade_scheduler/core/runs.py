@@ -185,6 +185,7 @@ def _shed(books: Books, run: Run) -> None:
     for node in list(run.values):
         if not (keep and run.is_leaf(node)):
             books.drop(run, node)
+    books.forget_spares(run)
     recovering.shed(run)
     run.observing.clear()
     run.parked.clear()

@@ -312,8 +312,9 @@ def test_a_node_goes_where_its_input_is_and_the_object_is_released_after() -> No
     assert sim.of(c.ReleaseObject) == [c.ReleaseObject(value.worker, value.attempt)]
 
 
-def test_a_lost_object_is_made_again_with_what_it_needs() -> None:
-    sim = Sim()
+def lost_object(value: bytes | None, **settings: object) -> Sim:
+    """A worker is lost with the object of b, which was made of a's value; None: that is one, too."""
+    sim = Sim(**settings)  # type: ignore[arg-type]
     sim.worker("w1", cpu=1)
     make = GraphMaker()
     a = make.call("a")
@@ -321,19 +322,40 @@ def test_a_lost_object_is_made_again_with_what_it_needs() -> None:
     slow = make.call("slow", amounts=(("big", 1_000_000),))
     make.call("c", b, slow)
     sim.submit(make.graph())
-    sim.done("a")
+    sim.done("a", obj(sim, "a") if value is None else value)
     sim.done("b", obj(sim, "b"))
     sim.worker("w2", cpu=1, big=1)
     assert sim.one("slow").worker == "w2"
     sim.lose_worker("w1")
-    assert set(sim.assigned) == {"slow", "a"}, "b's object is lost, and a was let go"
-    sim.done("a")
-    sim.done("b")
-    sim.done("slow")
-    sim.done("c")
+    return sim
+
+
+def finish(sim: Sim, *names: str) -> None:
+    for name in names:
+        sim.done(name)
     assert sim.ended.state == "succeeded"
     finished = Counter(r.task for r in sim.events("TaskExecutionFinished"))
     assert finished == {"a": 1, "b": 1, "slow": 1, "c": 1}, "what is made again adds no finish event"
+    assert not sim.core.spare_bytes
+
+
+def test_a_lost_object_is_made_again_with_the_objects_that_it_needs() -> None:
+    sim = lost_object(None)
+    assert set(sim.assigned) == {"slow", "a"}, "b's object is lost, and a's was let go"
+    finish(sim, "a", "b", "slow", "c")
+
+
+def test_a_small_value_that_a_lost_object_needs_is_not_made_again() -> None:
+    sim = lost_object(b"small")
+    assert set(sim.assigned) == {"slow", "b"}
+    assert sim.one("b").inputs == (b"small",)
+    finish(sim, "b", "slow", "c")
+
+
+def test_small_values_are_remembered_up_to_a_bound() -> None:
+    sim = lost_object(b"small", spare_bytes_max=10)
+    assert set(sim.assigned) == {"slow", "a"}
+    finish(sim, "a", "b", "slow", "c")
 
 
 def test_an_input_that_no_holder_has_sends_the_consumer_back() -> None:
