@@ -67,8 +67,8 @@ def retell(books: Books, run: Run) -> Iterator[Retold]:
 
 def _values(books: Books, run: Run) -> Iterator[Retold]:
     made = {node: attempt for attempt, (of, node, _) in books.objects.items() if of is run}
-    told = set(run.values)
-    for node, value in run.values.items():
+    told = {node: value for node, (value, _, _) in (run.spares or {}).items()} | run.values
+    for node, value in told.items():
         if run.status[node] == DONE and run.runs_code(node):
             attempt = value.attempt if isinstance(value, ObjectValue) else made.get(node, 0)
             truth, length = run.truths.get(node), run.lengths.get(node)
