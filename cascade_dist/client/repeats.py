@@ -1,8 +1,9 @@
 """Submits that repeat an earlier one: one call, with other scalars as arguments or none.
 
-What such submits share is kept as bytes; the run's id, the node's id and its arguments are fields behind
-them. In protobuf that is the same message as one that was built as a whole. The code is hashed again every
-time, unless it is watched and the same, so an edited function or helper is noticed as ever.
+What such submits share is kept as bytes, by which the scheduler knows them; the run's id, the node's id and
+its arguments are fields beside them. Put together that is the same message as one that was built as a whole.
+The code is hashed again every time, unless it is watched and the same, so an edited function or helper is
+noticed as ever.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from cascade_dist.graph.encoding import SCALARS
 from cascade_dist.graph.identity import Specs, scalars_content
 from cascade_dist.language.lazy import LazyResult
 from cascade_dist.v1 import client_pb2 as pb
-from cascade_dist.v1 import graph_pb2
 from cascade_dist.wire.fields import field
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ _MAX = 64
 
 _SUBMIT = bytes([pb.OpenRequest.SUBMIT_FIELD_NUMBER << 3 | 2])
 _RUN_ID = bytes([pb.Submit.RUN_ID_FIELD_NUMBER << 3 | 2])
-_CHUNK = bytes([pb.Submit.CHUNK_FIELD_NUMBER << 3 | 2])
-_NODE_IDS = bytes([graph_pb2.GraphChunk.NODE_IDS_FIELD_NUMBER << 3 | 2])
-_NODE_ARGS = bytes([graph_pb2.GraphChunk.NODE_ARGS_FIELD_NUMBER << 3 | 2])
+_HEAD = bytes([pb.Submit.HEAD_FIELD_NUMBER << 3 | 2])
+_NODE_ID = bytes([pb.Submit.NODE_ID_FIELD_NUMBER << 3 | 2])
+_ARGS = bytes([pb.Submit.ARGS_FIELD_NUMBER << 3 | 2])
 _FIELDS = frozenset(("functions", "specs", "node_spec", "node_edges", "node_ids", "node_args"))
 """What the chunk of such a call may have; what has more is not understood here."""
 _PAYLOAD_MAX = 16 << 10
@@ -49,7 +49,7 @@ class _Call(NamedTuple):
     """Of the function."""
     functions: FunctionCache
     head: bytes
-    """The submit without what differs."""
+    """The field with the submit without what differs."""
     template_id: bytes
     params_digest: bytes
 
@@ -59,7 +59,7 @@ class Repeat(NamedTuple):
 
     shared: bytes
     own: bytes
-    """The part of the chunk that is this call's alone."""
+    """The fields that are this call's alone."""
     functions: FunctionCache
     identity: tuple[bytes, bytes, bytes]
     """As `Compilation` tells it: the template's id, the target's, the digest of the params."""
@@ -102,7 +102,7 @@ def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
     if len(payload) > min(_PAYLOAD_MAX, link.inline_max or _PAYLOAD_MAX):
         return None
     content = scalars_content(spec, args)
-    own = field(_CHUNK, field(_NODE_IDS, content) + field(_NODE_ARGS, payload))
+    own = field(_NODE_ID, content) + field(_ARGS, payload)
     return Repeat(call.head, own, call.functions, (call.template_id, content, call.params_digest))
 
 
@@ -148,7 +148,7 @@ def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionC
         spec,
         chunk.functions[0].cid,
         functions,
-        shared.SerializeToString(),
+        field(_HEAD, shared.SerializeToString()),
         submit.end.template_id,
         submit.end.params_digest,
     )

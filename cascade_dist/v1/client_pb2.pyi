@@ -128,18 +128,24 @@ class ClientWelcome(_message.Message):
     def __init__(self, versions: _Optional[_Union[Versions, _Mapping]] = ..., inline_bytes_max: _Optional[int] = ..., graph_nodes_max: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("run_id", "options", "chunk", "end", "functions")
+    __slots__ = ("run_id", "options", "chunk", "end", "functions", "head", "node_id", "args")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     options: RunOptions
     chunk: _graph_pb2.GraphChunk
     end: _graph_pb2.GraphEnd
     functions: _containers.RepeatedCompositeFieldContainer[_graph_pb2.Function]
-    def __init__(self, run_id: _Optional[str] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., chunk: _Optional[_Union[_graph_pb2.GraphChunk, _Mapping]] = ..., end: _Optional[_Union[_graph_pb2.GraphEnd, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ...) -> None: ...
+    head: bytes
+    node_id: bytes
+    args: bytes
+    def __init__(self, run_id: _Optional[str] = ..., options: _Optional[_Union[RunOptions, _Mapping]] = ..., chunk: _Optional[_Union[_graph_pb2.GraphChunk, _Mapping]] = ..., end: _Optional[_Union[_graph_pb2.GraphEnd, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[_graph_pb2.Function, _Mapping]]] = ..., head: _Optional[bytes] = ..., node_id: _Optional[bytes] = ..., args: _Optional[bytes] = ...) -> None: ...
 
 class RunOptions(_message.Message):
     __slots__ = ("name", "on_failure", "logs", "cancel_on_disconnect", "disconnect_grace", "pools", "params", "resume")

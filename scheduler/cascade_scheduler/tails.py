@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from google.protobuf.message import DecodeError
-
 from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
 from cascade_dist.wire.fields import field, tag
@@ -25,7 +23,7 @@ from cascade_scheduler.planning import Amounts, make_plan, plan_key, plan_now
 from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import StoredFrame, StoredFunction, StoredJump
 from cascade_scheduler.wire.graphs import GraphAssembly
-from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
+from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, read_head, without_literals
 from cascade_scheduler.wire.values import BadMessage
 
 if TYPE_CHECKING:
@@ -137,10 +135,7 @@ class Tails:
             frame = known.frame(head, node_id, tail.args)
             hub.graph_bytes += frame.size
             return frame
-        try:
-            submit = client_pb2.Submit.FromString(head)
-        except DecodeError:
-            raise BadMessage("what it has in common with earlier ones cannot be read") from None
+        submit = read_head(head)
         chunk = submit.chunk
         plain = not (chunk.blobs or chunk.jumps or chunk.value_keys or chunk.node_ids or chunk.node_args)
         rest = chunk.SerializeToString() if plain else b""

@@ -93,6 +93,15 @@ class Known:
         self.cancelled = asyncio.Event()
 
 
+def put_together(submit: pb.Submit) -> pb.Submit:
+    """A call like an earlier one, as a whole."""
+    whole = pb.Submit.FromString(submit.head)
+    whole.run_id = submit.run_id
+    whole.chunk.node_ids = submit.node_id
+    whole.chunk.node_args.append(submit.args)
+    return whole
+
+
 class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobServiceServicer):
     """See the module."""
 
@@ -228,6 +237,8 @@ class FakeScheduler(client_pb2_grpc.ClientServiceServicer, client_pb2_grpc.BlobS
         if self.deaf:
             await asyncio.Event().wait()
         async for request in requests:
+            if request.submit.head:
+                request.submit.CopyFrom(put_together(request.submit))
             self.heard.append(request)
             body = request.WhichOneof("body")
             if body == "submit":

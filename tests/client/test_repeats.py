@@ -14,6 +14,7 @@ from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.graph.build import Compilation
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.wire.graphs import Part, encode_graph
+from tests.client.fake import put_together
 
 OPTIONS = ("name", "cancel", True, False, 30.0)
 
@@ -89,7 +90,7 @@ def test_a_repeated_call_is_the_message_that_compiling_gives(make: Any, run_id: 
     learn(type(target)(target.task, (0,)), link)
     found = repeats.repeat(target, OPTIONS, link)
     assert found is not None
-    told = pb.OpenRequest.FromString(repeats.frame(run_id, found)).submit
+    told = put_together(pb.OpenRequest.FromString(repeats.frame(run_id, found)).submit)
     whole, functions = compiled(target, link, run_id)
     assert told == whole
     compilation = Compilation(target)

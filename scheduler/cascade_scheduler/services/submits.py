@@ -27,7 +27,7 @@ from cascade_scheduler.services.following import Refusal, accept, follow, forget
 from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import RunCreated, StoredFunction, StoreUnavailable
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
-from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, without_literals
+from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, read_head, without_literals
 from cascade_scheduler.wire.values import BadMessage, amounts_from, seconds_of
 
 __all__ = ["Submits", "is_run_id"]
@@ -89,6 +89,9 @@ class Submits:
     def take(self, submit: client_pb2.Submit) -> None:
         """Takes a part of a submit; answers on the session."""
         run_id = submit.run_id
+        if submit.head:
+            self._take_repeated(run_id, submit)
+            return
         if submit.HasField("options"):
             self._refused.pop(run_id, None)
         elif run_id in self._refused:
@@ -103,6 +106,24 @@ class Submits:
                     ShapeCache.put_back(submit, literals)
                     shape = literals.key
             self._take(run_id, submit, shape)
+
+    def _take_repeated(self, run_id: str, submit: client_pb2.Submit) -> None:
+        """A call like an earlier one, told by what both have in common; unknown, it is put together."""
+        hub = self._hub
+        # A store wants all of it.
+        looks = hub.remembers_shapes and not hub.keeps_graphs and run_id not in self._incoming
+        literals = hub.shapes.of_head(submit) if looks else None
+        if literals is not None and self._take_known(run_id, submit, literals):
+            self._refused.pop(run_id, None)
+            return
+        with self._refusing(run_id):
+            whole = read_head(submit.head)
+            whole.run_id = run_id
+            whole.chunk.node_ids = submit.node_id
+            whole.chunk.node_args.append(submit.args)
+            if looks:
+                hub.shapes.learn_head(submit.head, whole)
+            self.take(whole)
 
     @contextmanager
     def _refusing(self, run_id: str) -> Iterator[None]:

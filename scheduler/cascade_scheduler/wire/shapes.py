@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from cascade_dist.v1 import client_pb2
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.plans import Plan
+from cascade_scheduler.wire.values import BadMessage
 
-__all__ = ["KnownShape", "Literals", "ShapeCache", "without_literals"]
+__all__ = ["KnownShape", "Literals", "ShapeCache", "read_head", "without_literals"]
 
 NODES_MAX = 64
 KEY_BYTES_MAX = 8_192
@@ -50,6 +53,21 @@ class KnownShape(NamedTuple):
         return self.graph.with_literals(literals.node_ids, literals.node_args)
 
 
+def read_head(head: bytes) -> client_pb2.Submit:
+    """What calls have in common that differ in their run, their node's id and its arguments alone.
+
+    Raises:
+        BadMessage: it cannot be read.
+    """
+    try:
+        submit = client_pb2.Submit.FromString(head)
+    except DecodeError:
+        raise BadMessage("what it has in common with earlier ones cannot be read") from None
+    if submit.head:
+        raise BadMessage("what it has in common with earlier ones is not whole")
+    return submit
+
+
 def without_literals(graph: Graph) -> Graph:
     """A graph's columns alone."""
     return graph.with_literals(b"", [])
@@ -60,6 +78,8 @@ class ShapeCache:
 
     def __init__(self) -> None:
         self._shapes: OrderedDict[bytes, KnownShape] = OrderedDict()
+        self._heads: dict[bytes, tuple[bytes, bytes]] = {}
+        """By what calls like an earlier one have in common: the shape's key, and the digest of the params."""
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -88,6 +108,25 @@ class ShapeCache:
         """Undoes `take_apart`."""
         submit.chunk.node_args.extend(literals.node_args)
         submit.chunk.node_ids = literals.node_ids
+
+    def of_head(self, submit: client_pb2.Submit) -> Literals | None:
+        """The literals of a call like an earlier one; None when it has to be put together and looked at."""
+        known = self._heads.get(submit.head)
+        if known is None:
+            return None
+        key, params = known
+        return Literals(key, submit.node_id, [submit.args], params)
+
+    def learn_head(self, head: bytes, whole: client_pb2.Submit) -> None:
+        """Keeps what a call, put together, is told by, if its shape is known."""
+        literals = self.take_apart(whole)
+        if literals is None:
+            return
+        self.put_back(whole, literals)
+        if literals.key in self._shapes and len(head) <= KEY_BYTES_MAX:
+            if len(self._heads) >= SHAPES_MAX:
+                self._heads.clear()
+            self._heads[head] = literals.key, literals.params_digest
 
     def get(self, literals: Literals) -> KnownShape | None:
         """The shape, if it is known and these literals fit it."""
