@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from cascade_worker.executor.files import map_file
 from cascade_worker.executor.segments import ObjectWriter
 from cascade_worker.objects import ObjectStore
 
-from .tmpfs import run_on_tmpfs
+from .tmpfs import ROOT, run_on_tmpfs
 
 MIB = 1 << 20
 
@@ -232,3 +234,34 @@ def test_a_full_file_system_is_an_error_and_no_sigbus(
     done = run_on_tmpfs(SMALL, tmp_path, lacking)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path / "objects" / "5")]
+
+
+MANY = """
+import resource, sys
+from cascade_worker.executor.files import map_file
+path, hard = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+maps = []
+try:
+    for _ in range(100):
+        maps.append(map_file(path))
+except OSError as error:
+    print(error)
+print(len(maps))
+"""
+
+
+@pytest.mark.parametrize("hard", [60, 400])
+def test_many_maps_take_what_the_hard_limit_of_files_allows(tmp_path: Path, hard: int) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"x" * 5000)
+    command = [sys.executable, "-c", MANY, str(path), str(hard)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "worker")])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    assert not done.stderr
+    *errors, count = done.stdout.splitlines()
+    if hard == 400 or sys.version_info >= (3, 13):
+        assert (errors, count) == ([], "100")
+    else:
+        assert "there may be 60 (ulimit -n)" in errors[0]
+        assert int(count) < 60

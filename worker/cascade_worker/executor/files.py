@@ -6,14 +6,20 @@ Whoever maps a file holds a shared lock on it for as long as the map lives. A fi
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import mmap
 import os
+import resource
+import sys
 import time
 from typing import Any
 
 __all__ = ["is_named", "map_file", "open_shared", "reserve"]
 
+_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+"""So that a map costs no descriptor; the kernel keeps the file, and with it the lock, all the same."""
 _LOCK_TRIES = 500
 _LOCK_PAUSE = 0.002
 
@@ -23,14 +29,43 @@ def map_file(path: str) -> Any:
 
     Raises:
         FileNotFoundError: it is not there, or was released while it was opened.
+        OSError: too many files are mapped; says what to do.
     """
+    try:
+        return _map(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    most = _allow_more_files()
+    try:
+        return _map(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise OSError(
+            errno.EMFILE,
+            f"each large value that a task holds is an open file, and there may be {most:,} (ulimit -n): "
+            "raise the hard limit of the worker, or give the task fewer values",
+        ) from error
+
+
+def _map(path: str) -> Any:
     fd = open_shared(path)
     try:
         size = os.fstat(fd).st_size
         # The map keeps the open file, and with it the lock, until it is gone itself.
-        return mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b""
+        return mmap.mmap(fd, size, prot=mmap.PROT_READ, **_UNTRACKED) if size else b""
     finally:
         os.close(fd)
+
+
+def _allow_more_files() -> int:
+    """Raises the soft limit of open files to the hard one, which is the limit from then on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a limit of its own below an unlimited one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft
 
 
 def open_shared(path: str) -> int:
