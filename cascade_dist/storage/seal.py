@@ -7,6 +7,7 @@ process that wrote them is gone. Clusters that share a Redis share the key.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import secrets
@@ -30,6 +31,8 @@ KEY_BYTES_MAX = 4_096
 _MARK = b"\x93CASCSL1"
 """Stands before the code and ends with the seal's version. `pickle.loads` ignores what follows a pickle."""
 _CODE_BYTES = 32
+_BLOCK_BYTES = 64
+"""Of SHA-256."""
 SEAL_BYTES = len(_MARK) + 8 + _CODE_BYTES
 
 
@@ -43,7 +46,10 @@ class Sealer:
     def __init__(self, key: bytes) -> None:
         if len(key) < KEY_BYTES_MIN:
             raise ConfigError(f"a seal key has at least {KEY_BYTES_MIN} bytes; this one has {len(key)}")
-        self._key = key
+        # HMAC-SHA256 with what depends on the key alone done once: half the time of `hmac.digest`.
+        block = (key if len(key) <= _BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
     def seal(self, run: str, node: str, attempt: int, data: bytes) -> bytes:
         """The record with its seal behind it."""
@@ -73,7 +79,10 @@ class Sealer:
         name, key = run.encode(), node.encode()
         # Lengths go first, so that no two different records are the same bytes.
         head = b"%d:%d:%d:" % (len(name), len(key), len(data))
-        return hmac.digest(self._key, b"".join((_MARK, head, name, key, number, data)), "sha256")
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(b"".join((_MARK, head, name, key, number, data)))
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 def state_directory(environ: Mapping[str, str] | None = None) -> Path:

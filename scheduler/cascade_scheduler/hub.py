@@ -54,8 +54,9 @@ from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.writer import StoreWriter, Then
 from cascade_scheduler.tails import Tails
 from cascade_scheduler.turn import Order, Turn
+from cascade_scheduler.wire.event_bytes import event_field
 from cascade_scheduler.wire.shapes import ShapeCache
-from cascade_scheduler.wire.updates import event_to, fill_finish, tree_nodes
+from cascade_scheduler.wire.updates import fill_finish, tree_nodes
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, duration_of, value_size
 
 __all__ = ["Bounds", "Hub", "Times"]
@@ -274,8 +275,8 @@ class Hub:
             found = [event for event in found if event[0] <= through]
             if not found:
                 return
-            events = [event_to(number, logged, self.node_id(logged)) for number, logged in found]
-            payload = client_pb2.WatchResponse(events=events).SerializeToString()
+            node_id = self.node_id
+            payload = b"".join([event_field(number, logged, node_id(logged)) for number, logged in found])
             yield RunEvents(run.run_id, after + 1, payload)
             after = found[-1][0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import pickle
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,14 @@ def test_a_sealed_record_opens(run: str, node: str, attempt: int, data: bytes) -
 def test_a_pickle_loads_with_its_seal_behind_it() -> None:
     record = Sealer(KEY).seal("r", "n", 1, pickle.dumps({"a": 1}, protocol=5))
     assert pickle.loads(record) == {"a": 1}
+
+
+@pytest.mark.parametrize("size", [16, 64, 65, 4_096])
+def test_the_code_is_an_hmac_over_the_place_and_the_bytes(size: int) -> None:
+    key = bytes(range(256)) * 16
+    record = Sealer(key[:size]).seal("run", "node", 7, b"data")
+    message = record[4:12] + b"3:4:4:" + b"run" + b"node" + (7).to_bytes(8, "big") + b"data"
+    assert record[-32:] == hmac.digest(key[:size], message, "sha256")
 
 
 def test_every_changed_byte_is_noticed() -> None:
