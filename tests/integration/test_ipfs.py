@@ -55,7 +55,8 @@ class Processes:
         ready = self.directory / "ready.json"
         common = ["--port", "0", "--ready-file", str(ready)]
         self._start("scheduler", "cascade_scheduler", *common, *options, before=before)
-        wait_until(ready.exists)
+        wait_until(lambda: ready.exists() or self._processes[-1].poll() is not None)
+        assert ready.exists(), self.log("scheduler")
         self.address = json.loads(ready.read_text())["address"]
 
     def worker(self, name: str, *options: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -115,6 +116,23 @@ async def test_blobs_are_listed_and_pinned() -> None:
         assert list((await client.blobs.UnpinBlobs(unpin)).pinned) == [True, False]
         await put_blob(client, b"z" * 500)
         assert not blobs.has(first)
+
+
+async def test_what_nothing_needs_goes_after_its_grace() -> None:
+    async with scheduler(blob_grace=0.5) as it, Client(it.address) as client, Worker(it.address) as worker:
+        pinned, idle = await put_blob(client, b"pinned"), await put_blob(client, b"idle")
+        await client.blobs.PinBlobs(client_pb2.PinBlobsRequest(cids=[pinned]))
+        await client.submit("r", one_task())
+        await client.accepted()
+        result = await put_blob(client, b"result")
+        work = await worker.work()
+        blob = value_pb2.BlobRef(cid=result, size_bytes=6)
+        await worker.report(done(work.assignments[0].attempt, value_pb2.Value(blob=blob)))
+        await client.finish("r")
+        async with asyncio.timeout(SECONDS):
+            while idle in {info.cid for info in it.hub.blobs.listing()}:  # noqa: ASYNC110 - its time
+                await asyncio.sleep(0.01)
+        assert {info.cid for info in it.hub.blobs.listing()} == {pinned, result}, "the run may be asked for"
 
 
 async def test_many_blobs_are_listed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
