@@ -40,6 +40,9 @@ from cascade_scheduler.wire.values import BadMessage
 
 __all__ = ["CannotGoOn", "recover", "resume"]
 
+LOAD_SECONDS_MAX = 86_400.0
+"""How long workers are waited for while runs are read, and nobody can come."""
+
 logger = logging.getLogger("cascade.scheduler")
 
 
@@ -84,12 +87,14 @@ async def recover(hub: Hub, store: RunStore, grace: float) -> None:
     live = [head.run_id for head in heads if head.state == "running"]
     hub.past = {head.run_id: head for head in heads if head.state != "running"}
     if roster:
-        hub.turn.post(RosterKnown(tuple(roster), grace if live else 0.0))
+        hub.turn.post(RosterKnown(tuple(roster), LOAD_SECONDS_MAX if live else 0.0))
     known = frozenset(worker.worker for worker in roster)
     for run_id in live:
         stored = await store.load_run(run_id)
         if stored is not None:
             await _take_up(hub, stored, known, grace)
+    if live and roster:
+        hub.turn.post(RosterKnown(tuple(roster), grace))  # from now on they can come
     if live:
         logger.info("%d runs go on when %d workers are back, or after %g s", len(live), len(roster), grace)
 

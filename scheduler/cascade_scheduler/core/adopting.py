@@ -24,8 +24,10 @@ __all__ = ["heard", "lost", "on_recovered", "on_roster"]
 
 
 def on_roster(books: Books, event: RosterKnown) -> None:
-    """Workers that the last scheduler had: each has its time to come."""
+    """Workers that the last scheduler had: each has its time to come. Said again, the time begins anew."""
     for known in event.workers:
+        if known.worker in books.recovering:
+            books.workers[known.worker].lost_at = books.now + event.grace
         if known.worker in books.workers:
             continue
         hello = WorkerConnected(known.worker, known.name, known.amounts, 0, 0, "")
