@@ -64,6 +64,12 @@ def noted(journal: str, x: int) -> int:
 
 
 @cs.task
+def hand_over(journal: str, place: str) -> Any:
+    note(journal, "hand-over")
+    return need(noted(journal, 3), journal, place)
+
+
+@cs.task
 def held(x: int, gate: str) -> int:
     while not os.path.exists(gate):
         time.sleep(0.01)
@@ -160,6 +166,36 @@ def test_a_failed_run_goes_on_where_it_was_imported(
     Path(place).touch()
     assert there.run(target, run_id=run_id, resume=True) == 5
     assert Path(journal).read_text().split() == ["noted-5", "need-5", "need-5"]
+
+
+def test_an_imported_run_goes_on_by_its_id_alone(here: cs.Cluster, there: cs.Cluster, tmp_path: Path) -> None:
+    run_id, other, file = uuid.uuid4().hex, uuid.uuid4().hex, tmp_path / "a.run"
+    journal, place = str(tmp_path / "journal"), str(tmp_path / "place")
+    argument = os.urandom(200_000)  # a blob that the graph needs, and that came along
+    first = noted(journal, 5)
+    target = [need(first, journal, place), total(large(50_000), argument)]
+    with pytest.raises(FileNotFoundError):
+        here.run(target, run_id=run_id, on_failure="finish")
+    here.export_run(run_id, file)
+    there.import_run(file, run_id=other)
+    Path(place).touch()
+    run = there.resume_run(other)
+    assert run.result(60) == [5, sum(range(50_000)) + 200_000]
+    assert Path(journal).read_text().split() == ["noted-5", "need-5", "need-5"]
+
+
+def test_a_run_that_went_on_as_another_target_goes_on_there(
+    here: cs.Cluster, there: cs.Cluster, tmp_path: Path
+) -> None:
+    run_id, file = uuid.uuid4().hex, tmp_path / "a.run"
+    journal, place = str(tmp_path / "journal"), str(tmp_path / "place")
+    with pytest.raises(FileNotFoundError):
+        here.run(hand_over(journal, place), run_id=run_id)
+    assert here.export_run(run_id, file).results == 1
+    there.import_run(file)
+    Path(place).touch()
+    assert there.resume_run(run_id).result(60) == 3
+    assert Path(journal).read_text().split() == ["hand-over", "noted-3", "need-3", "need-3"]
 
 
 def test_the_target_of_a_loop_travels(here: cs.Cluster, there: cs.Cluster, tmp_path: Path) -> None:
