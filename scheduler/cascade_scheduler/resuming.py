@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from cascade_scheduler.core.cached import Facts, Recovered, StoredValue
+from cascade_scheduler.core.cached import Facts, NestedResults, Recovered, StoredValue
 from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 from cascade_scheduler.runs import SubmitFacts
@@ -96,7 +96,11 @@ async def results_of(
         workers: those that may still have the objects that they made.
         finished: ids of nodes of which it was told that they have ended.
     """
-    whole, parts = _usable_results(stored, has_blob, workers)
+    whole, parts, nested = _usable_results(stored, has_blob, workers)
+    for key, seen in stored.facts.items():
+        path, slash, own = key.rpartition("/")
+        if slash and path + slash in nested:
+            nested[path + slash].facts[own] = seen
     nodes: dict[int, StoredValue] = {}
     children: dict[int, Mapping[int, StoredValue]] = {}
     facts: dict[int, Facts] = {}
@@ -117,28 +121,33 @@ async def results_of(
             skipped.append(node)
         if node_id in finished and kind in (NodeKind.MAP, NodeKind.COLLECT):
             maps.append(node)
-    return Recovered(nodes, children, facts, frozenset(skipped), frozenset(maps))
+    return Recovered(nodes, children, facts, frozenset(skipped), frozenset(maps), {}, nested)
 
 
 def _usable_results(
     stored: StoredRun, has_blob: Callable[[bytes], bool], workers: frozenset[str]
-) -> tuple[dict[str, StoredValue], dict[str, dict[int, StoredValue]]]:
-    """Results by node id, and those of maps' children by their map's."""
+) -> tuple[dict[str, StoredValue], dict[str, dict[int, StoredValue]], dict[str, NestedResults]]:
+    """Results by node id, those of maps' children by their map's, and those within nested graphs."""
     whole: dict[str, StoredValue] = {}
     parts: dict[str, dict[int, StoredValue]] = {}
+    nested: dict[str, NestedResults] = {}
     for key, result in stored.results.items():
         value = result.value
+        path, slash, own = key.rpartition("/")
         if isinstance(value, ObjectValue) and value.worker not in workers:
             continue
         if isinstance(value, BlobValue) and not has_blob(value.cid):
             continue
         usable = StoredValue(value, result.truth, result.length, result.attempt)
+        if slash:
+            nested.setdefault(path + slash, NestedResults({}, {})).values[own] = usable
+            continue
         node_id, bracket, index = key.partition("[")
         if bracket:
             parts.setdefault(node_id, {})[int(index.rstrip("]"))] = usable
         else:
             whole[node_id] = usable
-    return whole, parts
+    return whole, parts, nested
 
 
 def _fits(kind: NodeKind, stored: StoredValue) -> bool:

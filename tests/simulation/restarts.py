@@ -25,7 +25,7 @@ from cascade_dist.v1 import client_pb2, value_pb2, worker_pb2
 from cascade_dist.wire.graphs import Upload, encode_graph
 from cascade_scheduler.blobs.memory import MemoryBlobStore
 from cascade_scheduler.core import views
-from cascade_scheduler.core.commands import SaveAttempt
+from cascade_scheduler.core.commands import SaveAttempt, SaveResult
 from cascade_scheduler.core.invariants import check
 from cascade_scheduler.core.state import Settings
 from cascade_scheduler.hub import Times
@@ -205,7 +205,8 @@ class Hand(Worker):
             return True
         for attempt, assignment in list(self.waiting.items()):
             if not assignment.observe_only and not assignment.whole:
-                self.done.append((attempt, (assignment.node_id, assignment.map_index_plus_one)))
+                place = f"{assignment.within}{assignment.step}:{assignment.node_id}"
+                self.done.append((attempt, (place, assignment.map_index_plus_one)))
             self.execute(attempt)
             return True
         return False
@@ -225,6 +226,8 @@ class Verdict:
     """Of the first life's journal."""
     cut: bool = False
     """The stop was within a batch."""
+    again: list[tuple[str, int]] = field(default_factory=list)
+    """What was executed after the stop although its result was stored before."""
     strangers: int = 0
     """What was executed before the stop by attempts that the store does not name."""
 
@@ -397,7 +400,13 @@ async def play(
             cluster.attach()
         else:
             cluster.submit(target, params)
+        had = {entry for worker in cluster.workers for entry in worker.done}
         await cluster.go_on(lambda: cluster.finish is not None)
+        saved = {record.attempt for record in landed if isinstance(record, SaveResult)}
+        stored = {node for attempt, node in had if attempt in saved}
+        verdict.again = [
+            node for entry in cluster.executed() if entry not in had and (node := entry[1]) in stored
+        ]
     _conclude(cluster, verdict, landed)
     await cluster.stop(store)
     return verdict

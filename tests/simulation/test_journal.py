@@ -73,7 +73,17 @@ def decide(n: int) -> Any:
 
 @cs.task(spawn=True)
 def nested(n: int) -> Any:
-    return add(double(n), double(n + 1))
+    return add(double(n), double(n + 1), add(*[double(i) for i in range(2)]))
+
+
+@cs.task(spawn=True)
+def nested_maps(n: int) -> Any:
+    return double.map(value=upto(n))
+
+
+@cs.task
+def total(values: list[int]) -> int:
+    return sum(values)
 
 
 @cs.task
@@ -143,6 +153,10 @@ def spawn() -> Any:
     return add(nested(1), nested(num(2)))
 
 
+def spawn_maps() -> Any:
+    return add(total(nested_maps(3)), total(nested_maps(num(2))))
+
+
 def retry() -> Any:
     return add(flaky(2).with_retry(3, delay=0.01), flaky(1).with_retry(2))
 
@@ -157,9 +171,9 @@ def failure() -> Any:
 
 PROGRAMS = (
     *(diamond, mapped, lazy_map, map_of_an_object, objects, router, pipeline, skips),
-    *(loop, jump, spawn, retry, pools, failure),
+    *(loop, jump, spawn, spawn_maps, retry, pools, failure),
 )
-EXACT = frozenset(PROGRAMS) - {failure, spawn}
+EXACT = frozenset(PROGRAMS) - {failure, spawn, spawn_maps}
 """Of these it is known how often each node is executed."""
 
 
@@ -176,6 +190,7 @@ async def test_a_stop_after_any_record_changes_nothing(redis_server: str, depot:
     for number, verdict in enumerate(stopped, 1):
         told = f"stopped after record {number} of {clean.records}"
         assert (verdict.state, verdict.value, verdict.error) == (clean.state, clean.value, clean.error), told
+        assert not verdict.again, told
         more = sum(verdict.executed.values()) - sum(clean.executed.values())
         if program in EXACT:
             assert more == verdict.strangers, told

@@ -35,7 +35,7 @@ from cascade_scheduler.core.graph import Retry
 from cascade_scheduler.core.inputs import of_node, value_of
 from cascade_scheduler.core.plans import AmountClass
 from cascade_scheduler.core.run import ACTIVE, DELAYED, DONE, WAITING, Run
-from cascade_scheduler.core.values import ErrorInfo, Value
+from cascade_scheduler.core.values import ErrorInfo, ObjectValue, Value
 from cascade_scheduler.core.worker import Attempt, Worker
 
 RETRY_DELAY_MAX = 366 * 86_400.0
@@ -229,17 +229,8 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
         observing.take_facts(run, node, report, run.plan.wanted.get(node, ()))
     whole = bool(run.whole) and frames.start_over(books, run, node)  # its parts have been put together
     out = books.out
-    if books.settings.saves and run.parent is None:
-        key = run.key(node)
-        out.append(SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length))
-        if (
-            report.items
-            or report.routes
-            or report.amount is not None
-            or report.digest
-            or report.observe_error
-        ):
-            observing.save(books, run, node)
+    if books.settings.saves and (run.parent is None or frames.keeps(books, run)):
+        _save(books, attempt, report)
     if run.cached is not None and not report.cached:  # what a policy has need not be what the task makes
         cluster_cache.store(books, run, node, value)
     run.done += 1
@@ -255,6 +246,19 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
         nodes.drop_value(books, run, node)
     if run.state == "running":
         nodes.settle(books, run, node)
+
+
+def _save(books: Books, attempt: Attempt, report: AttemptDone) -> None:
+    """Has a result stored; of nested graphs, only what outlives its worker."""
+    run, node, value = attempt.run, attempt.node, report.value
+    if run.parent is not None and isinstance(value, ObjectValue):
+        return
+    key = run.within + run.key(node)
+    saved = SaveResult(run.run_id, node, key, attempt.id, value, report.truth, report.length)
+    books.out.append(saved)
+    seen = report.items or report.routes or report.digest or report.observe_error
+    if seen or report.amount is not None:
+        observing.save(books, run, node)
 
 
 def _tell_done(books: Books, attempt: Attempt, report: AttemptDone) -> None:

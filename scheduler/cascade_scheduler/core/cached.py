@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 
-__all__ = ["Cached", "Facts", "KeyMemory", "Parts", "Recovered", "StoredValue"]
+__all__ = ["Cached", "Facts", "KeyMemory", "NestedResults", "Parts", "Recovered", "StoredValue"]
 
 Parts = tuple[tuple[str, bytes], ...]
 """The parts of a key: names and digests."""
@@ -47,6 +47,13 @@ class StoredValue(NamedTuple):
     """By which it was made."""
 
 
+class NestedResults(NamedTuple):
+    """What is stored of a nested graph, by the keys of its nodes."""
+
+    values: dict[str, StoredValue]
+    facts: dict[str, Facts]
+
+
 class Recovered(NamedTuple):
     """What an earlier life of a run has left."""
 
@@ -61,12 +68,25 @@ class Recovered(NamedTuple):
     """Maps of which it was told that they have finished."""
     waits: Mapping[int, float] = {}
     """Waits and recvs that had begun, and when they are over."""
+    nested: Mapping[str, NestedResults] = {}
+    """Results within nested graphs, by what names the graph."""
 
 
 class Cached:
     """The books of a run whose graph has value keys, or that is resumed."""
 
-    __slots__ = ("asked", "children", "hits", "keys", "misses", "parts", "recovered", "skipped", "waits")
+    __slots__ = (
+        "asked",
+        "children",
+        "hits",
+        "keys",
+        "misses",
+        "nested",
+        "parts",
+        "recovered",
+        "skipped",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self.keys: dict[int, bytes] = {}
@@ -83,6 +103,8 @@ class Cached:
         """Nodes of which an earlier life has told that they were skipped."""
         self.waits: Mapping[int, float] = {}
         """Waits and recvs that began in an earlier life, and when they are over."""
+        self.nested: Mapping[str, NestedResults] = {}
+        """Of a run: results of an earlier life within graphs that are nested in it."""
         self.misses: dict[int, str] = {}
         """Nodes that are run, because the cache had nothing for them: why."""
         self.asked: dict[int, int] = {}

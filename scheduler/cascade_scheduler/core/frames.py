@@ -9,8 +9,19 @@ its target becomes the node's. What a nested frame has come to is handed to its 
 
 from __future__ import annotations
 
-from cascade_scheduler.core import feasible, followers, leases, lineage, nodes, observing, runs, waits
+from cascade_scheduler.core import (
+    feasible,
+    followers,
+    leases,
+    lineage,
+    nodes,
+    observing,
+    recovering,
+    runs,
+    waits,
+)
 from cascade_scheduler.core.books import TASK_SECONDS_MIN, Books
+from cascade_scheduler.core.cached import Cached
 from cascade_scheduler.core.commands import (
     CancelAttempt,
     EventRecord,
@@ -41,6 +52,7 @@ __all__ = [
     "forget",
     "hand_over",
     "in_vain",
+    "keeps",
     "on_plan_made",
     "on_tail",
     "over",
@@ -234,6 +246,9 @@ def _enter(books: Books, run: Run, loop: Loop, frame: NextFrame) -> None:
     assert frame.plan is not None
     loop.same = loop.same + 1 if _is_same_task(run.graph, frame.graph) else 0
     run.lay_out(frame.graph, frame.plan)
+    if run.parent is not None and not loop.own:
+        _start_nested(books, run)  # its plan was not known before
+        return
     nodes.start(books, run)
     runs.settle_if_stuck(books, run)
 
@@ -349,8 +364,22 @@ def _nest(books: Books, attempt: Attempt, report: AttemptTail) -> None:
         advance(books, child)
         return
     loop.frame = report.frame
-    nodes.start(books, child)
+    _start_nested(books, child)
+
+
+def _start_nested(books: Books, child: Run) -> None:
+    """A nested graph begins, with what an earlier life of the run has left of it."""
+    recovered = recovering.of_nested(child)
+    if recovered is not None:
+        child.cached = child.cached or Cached()
+    nodes.start(books, child, None, recovered)
     runs.settle_if_stuck(books, child)
+
+
+def keeps(books: Books, child: Run) -> bool:
+    """Results of a nested frame are stored: not those of loops in it, nor for clients' own backends."""
+    settings, loop = books.settings, child.loop
+    return settings.saves and not settings.publishes and loop is not None and not loop.own
 
 
 def stopping(run: Run) -> list[Run]:

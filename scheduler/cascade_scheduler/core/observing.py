@@ -6,7 +6,7 @@ nothing of it. It is on the books like any other attempt, so that what is late o
 
 from __future__ import annotations
 
-from cascade_scheduler.core import inputs, lineage, nodes, runs
+from cascade_scheduler.core import frames, inputs, lineage, nodes, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Facts
 from cascade_scheduler.core.candidates import OBSERVE_SPLIT
@@ -198,8 +198,8 @@ def stop(books: Books, run: Run) -> None:
 
 def save(books: Books, run: Run, node: int) -> None:
     """Has all that is known of a node's value stored, so that a restart need not ask again."""
-    if books.settings.saves and run.parent is None:
-        books.out.append(SaveFacts(run.run_id, node, run.key(node), facts_of(run, node)))
+    if books.settings.saves and (run.parent is None or frames.keeps(books, run)):
+        books.out.append(SaveFacts(run.run_id, node, run.within + run.key(node), facts_of(run, node)))
 
 
 def facts_of(run: Run, node: int) -> Facts:

@@ -8,15 +8,18 @@ in the same way. Only nodes of one frame of a run are recovered: its first one, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cascade_scheduler.core import nodes
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Facts, Recovered, StoredValue
 from cascade_scheduler.core.commands import TargetValue
 from cascade_scheduler.core.flow import PRUNED
+from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.run import DONE, Run, Skip
 from cascade_scheduler.core.values import ObjectValue
 
-__all__ = ["is_past", "lost", "note", "shed", "take", "take_children"]
+__all__ = ["is_past", "lost", "note", "of_nested", "shed", "take", "take_children"]
 
 
 def note(run: Run, recovered: Recovered) -> None:
@@ -31,6 +34,7 @@ def note(run: Run, recovered: Recovered) -> None:
     run.cached.children = recovered.children
     run.cached.skipped = recovered.skipped
     run.cached.waits = recovered.waits
+    run.cached.nested = recovered.nested
     run.finished_once.update(recovered.finished)
 
 
@@ -69,6 +73,37 @@ def _note_facts(run: Run, node: int, facts: Facts) -> None:
         run.routes[node, router] = found
     if facts.split is not None and not run.runs_code(node):
         run.values[node] = facts.split
+
+
+def of_nested(child: Run) -> Recovered | None:
+    """What is stored of a nested graph that begins once more: its task has run, and returned it, again."""
+    cached, graph = child.root.cached, child.graph
+    found = None if cached is None else cached.nested.get(child.within)
+    if found is None:
+        return None
+    results: dict[int, StoredValue] = {}
+    children: dict[int, dict[int, StoredValue]] = {}
+    for key, stored in found.values.items():
+        node_id, bracket, index = key.partition("[")
+        if bracket:
+            for node in _nodes_of(graph, node_id, NodeKind.MAP):
+                children.setdefault(node, {})[int(index.rstrip("]"))] = stored
+        else:
+            results.update((node, stored) for node in _nodes_of(graph, node_id, NodeKind.CALL))
+    facts = {node: facts for key, facts in found.facts.items() for node in _nodes_of(graph, key)}
+    return Recovered(results, children, facts)
+
+
+def _nodes_of(graph: Graph, node_id: str, kind: NodeKind | None = None) -> Iterator[int]:
+    """The nodes with an id, of which a graph has one, or none when it is another graph than before."""
+    wanted = bytes.fromhex(node_id)
+    at = graph.node_ids.find(wanted)
+    while at >= 0 and at % len(wanted):
+        at = graph.node_ids.find(wanted, at + 1)
+    if at >= 0:
+        node = at // len(wanted)
+        if kind is None or graph.spec(node).kind == kind:
+            yield node
 
 
 def take(books: Books, run: Run) -> list[int]:
@@ -131,4 +166,4 @@ def shed(run: Run) -> None:
     if run.cached is not None and run.cached.recovered:
         run.cached.hits.update(dict.fromkeys(run.cached.recovered, b""))
         run.cached.children = {}
-        run.cached.skipped, run.cached.waits = frozenset(), {}
+        run.cached.skipped, run.cached.waits, run.cached.nested = frozenset(), {}, {}
