@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from cascade_dist.codec.cid import cid_to_text
@@ -105,6 +106,12 @@ _OfRun = (
 
 def _counts(counts: LoopCounts, iterations: int) -> str:
     return " ".join(map(str, (*counts, iterations)))
+
+
+@lru_cache(maxsize=1_024)
+def _function_head(cid: bytes, name: str, code_hash: bytes) -> tuple[str, bytes]:
+    """The field of a function, and what stands there before its body."""
+    return cid_to_text(cid), json.dumps({"name": name, "hash": code_hash.hex()}).encode() + b"\n"
 
 
 class Script:
@@ -278,8 +285,8 @@ class Script:
 
     def _add_functions(self, run_id: str, functions: Iterable[StoredFunction]) -> None:
         for function in functions:
-            head = json.dumps({"name": function.name, "hash": function.code_hash.hex()}).encode()
-            self._set(run_id, "functions", cid_to_text(function.cid), head + b"\n" + function.body)
+            field, head = _function_head(function.cid, function.name, function.code_hash)
+            self._set(run_id, "functions", field, head + function.body)
 
     def _add_frame(self, record: SaveFrame) -> None:
         """What was saved of the last frame goes; the functions stay when they are the same."""
