@@ -281,7 +281,9 @@ class RunBook:
     def prune(self, kept: Callable[[str], bool]) -> None:
         """Forgets finished runs that the core no longer keeps, oldest first, and events past the bound."""
         while self._finished:
-            oldest = next((record for record in self._finished.values() if not record.recalled), None)
+            oldest: RunRecord | None = next(iter(self._finished.values()))
+            if oldest is not None and oldest.recalled:
+                oldest = next((record for record in self._finished.values() if not record.recalled), None)
             if oldest is None or kept(oldest.run_id):
                 break
             self.forget(oldest)

@@ -77,7 +77,7 @@ def assign(
         out.append(SaveAttempt(run.run_id, origin, attempt_id, try_, worker.id, child))
     assigned = order(books, attempt, of_node(run, node), ahead=ahead)
     out.append(_put_together(run, node, assigned) if run.whole and node in run.whole else assigned)
-    if books.settings.chains:
+    if books.settings.chains and node != run.graph.target:  # whose value no node waits for
         books.tips.append(attempt)
 
 
