@@ -17,10 +17,17 @@ from tests.storage.test_kubo import DATA, node, streams
 CID = cid_of(DATA)
 
 
+def used(url: str) -> BlobNode:
+    """A node that the scheduler has named."""
+    made = BlobNode()
+    made.told(url)
+    return made
+
+
 async def test_a_blob_is_written_whole_or_not_at_all(kubo: str, tmp_path: Path) -> None:
     async with Kubo(kubo) as there:
         await there.add(DATA)
-    blobs = BlobNode(kubo)
+    blobs = used(kubo)
     path = str(tmp_path / "blob")
     assert await blobs.fetch(CID, len(DATA), [path]) == path
     assert (tmp_path / "blob").read_bytes() == DATA
@@ -33,7 +40,7 @@ async def test_a_blob_is_written_whole_or_not_at_all(kubo: str, tmp_path: Path) 
 async def test_what_is_given_can_be_fetched(kubo: str, tmp_path: Path) -> None:
     data = os.urandom(700_000)
     (tmp_path / "file").write_bytes(data)
-    blobs = BlobNode(kubo)
+    blobs = used(kubo)
     assert await blobs.give(str(tmp_path / "file"), cid_of(data), len(data))
     assert await blobs.read(cid_of(data), len(data)) == data
     assert not await blobs.give(str(tmp_path / "file"), CID, len(data)), "these are other bytes"
@@ -42,7 +49,7 @@ async def test_what_is_given_can_be_fetched(kubo: str, tmp_path: Path) -> None:
 
 async def test_wrong_bytes_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with node(streams(DATA[:-1], b"!")) as url:
-        blobs = BlobNode(url)
+        blobs = used(url)
         assert await blobs.fetch(CID, len(DATA), [str(tmp_path / "blob")]) is None
         assert await blobs.read(CID, len(DATA)) is None
         await blobs.close()
@@ -53,7 +60,7 @@ async def test_wrong_bytes_are_refused(tmp_path: Path, caplog: pytest.LogCapture
 async def test_where_there_is_no_room_the_next_directory_is_tried(kubo: str, tmp_path: Path) -> None:
     async with Kubo(kubo) as there:
         await there.add(DATA)
-    blobs = BlobNode(kubo)
+    blobs = used(kubo)
     missing, there_is = str(tmp_path / "missing" / "blob"), str(tmp_path / "blob")
     assert await blobs.fetch(CID, len(DATA), [missing, there_is]) == there_is
     assert await blobs.fetch(CID, len(DATA), [missing]) is None
@@ -66,7 +73,7 @@ async def test_a_node_that_hangs_is_left_alone_for_a_while(
     monkeypatch.setattr(ipfs, "SILENCE_SECONDS", 0.1)
     (tmp_path / "file").write_bytes(DATA)
     async with node(streams(then="hang")) as url:
-        blobs = BlobNode(url)
+        blobs = used(url)
         with caplog.at_level(logging.WARNING, "cascade.worker"):
             for _ in range(3):
                 assert await blobs.fetch(CID, len(DATA), [str(tmp_path / "blob")]) is None
@@ -85,7 +92,18 @@ async def test_the_schedulers_node_is_used_where_none_is_named(kubo: str) -> Non
         blobs.told(url)
         assert await blobs.read(CID, len(DATA)) == wanted
     await blobs.close()
-    own = BlobNode("")
-    own.told(kubo)
-    assert await own.read(CID, len(DATA)) is None, "this worker is to use none"
-    await own.close()
+    none = BlobNode("")
+    none.told(kubo)
+    assert await none.read(CID, len(DATA)) is None, "this worker is to use none"
+
+
+async def test_a_worker_uses_its_own_node_where_the_scheduler_has_one(kubo: str) -> None:
+    async with Kubo(kubo) as there:
+        await there.add(DATA)
+    blobs = BlobNode(kubo)
+    for url, wanted in (("", None), ("http://scheduler:5001", DATA), ("", None), ("http://other:5001", DATA)):
+        blobs.told(url)
+        assert await blobs.read(CID, len(DATA)) == wanted
+    await blobs.close()
+    with pytest.raises(ValueError, match="ipfs_api_url"):
+        BlobNode("nonsense")

@@ -29,7 +29,8 @@ _PIECE_BYTES = 1 << 20
 
 
 class BlobNode:
-    """The node of this worker, or the one that the scheduler names.
+    """The node of this worker, or the one that the scheduler names; none while the scheduler has none, as no
+    node would find what that keeps in files alone.
 
     Args:
         url: of the node's RPC; empty: none; None: as the scheduler says.
@@ -40,13 +41,17 @@ class BlobNode:
     """
 
     def __init__(self, url: str | None = None) -> None:
-        self._own = url is not None
+        self._own = url
         self._breaker = Breaker(AWAY_SECONDS)
-        self._kubo = Kubo(url, SILENCE_SECONDS) if url else None
+        self._kubo: Kubo | None = None
+        if url:
+            Kubo(url)  # says what is wrong with it
 
     def told(self, url: str) -> None:
         """The scheduler's node, as `Welcome` says; empty: it has none."""
-        if self._own or url == (self._kubo.url if self._kubo is not None else ""):
+        if url and self._own is not None:
+            url = self._own
+        if url == (self._kubo.url if self._kubo is not None else ""):
             return
         old, self._kubo, self._breaker = self._kubo, None, Breaker(AWAY_SECONDS)
         if old is not None:
