@@ -131,6 +131,18 @@ def test_a_leader_that_slept_commits_nothing_and_ends(
     again.says(f"standing by: the scheduler at 127.0.0.1:{cluster.ports[1]}")
 
 
+@pytest.mark.long
+def test_a_client_leaves_a_leader_that_never_wakes(
+    cluster: Cluster, journal: Journal, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    client, run = begun(cluster, journal, flag)
+    cluster.schedulers[0].freeze()
+    flag.touch()
+    assert run.result(60) == 1
+    client.close()
+
+
 def test_a_scheduler_that_was_killed_does_not_wait_for_its_own_lease(state: Redis, tmp_path: Path) -> None:
     alone = Cluster(state.url, tmp_path, workers=0, options=("--lease", "60s"))
     try:

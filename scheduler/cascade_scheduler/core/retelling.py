@@ -57,7 +57,7 @@ def retell(books: Books, run: Run) -> Iterator[Retold]:
         return  # its frame is over, and nothing has happened in the next one
     if run.state == "cancelling":
         yield SaveCancel(run.run_id)
-    yield from _values(books, run)
+    yield from _values(run)
     for node, skip in run.skips.items():
         yield SaveSkip(run.run_id, node, run.key(node), skip.reason)
     yield from _failures(run)
@@ -65,12 +65,11 @@ def retell(books: Books, run: Run) -> Iterator[Retold]:
     yield from _attempts(books, run, loop)
 
 
-def _values(books: Books, run: Run) -> Iterator[Retold]:
-    made = {node: attempt for attempt, (of, node, _) in books.objects.items() if of is run}
+def _values(run: Run) -> Iterator[Retold]:
     told = {node: value for node, (value, _, _) in (run.spares or {}).items()} | run.values
     for node, value in told.items():
         if run.status[node] == DONE and run.runs_code(node):
-            attempt = value.attempt if isinstance(value, ObjectValue) else made.get(node, 0)
+            attempt = value.attempt if isinstance(value, ObjectValue) else 0  # of others it is not kept
             truth, length = run.truths.get(node), run.lengths.get(node)
             yield SaveResult(run.run_id, node, run.key(node), attempt, value, truth, length)
     if run.cached is not None:
