@@ -1,4 +1,4 @@
-"""Lines that tasks print before the store has taken their run: the work does not wait for it."""
+"""Lines printed while the client cannot be told: the store has yet to take the run, or the client is away."""
 
 from __future__ import annotations
 
@@ -78,3 +78,37 @@ async def test_lines_from_before_the_run_was_accepted_are_told() -> None:
         await worker.report(done(attempt, pickled(1)), logs=[line("three")])
         assert await until_finished(client) == ["accepted", "one", "two", "three"]
         assert await until_finished(deaf) == ["accepted"]
+
+
+async def test_a_client_that_was_away_is_told_the_lines_that_it_missed() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        await client.submit("r", one_task(name="chatty"), logs=True)
+        await client.accepted()
+        attempt = (await worker.work()).assignments[0].attempt
+
+        async def prints(*texts: str) -> None:
+            lines = [
+                value_pb2.LogLine(attempt=attempt, stream=value_pb2.LOG_STREAM_STDOUT, text=text)
+                for text in texts
+            ]
+            await worker.report(logs=lines)
+
+        async def hears(by: Client, count: int) -> list[client_pb2.TaskOutput]:
+            heard: list[client_pb2.TaskOutput] = []
+            while len(heard) < count:
+                heard.extend((await by.read()).update.output)
+            return heard
+
+        await prints("one", "two")
+        first, second = await hears(client, 2)
+        assert 0 < first.event_id < second.event_id
+        async with Client(it.address) as again:
+            attach = client_pb2.Attach(run_id="r", logs=True, lines_after=first.event_id)
+            await again.say(attach=attach)
+            await again.accepted()
+            assert [line.text for line in await hears(again, 1)] == ["two"]
+        async with Client(it.address) as new:
+            await new.say(attach=client_pb2.Attach(run_id="r", logs=True))
+            await new.accepted()
+            await prints("three")
+            assert [line.text for line in await hears(new, 1)] == ["three"], "only what comes"
