@@ -77,9 +77,12 @@ class IpfsCacheBackend:
             IpfsError: the node does not have its bytes, or gave others.
         """
         cid = await self.cid(key)
+        if cid is None:  # which a node that hangs shall not hold up
+            return None
         async with Kubo(self.ipfs_api_url) as kubo:
+            value = pickle.loads(await kubo.cat(cid, VALUE_BYTES_MAX))
             await self._collect_along(kubo)
-            return None if cid is None else pickle.loads(await kubo.cat(cid, VALUE_BYTES_MAX))
+            return value
 
     async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Keeps a value; the key for `ttl` seconds or for as long as there is room.

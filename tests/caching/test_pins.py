@@ -202,11 +202,16 @@ async def test_who_uses_the_backend_collects_now_and_then(
 
     with monkeypatch.context() as broken:
         broken.setattr(Kubo, "unpin", fail)
-        assert await backend.get("k") is None
+        await backend.set("other", "long-lived")
     assert "it cannot unpin" in caplog.text
+    assert await pinned(kubo, cid)
     monkeypatch.setattr(pins, "STALE_SECONDS", 0.0)
-    assert await backend.get("k") is None
+    assert await backend.get("other") == "long-lived"
     assert not await pinned(kubo, cid)
+
+
+async def test_a_miss_asks_no_node() -> None:
+    assert await cs.IpfsCacheBackend(cs.InMemoryCacheBackend(), "http://127.0.0.1:1").get("k") is None
 
 
 class Plain:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cascade_dist.codec.cid import cid_of, cid_to_text
+from cascade_dist.errors import ConfigError
 from cascade_dist.storage.kubo import Kubo
 from cascade_scheduler.blobs.base import BlobError, BlobMended, BlobStore, BlobTooLarge, BlobWrong
 from cascade_scheduler.blobs.choose import choose_blobs
@@ -421,6 +424,25 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         FileBlobStore(tmp_path / "file" / "blobs", 1)
 
 
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("http://x:1", "has the scheme 'http'; it is memory://, file:///DIRECTORY or ipfs://HOST:PORT"),
+        ("ipfs://nowhere", "give the address of its RPC, like ipfs://127.0.0.1:5001"),
+        ("ipfs://127.0.0.1:5001/path", "give the address of its RPC"),
+    ],
+)
+def test_a_uri_that_means_nothing_is_refused(uri: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        choose_blobs(uri, state="memory://", bytes_max=1)
+
+
+def test_aiohttp_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(ConfigError, match=r"pip install cascade-dist\[ipfs\]"):
+        choose_blobs("ipfs://127.0.0.1:5001", state="memory://", bytes_max=1)
+
+
 def test_where_blobs_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -437,4 +459,12 @@ def test_where_blobs_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with choose_blobs(str(tmp_path / "mine"), state="memory://", bytes_max=1):
         pass
     assert (tmp_path / "mine").is_dir()
+    with choose_blobs(f"ipfs://[::1]:5001?dir={tmp_path}/copies", state="memory://", bytes_max=1) as place:
+        assert place.store.ipfs_url == "http://[::1]:5001"
+    assert (tmp_path / "copies").is_dir()
+    choose_blobs("ipfs://127.0.0.1:5001", state="redis://host:1/2", bytes_max=1)
+    assert len(list((tmp_path / "state" / "cascade" / "blobs").iterdir())) == 3
+    with choose_blobs("ipfs://127.0.0.1:5001", state="memory://", bytes_max=1):
+        assert len(list((tmp_path / "tmp").iterdir())) == 1
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert isinstance(choose_blobs("memory://", state="memory://", bytes_max=1).store, MemoryBlobStore)
