@@ -126,6 +126,7 @@ def round_of(url: str, nodes: int) -> Resumed:
         processes.start_scheduler("first.log")
         processes.start_workers()
         with _connected(processes.address) as cluster:
+            _wait_for(lambda: cluster.status().workers == WORKERS)
             target = [follow(gate(path), 1), *(noop() for _ in range(nodes))]
             run = cluster.submit(target)
             _wait_for(lambda: cluster.describe(run.id).run.progress.done >= nodes)
