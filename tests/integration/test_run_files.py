@@ -22,8 +22,10 @@ from cascade_dist.codec.cid import cid_of
 from cascade_dist.codec.values import Packed
 from cascade_dist.graph.build import build
 from cascade_dist.wire.graphs import Upload
+from tests.machine import wait_until
 
 from .conftest import note
+from .lives import Life
 
 pytestmark = pytest.mark.integration
 
@@ -337,3 +339,35 @@ def cli_options(cluster: cs.Cluster) -> list[str]:
     assert cluster._local is not None
     assert cluster._local.token_file is not None
     return ["--address", cluster.address, "--token-file", cluster._local.token_file]
+
+
+def test_what_a_scheduler_stored_before_it_died_is_safe_from_imports(
+    here: cs.Cluster, redis_server: str, tmp_path: Path
+) -> None:
+    run_id, file = uuid.uuid4().hex, tmp_path / "a.run"
+    here.run(double(1), run_id=run_id)
+    here.export_run(run_id, file)
+    url = redis_server.removesuffix("/0") + "/8"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    life = Life(url, tmp_path / "blobs")
+    try:
+        with life.connect() as cluster:
+            cluster.run([double(2), double(3)], run_id=run_id)
+            imported = f"{run_id}-b"
+            cluster.import_run(file, run_id=imported)
+            life.restart_scheduler()
+            wait_until(lambda: reachable(cluster))
+            with pytest.raises(cs.RunConflictError, match="stored here, and it is another one"):
+                cluster.import_run(file)
+            assert cluster.attach(run_id).result(60) == [4, 6]
+            assert cluster.attach(imported).result(60) == 2
+            assert cluster.import_run(file, run_id=imported).existed
+    finally:
+        life.kill()
+
+
+def reachable(cluster: cs.Cluster) -> bool:
+    with contextlib.suppress(cs.CascadeError):
+        return cluster.status().workers > 0
+    return False

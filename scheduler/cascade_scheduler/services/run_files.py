@@ -205,7 +205,8 @@ class _Incoming:
         self._records_bytes = 0
         self._existing: StoredRun | None = None
         self._began = False
-        self._done = False
+        self._writing = False
+        """Something of it is in the store, and not all."""
         self._upload: BlobUpload | None = None
         self._pinned: list[bytes] = []
         self._blobs = 0
@@ -266,6 +267,7 @@ class _Incoming:
             self._existing = stored
             return
         await files.write(run_id, (RunImporting(run_id),))
+        self._writing = True
 
     def _is(self, stored: StoredRun) -> bool:
         """The stored run is the very one of the file."""
@@ -339,7 +341,7 @@ class _Incoming:
         await self._end_blob()
         self._records.extend(self._run.end(hub.now()))
         await self._write()
-        self._done = True
+        self._writing = False
         await files._landed()
         imported = await files._load(run_id)
         if imported is None or len(imported.results) != self._run.results:
@@ -359,7 +361,7 @@ class _Incoming:
         if self._began:
             run_id = self._run.run_id
             self._files.importing.discard(run_id)
-            if self._existing is None and not self._done and run_id not in self._hub.runs:
+            if self._writing and run_id not in self._hub.runs:
                 self._hub.turn.post(None, records=(RunDropped(run_id),))
         self._hub.blobs.unpin(self._pinned)
 
