@@ -65,6 +65,15 @@ def written(payload: Inline | Packed) -> bytes:
     return stored
 
 
+def test_large_buffers_are_written_from_where_they_are() -> None:
+    array = np.arange(1_000_000)
+    payload = dump_inline_or_packed({"a": array, "b": b"x" * 100, "c": [array[:500_000]]})
+    assert not isinstance(payload, bytes)
+    large = [buffer for buffer in payload.buffers() if len(buffer) > 10_000]
+    assert [len(buffer) for buffer in large] == [8_000_000, 4_000_000]
+    assert all(np.shares_memory(np.frombuffer(buffer), array) for buffer in large), "no copy is made before"
+
+
 @given(value=values, inline_max=st.integers(0, 400))
 def test_what_goes_in_comes_out(value: Any, inline_max: int) -> None:
     payload = dump_inline_or_packed(value, inline_max)

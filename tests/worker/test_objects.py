@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(store: ObjectStore) -
     assert store.find(1)
     third = cached(store, 3, 40)
     assert [path.exists() for path in (first, second, third)] == [True, False, True]
+
+
+def test_copies_that_nobody_needs_go_after_a_while(store: ObjectStore) -> None:
+    now = time.monotonic()
+    for key in (1, 2, b"cid"):
+        store.pin(key, 100)
+        store.pin(key, 101 if key == 2 else 100)
+    first, second, blob = cached(store, 1, 10), cached(store, 2, 10), cached(store, b"cid", 10)
+    store.unpin([100])
+    store.drop_idle(now)
+    assert first.exists()
+    store.drop_idle(now + 60)
+    assert [path.exists() for path in (first, second, blob)] == [False, True, True]
+    assert store.find(1) is None
 
 
 def test_what_is_needed_stays_in_the_cache(store: ObjectStore) -> None:

@@ -263,3 +263,17 @@ async def test_what_is_sent_is_not_written_again_meanwhile(tmp_path: Path) -> No
         await fetcher.close()
         await server.stop(None)
         store.close()
+
+
+async def test_a_copy_goes_into_a_file_of_one_that_was_dropped(serve: Serve, tmp_path: Path) -> None:
+    store = ObjectStore([Directories(tmp_path / name, "w") for name in ("fast", "slow")])
+    addresses = await serve(Fake(good))
+    inodes = []
+    for _ in range(2):
+        path = store.paths_for(7)[0]
+        assert await fetched(Path(path), addresses) == DATA
+        inodes.append(os.stat(path).st_ino)
+        store.add_cached(7, path, len(DATA))
+        store.release(7)
+        assert not os.listdir(os.path.dirname(path))
+    assert inodes[0] == inodes[1]

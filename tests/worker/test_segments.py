@@ -17,7 +17,7 @@ import pytest
 from cascade_dist.codec.values import Packed, dump_inline_or_packed, load
 from cascade_worker.directories import Directories
 from cascade_worker.executor.files import map_file
-from cascade_worker.executor.segments import ObjectWriter
+from cascade_worker.executor.segments import ObjectWriter, claim
 from cascade_worker.objects import ObjectStore
 
 from .tmpfs import ROOT, run_on_tmpfs
@@ -174,6 +174,21 @@ def test_free_files_go_when_nobody_needs_them(bench: Bench) -> None:
     os.close(held)
 
 
+def test_a_file_that_is_being_written_is_not_removed(bench: Bench, tmp_path: Path) -> None:
+    bench.write(1, 1.0)
+    bench.store.release(1)
+    claimed = claim(bench.directory, MIB)
+    assert claimed is not None
+    fd, path = claimed
+    bench.store.trim_free(older_than=time.time() + 60)
+    assert os.path.exists(path)
+    os.close(fd)
+    held = map_file(path)
+    bench.store.trim_free(older_than=time.time() + 60)
+    assert not bench.free()
+    assert set(load(held).tolist()) == {1.0}, "who reads it keeps it"
+
+
 def test_a_failed_write_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, at: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -199,7 +214,7 @@ import errno, os, sys
 import numpy as np
 from cascade_dist.codec.values import dump_inline_or_packed, load
 from cascade_worker.executor.files import map_file
-from cascade_worker.executor.segments import ObjectWriter
+from cascade_worker.executor.segments import ObjectWriter, claim
 
 room = sys.argv[1]
 for name in ("objects", "free"):

@@ -18,7 +18,7 @@ from cascade_worker.executor.segments import (
     SEGMENT_BYTES_MIN,
     free_name,
     free_size,
-    remove_free,
+    remove_file,
 )
 
 __all__ = ["Kept", "ObjectStore", "keep_house"]
@@ -27,6 +27,8 @@ _FULL = 0.8
 """Above this share of its bound the first directory is emptied."""
 _FREE_MAX = 64
 """Most free segments."""
+_IDLE_SECONDS = 60.0
+"""How long a copy of another worker's result is kept that no task here needs."""
 _FREE_SECONDS = 30.0
 """How long a free segment waits for somebody who needs it."""
 _HOUSE_PERIOD = 10.0
@@ -85,6 +87,8 @@ class ObjectStore:
         self._pins: dict[int | bytes, set[int]] = {}
         """Who needs what: attempts by key."""
         self._pinned_by: dict[int, list[int | bytes]] = {}
+        self._idle: dict[int | bytes, float] = {}
+        """Copies that nobody needs, since when (`time.monotonic()`)."""
         self._links: dict[int, tuple[str, int]] = {}
         """Links to files of other workers of this host, as long as attempts here need them."""
         self._released: set[int] = set()
@@ -201,6 +205,7 @@ class ObjectStore:
     def pin(self, key: int | bytes, attempt: int) -> None:
         """An attempt needs it: it stays."""
         self._pins.setdefault(key, set()).add(attempt)
+        self._idle.pop(key, None)
         self._pinned_by.setdefault(attempt, []).append(key)
 
     def unpin(self, attempts: Iterable[int]) -> None:
@@ -217,6 +222,8 @@ class ObjectStore:
                     freed = True
                     if isinstance(key, int):
                         self._let_go(key)
+                        if key in self._cached:
+                            self._idle[key] = time.monotonic()
         if freed:
             self._evict()
 
@@ -323,7 +330,7 @@ class ObjectStore:
         if (room := self.room(0)) is not None:
             keep = min(keep, room)
         if place or not SEGMENT_BYTES_MIN <= size <= keep or len(self._directories) == 1:
-            os.unlink(path)
+            remove_file(path)
             return
         self.trim_free(keep - size)
         os.rename(path, self._directories[0].room(FREE) / free_name(attempt, size))
@@ -342,16 +349,25 @@ class ObjectStore:
         for since, size, path in segments:
             if total <= most and count < _FREE_MAX and since >= older_than:
                 return
-            remove_free(path)
+            remove_file(path)
             total -= size
             count -= 1
 
+    def drop_idle(self, before: float) -> None:
+        """Drops copies that nobody has needed since then; their makers may have them still."""
+        for key in [key for key, since in self._idle.items() if since < before]:
+            self._drop_cached(key)
+
     def _drop_cached(self, key: int | bytes) -> None:
+        self._idle.pop(key, None)
         kept = self._cached.pop(key)
         self._cached_bytes -= kept.size
         self._hold(kept.place, -kept.size)
         with contextlib.suppress(OSError):
-            os.unlink(kept.path)
+            if isinstance(key, int):
+                self._set_free(key, kept)
+            else:
+                os.unlink(kept.path)
 
     def _evict(self) -> None:
         if self._cached_bytes <= self._cache_bytes_max:
@@ -373,3 +389,4 @@ async def keep_house(store: ObjectStore) -> None:
     while True:
         await asyncio.sleep(_HOUSE_PERIOD)
         store.trim_free(older_than=time.time() - _FREE_SECONDS)
+        store.drop_idle(time.monotonic() - _IDLE_SECONDS)

@@ -19,7 +19,7 @@ import grpc.aio
 
 from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_dist.wire import open_channel
-from cascade_worker.executor.files import reserve
+from cascade_worker.executor.segments import claim, fit
 from cascade_worker.pieces import METHOD, BadPieceError, Piece, decode_piece
 
 __all__ = ["PAUSE", "SILENCE", "TRIES", "PeerFetcher", "UnreachableError", "pieces_of", "split"]
@@ -76,10 +76,14 @@ class PeerFetcher:
             UnreachableError: no holder gave it.
             OSError: the file cannot be written.
         """
-        part = f"{path}.part"
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        claimed = claim(os.path.dirname(path), reference.size_bytes)
+        if claimed is None:
+            part = f"{path}.part"
+            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        else:
+            fd, part = claimed
         try:
-            await asyncio.to_thread(reserve, fd, reference.size_bytes)
+            await asyncio.to_thread(fit, fd, reference.size_bytes)
             await self._fill(reference, fd)
             os.rename(part, path)
         finally:

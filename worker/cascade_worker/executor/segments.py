@@ -26,10 +26,12 @@ __all__ = [
     "FREE",
     "SEGMENT_BYTES_MIN",
     "ObjectWriter",
+    "claim",
+    "fit",
     "free_name",
     "free_size",
     "lock_alone",
-    "remove_free",
+    "remove_file",
 ]
 
 FREE = "free"
@@ -78,14 +80,20 @@ def lock_alone(fd: int, path: str) -> bool:
     return os.fstat(fd).st_nlink == 1 and is_named(fd, path)
 
 
-def remove_free(path: str) -> None:
-    """Removes a free segment, with its pages: executors may keep maps of it."""
-    with contextlib.suppress(OSError):  # claimed this moment
+def remove_file(path: str) -> None:
+    """Removes a file with its pages, of which executors may keep maps; who reads it keeps them.
+
+    A free segment that somebody has just claimed is left to them.
+    """
+    with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             if lock_alone(fd, path):
                 os.ftruncate(fd, 0)
-            os.unlink(path)
+            else:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails when it is being written
+            if is_named(fd, path):
+                os.unlink(path)
         finally:
             os.close(fd)
 
@@ -115,14 +123,14 @@ class ObjectWriter:
 
     def _write(self, directory: str, name: str, packed: Packed) -> str:
         target = os.path.join(directory, name)
-        claimed = _claim(directory, packed.size) if packed.size >= SEGMENT_BYTES_MIN else None
+        claimed = claim(directory, packed.size)
         path = target
         if claimed is None:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         else:
             fd, path = claimed
         try:
-            _fit(fd, packed.size)
+            fit(fd, packed.size)
             if claimed is None:
                 _write_all(fd, packed)
             else:
@@ -159,7 +167,7 @@ class ObjectWriter:
         mapped.close()
 
 
-def _fit(fd: int, size: int) -> None:
+def fit(fd: int, size: int) -> None:
     """Gives the file its size, with all its pages."""
     found = os.fstat(fd)
     if found.st_size > size:
@@ -203,8 +211,13 @@ def _write_batch(fd: int, batch: list[Any], at: int) -> int:
     return at
 
 
-def _claim(directory: str, size: int) -> tuple[int, str] | None:
-    """A free segment of about this size that nobody has mapped, locked; None when there is none."""
+def claim(directory: str, size: int) -> tuple[int, str] | None:
+    """A free segment of about this size that nobody has mapped; None when there is none.
+
+    Its descriptor, locked for writing, and its path. The directory is one beside that of free segments.
+    """
+    if size < SEGMENT_BYTES_MIN:
+        return None
     free = os.path.join(os.path.dirname(directory), FREE)
     for name in _candidates(free, size):
         path = os.path.join(free, name)
@@ -226,7 +239,7 @@ def _drop_free(directory: str) -> bool:
     except FileNotFoundError:
         return False
     for name in found:
-        remove_free(os.path.join(free, name))
+        remove_file(os.path.join(free, name))
     return bool(found)
 
 
