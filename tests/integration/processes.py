@@ -84,7 +84,7 @@ class Redis:
     def __init__(self, directory: Path, *options: str, password: str | None = None) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._directory = directory
+        self.directory = directory
         self._password = password
         self._command = [find_redis(), "--port", str(self.port), "--bind", "127.0.0.1"]
         self._command += ["--dir", str(directory), *options]
@@ -93,7 +93,7 @@ class Redis:
 
     def start(self) -> None:
         """Starts it, and waits until it has read its file."""
-        self.process = Process(*self._command, log=self._directory / "redis.log")
+        self.process = Process(*self._command, log=self.directory / "redis.log")
         with self.client() as client:
             wait_until(lambda: _answers(client) or self.process.over)
         assert not self.process.over, self.process.text()

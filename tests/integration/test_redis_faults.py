@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -159,9 +160,17 @@ def killed(seconds: float) -> Callable[[Redis], None]:
     return kill
 
 
+def emptied(state: Redis) -> None:
+    """It comes back without its file: a Redis that keeps nothing on disk."""
+    state.process.kill()
+    shutil.rmtree(state.directory / "appendonlydir")
+    state.start()
+
+
 @pytest.mark.parametrize(
     "fault",
     [
+        pytest.param(emptied, id="emptied"),
         pytest.param(away(6), id="frozen"),
         pytest.param(killed(4), id="killed"),
         pytest.param(away(30), id="frozen for 30 s", marks=pytest.mark.long),
@@ -181,8 +190,11 @@ def test_redis_goes_away_under_load_and_every_run_ends_right(
         wait_until(lambda: len(load.runs) > before + 2 or load.error)
         load.settle()
     log = cluster.schedulers[0].text()
-    assert "results wait until the store is back" in log
-    assert "is back" in log
+    if fault is emptied:
+        assert "has again what is held" in log
+    else:
+        assert "results wait until the store is back" in log
+        assert "is back" in log
     assert "off the books" not in log, "no worker was lost for it"
 
 
