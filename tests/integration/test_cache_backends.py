@@ -136,3 +136,41 @@ def test_s88_executors_keep_large_values_in_ipfs(
     assert len(entries) == 2
     assert all(200 < plain.ttl(name) <= 300 for name in entries)
     assert sum(plain.memory_usage(name) for name in plain.keys(f"{prefix}*")) < 10_000
+
+
+class Broken:
+    """A backend of the user's own that can do nothing."""
+
+    async def get(self, key: str) -> Any:
+        raise OSError("the shelf is gone")
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        raise OSError("the shelf is gone")
+
+    async def delete(self, key: str) -> None:
+        raise OSError("the shelf is gone")
+
+
+AWAY = "redis://127.0.0.1:1/0"
+BROKEN = {
+    "redis": (cs.RedisCacheBackend(AWAY), "127.0.0.1:1"),
+    "ipfs": (cs.IpfsCacheBackend(cs.InMemoryCacheBackend("broken"), "http://127.0.0.1:1"), "IPFS node"),
+    "ipfs-metadata": (cs.IpfsCacheBackend(cs.RedisCacheBackend(AWAY), "http://127.0.0.1:1"), "127.0.0.1:1"),
+    "tiered": (cs.SizeTieredCache(Broken(), cs.RedisCacheBackend(AWAY)), "the shelf is gone"),
+    "own": (Broken(), "the shelf is gone"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_error_of_any_backend_is_a_miss_and_a_warning(
+    kind: str, private_cluster: cs.Cluster, journal: Journal, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backend, words = BROKEN[kind]
+    policy = cs.ResultCache(backend)
+    for _ in range(2):
+        target = double(journal.path, 11).with_cache(policy)
+        assert private_cluster.submit(target, logs=True).result(60) == 22
+    assert journal.lines() == ["double-11", "double-11"]
+    said = capfd.readouterr().err
+    assert words in said
+    assert "could not keep the value" in said
