@@ -131,6 +131,42 @@ def test_a_leader_that_slept_commits_nothing_and_ends(
     again.says(f"standing by: the scheduler at 127.0.0.1:{cluster.ports[1]}")
 
 
+def emptied(state: Redis) -> None:
+    with state.client() as plain:
+        plain.flushall()
+
+
+def restarted(state: Redis) -> None:
+    state.process.kill()
+    time.sleep(2)
+    state.start()
+
+
+def frozen(state: Redis) -> None:
+    state.process.freeze()
+    time.sleep(3)
+    state.process.thaw()
+
+
+@pytest.mark.parametrize("fault", [emptied, restarted, frozen])
+def test_a_leader_that_lives_keeps_the_lead_when_redis_loses_the_lease(
+    cluster: Cluster, state: Redis, journal: Journal, tmp_path: Path, fault: Callable[[Redis], None]
+) -> None:
+    """It is the better one: it still holds what Redis may have lost."""
+    flag = tmp_path / "flag"
+    client, run = begun(cluster, journal, flag)
+    fault(state)
+    with state.client() as plain:
+        wait_until(lambda: plain.get("cascade:leader"))
+    time.sleep(1.5)
+    flag.touch()
+    assert run.result(60) == 1
+    assert "leads now" not in cluster.schedulers[1].text()
+    assert health(cluster.ports[0], "cascade.Scheduler") == "SERVING"
+    assert sorted(journal.lines()) == ["gate", "step1"]
+    client.close()
+
+
 @pytest.mark.long
 def test_a_client_leaves_a_leader_that_never_wakes(
     cluster: Cluster, journal: Journal, tmp_path: Path
