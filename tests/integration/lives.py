@@ -31,16 +31,24 @@ class Life:
         blobs: directory of its blobs.
         workers: how many there are.
         slots: of each worker.
+        grace: how long runs of before wait for workers that do not come.
         options: further ones of the scheduler.
     """
 
     def __init__(
-        self, state: str, blobs: Path, *, workers: int = 1, slots: int = 4, options: Sequence[str] = ()
+        self,
+        state: str,
+        blobs: Path,
+        *,
+        workers: int = 1,
+        slots: int = 4,
+        grace: str = "60s",
+        options: Sequence[str] = (),
     ) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self._command = ["cascade_scheduler", "--port", str(port), "--state", state, "--blobs", str(blobs)]
-        self._command += ["--recovery-grace", "1s", *options]
+        self._command += ["--recovery-grace", grace, *options]
         self._slots = slots
         self._scheduler = self._start(*self._command)
         self.workers = [self.start_worker() for _ in range(workers)]

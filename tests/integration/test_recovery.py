@@ -131,7 +131,7 @@ def test_a_worker_that_died_with_the_scheduler_is_waited_for_and_then_replaced(
     new_life: NewLife, journal: Journal, tmp_path: Path
 ) -> None:
     flag = tmp_path / "flag"
-    life = new_life(workers=2, slots=1)
+    life = new_life(workers=2, slots=1, grace="10s")
     p = journal.path
     gates = [gate(p, f"gate{n}", str(flag)) for n in range(2)]
     with life.connect() as cluster:

@@ -94,12 +94,12 @@ def add_all(values: list[int], more: int) -> int:
 
 
 @pytest.fixture
-def new_life(redis_server: str, tmp_path: Path) -> Iterator[Callable[[], Life]]:
-    """Starts the next scheduler on the same Redis."""
+def new_life(redis_server: str, tmp_path: Path) -> Iterator[Callable[..., Life]]:
+    """Starts the next scheduler on the same Redis; workers of before are not waited for: they died too."""
     lives: list[Life] = []
 
-    def start() -> Life:
-        lives.append(Life(redis_server, tmp_path / "blobs"))
+    def start(grace: str = "1s") -> Life:
+        lives.append(Life(redis_server, tmp_path / "blobs", grace=grace))
         return lives[-1]
 
     yield start
@@ -129,7 +129,7 @@ def lost_at_gate(life: Life, journal: Journal, target: Any, run_id: str, *, befo
 
 
 def test_s91_tasks_done_before_a_crash_are_not_executed_again(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path
 ) -> None:
     flag, run_id = tmp_path / "flag", f"s91-{secrets.token_hex(4)}"
     a = step(journal.path, 1)
@@ -147,11 +147,11 @@ def test_s91_tasks_done_before_a_crash_are_not_executed_again(
 
 
 def test_a_client_and_workers_that_outlive_the_scheduler_go_on_with_the_next(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path
 ) -> None:
     flag, run_id = tmp_path / "flag", f"outlived-{secrets.token_hex(4)}"
     target = gate(journal.path, str(flag), step(journal.path, 1), size(journal.path, large(journal.path)))
-    life = new_life()
+    life = new_life("60s")
     with life.connect() as cluster:
         run = cluster.submit(target, run_id=run_id, progress=False)
         wait_until(lambda: "gate" in journal.lines())
@@ -164,7 +164,7 @@ def test_a_client_and_workers_that_outlive_the_scheduler_go_on_with_the_next(
 
 
 def test_children_of_a_map_are_not_executed_again(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path
 ) -> None:
     flag, run_id = tmp_path / "flag", f"map-{secrets.token_hex(4)}"
     squares = item.map(path=[journal.path] * 4, number=numbers(journal.path, 4))
@@ -178,7 +178,7 @@ def test_children_of_a_map_are_not_executed_again(
 
 
 def test_what_decided_before_decides_again(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path
 ) -> None:
     flag, run_id = tmp_path / "flag", f"flow-{secrets.token_hex(4)}"
     selector = step(journal.path, 1)
@@ -193,7 +193,7 @@ def test_what_decided_before_decides_again(
 
 
 def test_objects_that_went_with_their_workers_are_made_again_where_they_are_needed(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path
 ) -> None:
     flag, run_id = tmp_path / "flag", f"object-{secrets.token_hex(4)}"
     blob = large(journal.path)
@@ -209,7 +209,7 @@ def test_objects_that_went_with_their_workers_are_made_again_where_they_are_need
 
 
 def test_another_target_under_the_id_is_a_conflict_and_loses_nothing(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path
 ) -> None:
     flag, run_id = tmp_path / "flag", f"conflict-{secrets.token_hex(4)}"
     target = gate(journal.path, str(flag), step(journal.path, 1))
@@ -229,7 +229,7 @@ def test_another_target_under_the_id_is_a_conflict_and_loses_nothing(
 
 
 def test_a_run_that_succeeded_before_is_not_executed_again(
-    new_life: Callable[[], Life], journal: Journal
+    new_life: Callable[..., Life], journal: Journal
 ) -> None:
     run_id = f"done-{secrets.token_hex(4)}"
     target = [step(journal.path, 1), {"two": step(journal.path, 2)}]
@@ -287,7 +287,7 @@ def test_a_run_that_was_refused_when_it_was_resumed_can_be_resumed_later(
 
 
 def test_a_loop_goes_on_from_its_last_frame(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path
 ) -> None:
     flag, run_id = tmp_path / "flag", f"loop-{secrets.token_hex(4)}"
     target = down(journal.path, str(flag), 4)
@@ -369,7 +369,7 @@ def test_a_failed_run_goes_on_without_the_program_that_submitted_it(
 
 @pytest.mark.parametrize("way", ["resume-run", "submit"])
 def test_a_cancelled_loop_goes_on_from_its_last_frame_also_after_a_restart(
-    new_life: Callable[[], Life], journal: Journal, tmp_path: Path, way: str
+    new_life: Callable[..., Life], journal: Journal, tmp_path: Path, way: str
 ) -> None:
     flag, run_id = tmp_path / "flag", f"loop-{secrets.token_hex(4)}"
     target = down(journal.path, str(flag), 4)

@@ -2,8 +2,8 @@
 
 Per run, all with a time to live that is renewed while the run goes on:
 
-    cascade:run:{run}:results    hash  structural id → sealed pickle, or sealed reference (begins with 0x00); of a
-                                       nested graph's node behind its path, such as 0:{id of the task}/
+    cascade:run:{run}:results    hash  structural id → sealed pickle, or sealed reference (begins with 0x00);
+                                       of a nested graph's node behind its path, such as 0:{id of the task}/
     cascade:run:{run}:skipped    hash  structural id → reason
     cascade:run:{run}:facts      hash  structural id → JSON of what was observed of the value
     cascade:run:{run}:observed   hash  structural id → JSON of what else was observed of it, sealed
