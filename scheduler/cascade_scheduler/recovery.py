@@ -40,6 +40,8 @@ from cascade_scheduler.wire.values import BadMessage
 
 __all__ = ["CannotGoOn", "recover", "resume"]
 
+PAST_MAX = 100_000
+"""Runs that had ended and are listed; of more, the oldest are known by their ids alone."""
 LOAD_SECONDS_MAX = 86_400.0
 """How long workers are waited for while runs are read, and nobody can come."""
 
@@ -85,7 +87,8 @@ async def recover(hub: Hub, store: RunStore, grace: float) -> None:
     heads = await store.heads()
     roster = [WorkerKnown(*worker) for worker in await store.roster()]
     live = [head.run_id for head in heads if head.state == "running"]
-    hub.past = {head.run_id: head for head in heads if head.state != "running"}
+    over = [head for head in heads if head.state != "running"]
+    hub.past = {head.run_id: head for head in over[-PAST_MAX:]}
     if roster:
         hub.turn.post(RosterKnown(tuple(roster), LOAD_SECONDS_MAX if live else 0.0))
     known = frozenset(worker.worker for worker in roster)

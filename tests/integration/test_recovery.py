@@ -259,3 +259,42 @@ def test_what_was_cancelled_stays_cancelled(new_life: NewLife, journal: Journal,
         life.restart_scheduler()
         wait_until(lambda: str(cluster.attach(run.id).status) == "cancelled")
     assert journal.lines() == ["gate"]
+
+
+@cs.task
+def count_down(path: str, left: int) -> Any:
+    note(path, left)
+    time.sleep(0.002)
+    return count_down(path, left - 1) if left else "over"
+
+
+def test_a_leased_loop_goes_on_under_the_next_scheduler(new_life: NewLife, journal: Journal) -> None:
+    life = new_life()
+    with life.connect() as cluster:
+        run = cluster.submit(count_down(journal.path, 1_500), progress=False)
+        wait_until(lambda: len(journal.lines()) > 300)
+        life.restart_scheduler()
+        assert run.result(90) == "over"
+        told = [event.iterations for event in run.events() if event.kind == "LoopProgress"]
+    assert journal.lines() == [str(left) for left in range(1_500, -1, -1)], "each step once, in order"
+    assert told == sorted(told)
+    assert told[-1] == 1_500
+
+
+def test_a_leased_loop_whose_worker_died_too_goes_on_from_its_checkpoint(
+    new_life: NewLife, journal: Journal
+) -> None:
+    life = new_life(grace="1s")
+    with life.connect() as cluster:
+        run = cluster.submit(count_down(journal.path, 3_000), progress=False)
+        wait_until(lambda: "LoopProgress" in [e.kind for e in cluster.events(run.id, follow=False)])
+        wait_until(lambda: len(journal.lines()) > 1_200)
+        life.kill_scheduler()
+        kill(life.workers[0])
+        done = len(journal.lines())
+        life.start_scheduler()
+        life.workers.append(life.start_worker())
+        assert run.result(90) == "over"
+    first = int(journal.lines()[done])
+    assert 3_000 - done <= first < 3_000, "some steps are taken again, and not all of them"
+    assert journal.lines()[done:] == [str(left) for left in range(first, -1, -1)]
