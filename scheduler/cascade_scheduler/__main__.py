@@ -48,6 +48,7 @@ from cascade_scheduler.leading import LEASE_SECONDS
 from cascade_scheduler.logs import set_up_logging
 from cascade_scheduler.store.base import RunStore, StoreError
 from cascade_scheduler.store.choose import STATE_TTL_SECONDS, choose_cache, choose_store, seal_key_of
+from cascade_scheduler.store.keeper import CLIENT_STATE
 from cascade_scheduler.store.shared import Holder
 
 __all__ = ["main"]
@@ -311,6 +312,11 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
 async def _serve(arguments: argparse.Namespace, config: Config) -> int:
     options = _options(arguments, config)
     private = _private_directory(arguments.remove_dir)
+    if config["state"] == CLIENT_STATE and arguments.lifeline_fd is None:
+        raise ConfigError(
+            f"--state {CLIENT_STATE!r} is for the scheduler of a private cluster, whose client keeps the "
+            "state: cs.run(…, state_backend=…) starts one"
+        )
     store = choose_store(
         config["state"],
         epoch=1 + secrets.randbelow(EPOCH_MAX),

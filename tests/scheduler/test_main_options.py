@@ -26,6 +26,7 @@ from cascade_scheduler.__main__ import main
         (["--pool", "license"], "'license' is not an amount; write it like 'gpu=2'"),
         (["--pool", "license=-1"], "amount 'license': '-1' must be a finite number, 0 or more"),
         (["--pool", "license=1", "--pool", "license=2"], "the amount 'license' is given twice"),
+        (["--state", "client://"], "--state 'client://' is for the scheduler of a private cluster"),
         (["--log-level", "loud"], "--log-level: 'loud' must be one of debug"),
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],

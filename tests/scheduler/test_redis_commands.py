@@ -33,7 +33,7 @@ def test_writes_to_one_hash_are_one_command() -> None:
         commands.set("r", "results", field, b"1")
         commands.set("other", "results", field, b"2")
     commands.do("ZADD", "cascade:runs", 1.5, "r")
-    arguments, _ = commands.arguments(Lifetimes(), 100, 0.0)
+    arguments, _ = commands.arguments(Lifetimes(86_400), 100, 0.0)
     assert arguments == [
         *("R", "r", "H", "results", 4, "a", b"1", "b", b"1"),
         *("R", "other", "H", "results", 4, "a", b"2", "b", b"2"),
@@ -48,7 +48,7 @@ def test_what_is_set_after_a_deletion_stays_behind_it() -> None:
     commands.set("r", "results", "old", 1)
     commands.delete("r", ("results", "facts"))
     commands.set("r", "results", "new", 2)
-    arguments, _ = commands.arguments(Lifetimes(), 100, 0.0)
+    arguments, _ = commands.arguments(Lifetimes(86_400), 100, 0.0)
     assert arguments == [
         *("R", "r", "H", "results", 2, "old", 1, "D", "results facts", "H", "results", 2, "new", 2),
         *("E", 100, "results"),
@@ -56,7 +56,7 @@ def test_what_is_set_after_a_deletion_stays_behind_it() -> None:
 
 
 def test_a_key_is_given_a_new_time_now_and_then() -> None:
-    lifetimes = Lifetimes()
+    lifetimes = Lifetimes(86_400)
     assert landed(lifetimes, beginning("meta", "graph"), 0.0) == ["meta", "graph"]
     assert landed(lifetimes, writing("meta", "results"), 1.0) == ["results"], "this one is new"
     assert landed(lifetimes, writing("meta", "results"), AGAIN_SECONDS) == []
@@ -64,7 +64,7 @@ def test_a_key_is_given_a_new_time_now_and_then() -> None:
 
 
 def test_a_key_that_was_deleted_is_new() -> None:
-    lifetimes = Lifetimes()
+    lifetimes = Lifetimes(86_400)
     landed(lifetimes, beginning("meta", "results"), 0.0)
     within = Commands()
     within.delete("r", ("results",))
@@ -77,7 +77,7 @@ def test_a_key_that_was_deleted_is_new() -> None:
 
 
 def test_all_keys_of_a_run_are_renewed_when_that_is_said() -> None:
-    lifetimes = Lifetimes()
+    lifetimes = Lifetimes(86_400)
     landed(lifetimes, beginning("meta", "graph"), 0.0)
     commands = writing("results")
     commands.renew("r", ("results", "skipped", "graph", "meta"))
@@ -85,7 +85,7 @@ def test_all_keys_of_a_run_are_renewed_when_that_is_said() -> None:
 
 
 def test_of_a_run_that_others_began_all_may_be_there() -> None:
-    lifetimes = Lifetimes()
+    lifetimes = Lifetimes(86_400)
     for now in (0.0, 1.0):
         commands = writing("results")
         commands.renew("r", ("results", "skipped"))
@@ -93,7 +93,7 @@ def test_of_a_run_that_others_began_all_may_be_there() -> None:
 
 
 def test_of_a_run_that_is_over_nothing_is_remembered() -> None:
-    lifetimes = Lifetimes()
+    lifetimes = Lifetimes(86_400)
     landed(lifetimes, beginning("meta"), 0.0)
     ending = writing("meta")
     ending.over["r"] = None
@@ -102,7 +102,14 @@ def test_of_a_run_that_is_over_nothing_is_remembered() -> None:
 
 
 def test_a_batch_that_did_not_land_has_given_nothing() -> None:
-    lifetimes = Lifetimes()
+    lifetimes = Lifetimes(86_400)
     landed(lifetimes, beginning("meta"), 0.0)
     writing("results").arguments(lifetimes, 100, 1.0)
     assert landed(lifetimes, writing("results"), 2.0) == ["results"]
+
+
+def test_keys_that_live_for_a_moment_are_renewed_more_often() -> None:
+    lifetimes = Lifetimes(5)
+    landed(lifetimes, beginning("meta"), 0.0)
+    assert landed(lifetimes, writing("meta"), 0.4) == []
+    assert landed(lifetimes, writing("meta"), 0.6) == ["meta"]

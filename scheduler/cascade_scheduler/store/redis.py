@@ -119,7 +119,7 @@ class RedisStore:
         except ValueError as error:
             raise ConfigError(f"--state {masked(url)!r} is no Redis URL: {error}") from None
         self._commit = ScriptCall(self._client, COMMIT, TIMEOUT_SECONDS)
-        self._lifetimes = Lifetimes()
+        self._lifetimes = Lifetimes(ttl_seconds)
         self._lead = RedisLead(self._client, self.url)
         self._reader = Reader(sealer)
         self._landed = 0

@@ -22,7 +22,7 @@ __all__ = ["ARGUMENTS_MAX", "COMMIT", "Commands", "Lifetimes"]
 ARGUMENTS_MAX = 7_000
 """Of one command: Lua's `unpack` stops near 8,000. Even, so that pairs stay together."""
 AGAIN_SECONDS = 60.0
-"""A key that is written to again is given a new time to live at most so often."""
+"""A key that is written to again gets a new time to live at most so often; more often, if that is short."""
 RUNS_MAX = 100_000
 NEVER = float("-inf")
 
@@ -76,9 +76,13 @@ class Lifetimes:
 
     Of a run that it has begun itself it knows all keys; of others it knows nothing, and renews what may be
     there.
+
+    Args:
+        ttl: seconds that keys live.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ttl: float) -> None:
+        self._again = min(AGAIN_SECONDS, ttl / 10)
         self._runs: dict[str, dict[str, float]] = {}
 
     def clear(self) -> None:
@@ -99,7 +103,7 @@ class Lifetimes:
         known = self._runs.get(run_id)
         if known is None:
             return list(dict.fromkeys((*touched.written, *touched.renewed)))
-        before = now - AGAIN_SECONDS
+        before = now - self._again
         due = {
             part: None
             for part in touched.written
