@@ -29,6 +29,7 @@ from cascade_dist._version import __version__
 from cascade_dist.config import Settings as Config
 from cascade_dist.config import (
     format_duration,
+    format_size,
     load_settings,
     option_type,
     parse_count,
@@ -60,6 +61,7 @@ CONFIGURED = (
 )
 """Arguments that files and the environment may also give."""
 HEARTBEAT_PERIOD_MIN = 0.01
+BLOB_BYTES_MIN = 1 << 20
 LEASE_SECONDS_MIN = 0.5
 STATE_TTL_SECONDS_MIN = 60.0
 RENEWALS = 24
@@ -271,6 +273,8 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         )
     if arguments.state_ttl < STATE_TTL_SECONDS_MIN:
         raise ConfigError(f"--state-ttl must be at least {format_duration(STATE_TTL_SECONDS_MIN)}")
+    if arguments.blob_bytes_max < BLOB_BYTES_MIN:
+        raise ConfigError(f"--blob-bytes-max must be at least {format_size(BLOB_BYTES_MIN)}")
     if arguments.state_ttl > arguments.blob_grace:
         raise ConfigError(
             f"--state-ttl {format_duration(arguments.state_ttl)} is longer than --blob-grace "

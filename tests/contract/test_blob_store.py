@@ -427,7 +427,15 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("http://x:1", "has the scheme 'http'; it is memory://, file:///DIRECTORY or ipfs://HOST:PORT"),
+        (
+            "http://x:1",
+            "--blobs 'http://x:1' is not memory://, file:///DIRECTORY, a path, or ipfs://HOST:PORT",
+        ),
+        ("file://host/directory", "file:///DIRECTORY"),
+        ("file://", "file:///DIRECTORY"),
+        ("memory://x", "is not memory://"),
+        ("", "--blobs '' is not"),
+        ("ipfs://127.0.0.1:5001?dir=relative", "file:///DIRECTORY"),
         ("ipfs://nowhere", "give the address of its RPC, like ipfs://127.0.0.1:5001"),
         ("ipfs://127.0.0.1:5001/path", "give the address of its RPC"),
     ],

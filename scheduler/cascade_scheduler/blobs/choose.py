@@ -62,24 +62,25 @@ def choose_blobs(uri: str | None, *, state: str, bytes_max: int) -> BlobPlace:
         BlobError: the directory cannot be used.
         ConfigError: no such scheme, or no address of a node; or aiohttp is not installed.
     """
-    scheme, mark, rest = (uri or "").partition("://")
-    if scheme == "memory" and mark:
+    if uri is None:
+        return _in_files(state, bytes_max)
+    scheme, mark, rest = uri.partition("://")
+    if mark and scheme == "ipfs":
+        return _in_ipfs(uri, state, bytes_max)
+    if uri == "memory://":
         return BlobPlace(MemoryBlobStore(bytes_max))
-    if scheme == "ipfs" and mark:
-        return _in_ipfs(f"ipfs://{rest}", state, bytes_max)
-    if mark and scheme != "file":
-        raise ConfigError(
-            f"--blobs {uri!r} has the scheme {scheme!r}; it is memory://, file:///DIRECTORY or ipfs://HOST:PORT"
-        )
-    if uri:
-        path = Path(rest if mark else uri).expanduser()
-        return BlobPlace(FileBlobStore(path, bytes_max))
-    return _in_files(state, bytes_max)
+    if not uri or (mark and (scheme != "file" or not rest.startswith("/"))):
+        raise ConfigError(f"--blobs {uri!r} is not memory://, file:///DIRECTORY, a path, or ipfs://HOST:PORT")
+    return BlobPlace(FileBlobStore(Path(rest if mark else uri).expanduser(), bytes_max))
 
 
 def _in_ipfs(uri: str, state: str, bytes_max: int) -> BlobPlace:
     address, mark, directory = uri.partition("?dir=")
-    place = choose_blobs(directory, state=state, bytes_max=bytes_max) if mark else _in_files(state, bytes_max)
+    place = (
+        choose_blobs(f"file://{directory}", state=state, bytes_max=bytes_max)
+        if mark
+        else _in_files(state, bytes_max)
+    )
     local = place.store
     assert isinstance(local, FileBlobStore)
     temporary = place.temporary or urlsplit(state).scheme == "memory"
