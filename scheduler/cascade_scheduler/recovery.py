@@ -90,13 +90,13 @@ async def recover(hub: Hub, store: RunStore, grace: float) -> None:
     over = [head for head in heads if head.state != "running"]
     hub.past = {head.run_id: head for head in over[-PAST_MAX:]}
     if roster:
-        hub.turn.post(RosterKnown(tuple(roster), LOAD_SECONDS_MAX if live else 0.0))
+        hub.turn.post(RosterKnown(tuple(roster), LOAD_SECONDS_MAX))
     known = frozenset(worker.worker for worker in roster)
     for run_id in live:
         stored = await store.load_run(run_id)
         if stored is not None:
             await _take_up(hub, stored, known, grace)
-    if live and roster:
+    if roster:
         hub.turn.post(RosterKnown(tuple(roster), grace))  # from now on they can come
     if live:
         logger.info("%d runs go on when %d workers are back, or after %g s", len(live), len(roster), grace)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cascade_scheduler.core.events import Event, RunSubmitted
+from cascade_scheduler.core.events import Event, RunRecovered, RunSubmitted
 
 __all__ = ["write_story"]
 
@@ -39,8 +39,9 @@ def _show(value: object) -> Iterator[str]:
     if isinstance(value, bytes):
         more = f"…{len(value)} bytes" if len(value) > BYTES_SHOWN else ""
         yield f"{value[:BYTES_SHOWN]!r}{more}"
-    elif isinstance(value, RunSubmitted):
-        yield f"RunSubmitted({value.run_id!r}, {len(value.graph)} nodes, on_failure={value.on_failure!r})"
+    elif isinstance(value, RunSubmitted | RunRecovered):
+        name = type(value).__name__
+        yield f"{name}({value.run_id!r}, {len(value.graph)} nodes, on_failure={value.on_failure!r})"
     elif isinstance(value, tuple):
         name = type(value).__name__ if hasattr(value, "_fields") else ""
         yield f"{name}("
