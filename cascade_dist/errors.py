@@ -104,7 +104,8 @@ class ResultSerializationError(SerializationError):
 
 
 class StoreFullError(CascadeError, OSError):
-    """A value for which the object store of a worker has no room; names value, size, places and bounds."""
+    """A value for which the object store of a worker, or the blob store, has no room; names it, places and
+    bounds."""
 
 
 class TaskLoadError(CascadeError, ImportError):

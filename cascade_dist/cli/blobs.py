@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -67,13 +66,8 @@ def get(
         return
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already: give another name, or --force to replace it")
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        with connect(address, token_file) as cluster:
-            size = cluster.save_blob(cid, partial)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with connect(address, token_file) as cluster:
+        size = cluster.save_blob(cid, file)
     if output_format(output) is Output.JSON:
         emit_json({"cid": cid, "size_bytes": size, "file": str(file)})
     else:

@@ -11,7 +11,7 @@ import grpc.aio
 from cascade_dist.client.diagnosis import rpc_error
 from cascade_dist.client.link import Metadata
 from cascade_dist.codec.cid import cid_of, cid_to_text
-from cascade_dist.errors import CascadeError, GraphTooLargeError, RunLostError
+from cascade_dist.errors import CascadeError, RunLostError, StoreFullError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
 from cascade_dist.wire.blobs import send_blob
@@ -81,8 +81,5 @@ def blob_error(address: str, error: grpc.aio.AioRpcError) -> CascadeError:
     if error.code() is grpc.StatusCode.DATA_LOSS:
         return RunLostError(f"the scheduler at {address} cannot give a large value: {details}")
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return GraphTooLargeError(
-            f"the blob store of the scheduler at {address} has no room for a large argument ({details}); "
-            "make room where its --blobs says, or pass less"
-        )
+        return StoreFullError(f"the blob store of the scheduler at {address} has no room: {details}")
     return rpc_error(address, error)

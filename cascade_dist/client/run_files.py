@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import grpc.aio
 
 from cascade_dist.client.diagnosis import rpc_error
 from cascade_dist.client.records import Record, RunStatus, status_of
+from cascade_dist.client.whole_file import whole_file
 from cascade_dist.errors import CascadeError, ConfigError, RunConflictError, RunFileError, RunRefusedError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1.runfile_pb2 import RunFilePart
@@ -78,20 +77,8 @@ def export_run(session: Session, run_id: str, file: str | os.PathLike[str]) -> E
     """Writes a stored run to a file; see `Cluster.export_run`."""
     session.check_process()
     path = Path(file)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # values may be secret
-        with open(descriptor, "wb") as target:
-            told = session.background.call(_receive(session, run_id, path, target))
-            target.flush()
-            os.fsync(target.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return told
+    with whole_file(path) as target:
+        return session.background.call(_receive(session, run_id, path, target))
 
 
 async def _receive(session: Session, run_id: str, path: Path, target: BinaryIO) -> ExportedRun:

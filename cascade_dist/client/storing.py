@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from cascade_dist.client import blobs
+from cascade_dist.client.whole_file import whole_file
 from cascade_dist.codec.cid import CidHasher, cid_from_text, cid_of_pieces, cid_to_text
 from cascade_dist.codec.graph_pickler import ByValuePickler
 from cascade_dist.codec.pickling import culprit, remedy, type_name
@@ -244,7 +245,7 @@ class Objects:
 
         Raises:
             SerializationError: it cannot be pickled.
-            GraphTooLargeError: the store has no room for it.
+            StoreFullError: the store has no room for it.
             ConnectionFailedError: the scheduler is lost.
         """
         return put(self._session, obj, pin)
@@ -276,9 +277,9 @@ class Objects:
         Raises:
             ValueError: it is no content id.
             BlobNotFoundError: it is not there.
-            OSError: the file cannot be written.
+            ConfigError: the file cannot be written.
         """
-        with open(path, "wb") as file:
+        with whole_file(path) as file:
             return self.write_blob(blob, file.write)
 
     def write_blob(self, blob: Stored | str, write: Callable[[bytes], object]) -> int:

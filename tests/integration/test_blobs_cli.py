@@ -60,6 +60,10 @@ def test_get(cli: Any, stored: cs.Stored, tmp_path: Path) -> None:
     assert cli("get", stored.cid, "-") == (0, file.read_bytes())
     assert cli("get", stored.cid, "-", "-o", "json")[0] == 2
     assert os.listdir(tmp_path) == ["blob"]
+    assert file.stat().st_mode & 0o777 == 0o600, "it may be secret"
+    nowhere = tmp_path / "nowhere" / "blob"
+    code, err = cli("get", stored.cid, str(nowhere))
+    assert (code, err) == (2, f"error: {nowhere} cannot be written: No such file or directory\n".encode())
 
 
 def test_pin_and_unpin(cli: Any, stored: cs.Stored) -> None:

@@ -333,10 +333,10 @@ def test_what_the_store_has_no_room_for_is_named(processes: Processes) -> None:
     processes.worker("worker")
     with processes.connect(1) as cluster:
         with pytest.raises(
-            cs.GraphTooLargeError, match=r"blob baf\w+ of 2\.9 MiB.*larger than the whole blob store"
+            cs.StoreFullError, match=r"blob baf\w+ of 2\.9 MiB.*larger than the whole blob store"
         ):
             cluster.put(bytes(LARGE))
-        with pytest.raises(cs.GraphTooLargeError, match="larger than the whole blob store"):
+        with pytest.raises(cs.StoreFullError, match="larger than the whole blob store"):
             cluster.run(digest(bytes(LARGE)))
         with pytest.raises(cs.CascadeError, match="larger than the whole blob store"):
             cluster.run(make(LARGE, 1))
@@ -352,7 +352,7 @@ def test_a_full_disk_under_the_store_is_named(
     processes.worker("worker")
     with processes.connect(1) as cluster:
         handle = cluster.put(bytes(LARGE), pin=True)
-        with pytest.raises(cs.GraphTooLargeError, match=rf"blob directory {small}/blobs is full.*--blobs"):
+        with pytest.raises(cs.StoreFullError, match=rf"blob directory {small}/blobs is full.*--blobs"):
             cluster.put(os.urandom(3 * LARGE))
         with pytest.raises(cs.CascadeError, match="is full"):
             cluster.run(make(3 * LARGE, 1))

@@ -138,7 +138,7 @@ def alone() -> Iterator[cs.Cluster]:
         yield cluster
 
 
-def test_a_worker_fetches_it_once(alone: cs.Cluster, array: Any) -> None:
+def test_a_worker_fetches_it_once(alone: cs.Cluster, array: Any, tmp_path: Path) -> None:
     handle = alone.put(array)
     assert alone.run(total(handle)) == float(array.sum())
     assert alone._local is not None
@@ -146,7 +146,8 @@ def test_a_worker_fetches_it_once(alone: cs.Cluster, array: Any) -> None:
     stored.write_bytes(b"whoever reads this is refused")
     assert alone.run(total(handle, 1.0)) == float(array.sum()) + 1
     with pytest.raises(cs.RunLostError, match="has changed on disk"):
-        alone.save_blob(handle, "/dev/null")
+        alone.save_blob(handle, tmp_path / "blob")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_has_changed_in_the_store_fails_the_task_that_needs_it(alone: cs.Cluster, array: Any) -> None:
