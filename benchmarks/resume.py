@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import redis
 from rich.console import Console
 from rich.table import Table
 
@@ -121,6 +122,8 @@ def _processes(url: str) -> Iterator[Processes]:
 
 def round_of(url: str, nodes: int) -> Resumed:
     """One life, death and second life of a scheduler."""
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()  # else it would wait for the workers of the last round
     with _processes(url) as processes, tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "gate")
         processes.start_scheduler("first.log")
