@@ -109,6 +109,7 @@ class LocalCluster:
         options = ["--ready-file", str(ready), *self._scheduler_options]
         if self._private:
             options += ["--host", "127.0.0.1", "--port", "0", "--closed", "--no-standby"]
+            options += ["--state-wait", "0s"]  # whoever waits for this cluster is told at once
             options += ["--remove-dir", str(self._directory)]
             socket = str(self._directory / "socket")
             if len(os.fsencode(socket)) <= _SOCKET_BYTES_MAX:

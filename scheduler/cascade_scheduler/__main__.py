@@ -64,6 +64,7 @@ HEARTBEAT_PERIOD_MIN = 0.01
 BLOB_BYTES_MIN = 1 << 20
 LEASE_SECONDS_MIN = 0.5
 STATE_TTL_SECONDS_MIN = 60.0
+BACKLOG_BYTES_MIN = 64 << 10
 RENEWALS = 24
 """In the time that runs stay in Redis."""
 _PRIVATE_NAME = re.compile(r"cascade-[0-9]+-[^/]+")
@@ -100,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_DURATION,
         default=STATE_TTL_SECONDS,
         help="how long runs stay in Redis after they were last written; live ones are renewed (default 24h)",
+    )
+    add(
+        "--state-wait",
+        type=_DURATION,
+        default=30.0,
+        help="how long a Redis that is not there yet is waited for at the start (default 30s)",
     )
     add(
         "--standby",
@@ -271,6 +278,8 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         raise ConfigError(
             "--heartbeat-timeout must be at least twice --heartbeat-period, or live workers are lost"
         )
+    if arguments.backlog_bytes_max < BACKLOG_BYTES_MIN:
+        raise ConfigError(f"--backlog-bytes-max must be at least {BACKLOG_BYTES_MIN:,} bytes")
     if arguments.state_ttl < STATE_TTL_SECONDS_MIN:
         raise ConfigError(f"--state-ttl must be at least {format_duration(STATE_TTL_SECONDS_MIN)}")
     if arguments.blob_bytes_max < BLOB_BYTES_MIN:
@@ -304,6 +313,7 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         recovery_grace=config["recovery_grace"],
         blob_grace=arguments.blob_grace,
         backlog_bytes_max=arguments.backlog_bytes_max,
+        store_wait=arguments.state_wait,
         standby=arguments.standby,
         lease=arguments.lease,
         solver=config["solver"],

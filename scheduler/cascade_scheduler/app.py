@@ -31,6 +31,8 @@ EXIT_FENCED = 75
 STOP_SECONDS = 2.0
 STOP_NOW_SECONDS = 0.2
 """So that sessions can still be told why they end."""
+CONNECT_SECONDS = 0.25
+"""How often a store that is not there is looked for at the start."""
 READY_SECONDS = 1.0
 """How often the answer of the health service is looked at."""
 
@@ -93,7 +95,7 @@ class Scheduler:
         store = self._store if isinstance(self._store, SharedStore) else None
         try:
             if store is not None:
-                await store.connect()
+                await self._connect(store)
             await self._open_solver()
             self.address = await self._front.open()
             if store is None:
@@ -104,6 +106,26 @@ class Scheduler:
             await self._end()
             raise
         return self.address
+
+    async def _connect(self, store: SharedStore) -> None:
+        """Connects; a store that is not there yet is waited for, since it may be starting too.
+
+        Raises:
+            StoreError: it cannot be used, or did not come in time.
+        """
+        until = time.monotonic() + self.options.store_wait
+        told = False
+        while True:
+            try:
+                await store.connect()
+                return
+            except StoreUnavailable as error:
+                if time.monotonic() + CONNECT_SECONDS > until:
+                    raise
+                if not told:
+                    logger.warning("%s; it is waited for, at most %g s", error, self.options.store_wait)
+                told = True
+            await asyncio.sleep(CONNECT_SECONDS)
 
     async def _open_solver(self) -> None:
         if self.options.solver == "native":

@@ -61,6 +61,8 @@ class SchedulerOptions:
     backlog_bytes_max: int = 256 << 20
     solver: str = "native"
     solver_timeout: float = 5.0
+    store_wait: float = 0.0
+    """How long a shared store that is not there is waited for at the start."""
     standby: bool = True
     """Wait while another scheduler leads the same state; else that is an error."""
     lease: float = LEASE_SECONDS

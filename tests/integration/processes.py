@@ -81,8 +81,10 @@ class Process:
 class Redis:
     """A Redis of the test's own, which can be killed and started again on its file."""
 
-    def __init__(self, directory: Path, *options: str, password: str | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self, directory: Path, *options: str, password: str | None = None, port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.directory = directory
         self._password = password

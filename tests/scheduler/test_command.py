@@ -28,6 +28,7 @@ from cascade_scheduler.blobs.memory import MemoryBlobStore
 from cascade_scheduler.core import commands
 from cascade_scheduler.store.memory import ForgetfulStore
 from cascade_scheduler.store.shared import Holder
+from tests.integration.processes import Redis
 from tests.scheduler.peers import Client, Worker, code_of, done, one_task, pickled
 
 SECONDS = 20.0
@@ -150,7 +151,10 @@ def test_the_port_taken_is_one_clear_line(command: Command) -> None:
         (["--host", "no.such.host.invalid", "--token-file", "token"], 1, "is no address of this machine"),
         (["--port", "99999"], 2, "is not a port"),
         (["--state", "mongodb://x"], 2, "memory://, redis://HOST:PORT/DB, rediss://… or unix://PATH"),
-        (["--state", "redis://:secret@127.0.0.1:1/0"], 1, "no Redis at redis://:***@127.0.0.1:1/0"),
+        (["--state", "redis://:x@127.0.0.1:1/0", "--state-wait", "0s"], 1, "no Redis at redis://:***@127"),
+        (["--state", "redis://127.0.0.1:1/abc"], 2, "'abc' is no number of a database"),
+        (["--state", "redis://:secret@127.0.0.1:1/0?foo=bar"], 2, "has the unknown option 'foo'"),
+        (["--backlog-bytes-max", "0"], 2, "--backlog-bytes-max must be at least"),
         (["--token-file", "nowhere"], 1, "nowhere"),
         (["--infeasible-after", "soon"], 2, "'soon' is not a duration"),
         (["--drain-timeout", "soon"], 2, "soon"),
@@ -347,6 +351,33 @@ async def test_a_bug_ends_it_with_a_story(tmp_path: Path, caplog: pytest.LogCapt
     text = await asyncio.to_thread(story.read_text)
     assert "ZeroDivisionError: a bug" in text
     assert "RunSubmitted('my-run', 1 nodes" in text
+
+
+async def test_a_redis_that_starts_later_is_waited_for(
+    command: Command, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    process = command.start("--port", "0", "--state", f"redis://127.0.0.1:{unused_tcp_port}/0")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said = await asyncio.to_thread(process.stderr.readline)
+    assert "no Redis at" in said
+    assert "it is waited for" in said
+    server = Redis(tmp_path, "--save", "", "--appendonly", "yes", port=unused_tcp_port)
+    try:
+        line = await asyncio.to_thread(process.stdout.readline)
+        assert line.startswith("cascade-scheduler listening on")
+        async with Client(line.split()[3]) as client:
+            server.process.freeze()
+            status = client_pb2.GetStatusRequest()
+            await client.submit("r", one_task())
+            async with asyncio.timeout(SECONDS):
+                while "away" not in (await client.stub.GetStatus(status)).state:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            server.process.thaw()
+            await client.accepted()
+    finally:
+        server.process.thaw()
+        server.stop()
 
 
 async def test_who_may_not_stand_by_is_told_who_leads(command: Command, redis_server: str) -> None:

@@ -338,7 +338,7 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             address=self._address,
             uptime=duration_of(time.monotonic() - hub.started),
             epoch=hub.epoch,
-            state=self._state,
+            state=f"{self._state} (away: results wait)" if hub.writer.away else self._state,
             workers=len(hub.workers),
             amounts=amounts_to(info.amounts),
             free=amounts_to(info.free),

@@ -69,7 +69,7 @@ from cascade_scheduler.store.redis_batch import (
     keys_of,
 )
 from cascade_scheduler.store.redis_call import ScriptCall
-from cascade_scheduler.store.redis_checks import check_redis, explain, unusable
+from cascade_scheduler.store.redis_checks import check_redis, check_url, explain, unusable
 from cascade_scheduler.store.redis_commands import ARGUMENTS_MAX, COMMIT, Lifetimes
 from cascade_scheduler.store.redis_garbage import RedisGarbage
 from cascade_scheduler.store.redis_lead import RedisLead
@@ -108,6 +108,7 @@ class RedisStore:
         self._functions: dict[str, frozenset[bytes]] = {}
         """By run that goes from frame to frame: which functions are stored for it."""
         try:
+            check_url(url)
             self._client = redis.asyncio.Redis.from_url(
                 url,
                 socket_timeout=TIMEOUT_SECONDS,
@@ -116,6 +117,11 @@ class RedisStore:
                 retry=Retry(NoBackoff(), 0),
                 health_check_interval=0,
             )
+            pool: Any = self._client.connection_pool
+            pool.make_connection()  # connects to nothing, and refuses unknown options
+        except TypeError as error:
+            option = str(error).rpartition(" ")[2]
+            raise ConfigError(f"--state {masked(url)!r} has the unknown option {option}") from None
         except ValueError as error:
             raise ConfigError(f"--state {masked(url)!r} is no Redis URL: {error}") from None
         self._commit = ScriptCall(self._client, COMMIT, TIMEOUT_SECONDS)

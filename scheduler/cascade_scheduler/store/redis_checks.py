@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from cascade_scheduler.store.base import StoreError
+from cascade_scheduler.store.base import StoreError, StoreUnavailable
 from cascade_scheduler.store.redis_batch import BATCH_KEY, CONSTRAINTS_KEY, EPOCH_KEY, RUNS_KEY
 
-__all__ = ["VERSION_MIN", "check_redis", "explain", "unusable", "warnings_of"]
+__all__ = ["VERSION_MIN", "check_redis", "check_url", "explain", "unusable", "warnings_of"]
 
 VERSION_MIN = (6, 2)
 """Older ones are no longer maintained by anybody, and are not tested with."""
@@ -30,6 +31,18 @@ SETTINGS = (
 )
 
 logger = logging.getLogger("cascade.scheduler")
+
+
+def check_url(url: str) -> None:
+    """Refuses what redis-py passes over in a URL.
+
+    Raises:
+        ValueError: its path is no number of a database.
+    """
+    parts = urlsplit(url)
+    database = parts.path.strip("/")
+    if parts.scheme != "unix" and database and not database.isdecimal():
+        raise ValueError(f"{database!r} is no number of a database; write redis://HOST:PORT/0, say")
 
 
 async def check_redis(client: Any, url: str) -> None:
@@ -140,7 +153,7 @@ def unusable(error: BaseException, url: str) -> StoreError:
             f"the certificate of Redis at {url} was not accepted: {why}; name the authority that signed it "
             "in the URL, as ?ssl_ca_certs=/path/ca.pem"
         )
-    return StoreError(f"no Redis at {url}: {why}; start it, correct --state, or use --state memory://")
+    return StoreUnavailable(f"no Redis at {url}: {why}; start it, correct --state, or use --state memory://")
 
 
 async def explain(error: BaseException, client: Any, url: str, keys: Sequence[str]) -> str:
