@@ -28,6 +28,7 @@ from cascade_scheduler.core import views
 from cascade_scheduler.core.commands import SaveAttempt, SaveResult
 from cascade_scheduler.core.invariants import check
 from cascade_scheduler.core.state import Settings
+from cascade_scheduler.core.values import ObjectValue
 from cascade_scheduler.hub import Times
 from cascade_scheduler.life import Life, SchedulerOptions
 from cascade_scheduler.services.client import ClientService
@@ -246,8 +247,10 @@ class Cluster:
         self._blobs = MemoryBlobStore(1 << 20)
         self._tasks: list[asyncio.Task[Any]] = []
         self.workers = [Hand(f"w{number}", depot, self) for number in range(workers)]
+        self.grace = 30.0
         self.client = Stream()
         self.updates: list[client_pb2.RunUpdate] = []
+        self._dead: list[Hand] = []
         self.life: Life
 
     async def begin(self, records_max: int | None, *, lose: bool = False) -> JournalStore:
@@ -258,7 +261,7 @@ class Cluster:
         else:
             store = JournalStore(self._url, records_max)
         epoch = await store.open()
-        options = SchedulerOptions(core=SETTINGS, times=TIMES, recovery_grace=30.0)
+        options = SchedulerOptions(core=SETTINGS, times=TIMES, recovery_grace=self.grace)
         self.life = Life(
             options,
             store,
@@ -361,9 +364,17 @@ class Cluster:
             fill_value(values[-1], part)
         return template, values
 
+    def bury(self, worker: Hand) -> None:
+        """A worker is no more, nor is what it held; it is waited for, for a moment."""
+        self.grace = 0.01
+        for attempt in worker.objects():
+            worker.lose_object(attempt)
+        self.workers.remove(worker)
+        self._dead.append(worker)
+
     def executed(self) -> list[tuple[int, tuple[str, int]]]:
         """Everything that was executed so far."""
-        return [entry for worker in self.workers for entry in worker.done]
+        return [entry for worker in (*self.workers, *self._dead) for entry in worker.done]
 
 
 async def play(
@@ -374,12 +385,13 @@ async def play(
     *,
     stop_after: int | None = None,
     lose: bool = False,
+    dies: bool = False,
     workers: int = 2,
 ) -> Verdict:
     """Runs a target, with a stop of the scheduler after so many records; None: without.
 
-    With `lose` Redis loses everything at that moment, and the scheduler stops when it has written again what
-    it held.
+    With `dies` a worker is gone with the scheduler, and all that it held. With `lose` Redis loses everything at
+    that moment, and the scheduler stops when it has written again what it held.
     """
     await _fresh(url)
     depot.clear()
@@ -394,15 +406,21 @@ async def play(
         known = {record.attempt for record in landed if isinstance(record, SaveAttempt)}
         verdict.strangers = sum(attempt not in known for attempt, _ in cluster.executed())
         verdict.cut = store.cut
+        if dies:
+            cluster.bury(cluster.workers[0])
         cluster.updates.clear()
         store = await cluster.begin(None)
         if RUN in cluster.life.hub.runs or RUN in cluster.life.hub.past:
             cluster.attach()
         else:
             cluster.submit(target, params)
-        had = {entry for worker in cluster.workers for entry in worker.done}
+        had = set(cluster.executed())
         await cluster.go_on(lambda: cluster.finish is not None)
-        saved = {record.attempt for record in landed if isinstance(record, SaveResult)}
+        saved = {
+            record.attempt
+            for record in landed
+            if isinstance(record, SaveResult) and not (dies and isinstance(record.value, ObjectValue))
+        }
         stored = {node for attempt, node in had if attempt in saved}
         verdict.again = [
             node for entry in cluster.executed() if entry not in had and (node := entry[1]) in stored

@@ -200,6 +200,18 @@ async def test_a_stop_after_any_record_changes_nothing(redis_server: str, depot:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+async def test_a_stop_with_a_worker_that_dies_too(redis_server: str, depot: Depot, program: Any) -> None:
+    """Values that it alone had are made again; nothing that is stored is."""
+    clean = await play(redis_server, depot, program())
+    for number in range(1, clean.records + 1, 3):
+        verdict = await play(redis_server, depot, program(), stop_after=number, dies=True)
+        told = f"stopped after record {number} of {clean.records}"
+        assert (verdict.state, verdict.value, verdict.error) == (clean.state, clean.value, clean.error), told
+        assert not verdict.again, told
+        assert verdict.events.count(("RunFinished", "")) == 1, told
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 async def test_all_is_lost_after_some_record_and_written_again(
     redis_server: str, depot: Depot, program: Any
 ) -> None:
