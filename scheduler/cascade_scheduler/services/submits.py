@@ -27,7 +27,14 @@ from cascade_scheduler.services.following import Refusal, accept, follow, forget
 from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import RunCreated, StoredFunction, StoreUnavailable
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge
-from cascade_scheduler.wire.shapes import KnownShape, Literals, ShapeCache, read_head, without_literals
+from cascade_scheduler.wire.shapes import (
+    KnownShape,
+    Literals,
+    ShapeCache,
+    messages_without_literals,
+    read_head,
+    without_literals,
+)
 from cascade_scheduler.wire.values import BadMessage, amounts_from, seconds_of
 
 __all__ = ["Submits", "is_run_id"]
@@ -110,8 +117,7 @@ class Submits:
     def _take_repeated(self, run_id: str, submit: client_pb2.Submit) -> None:
         """A call like an earlier one, told by what both have in common; unknown, it is put together."""
         hub = self._hub
-        # A store wants all of it.
-        looks = hub.remembers_shapes and not hub.keeps_graphs and run_id not in self._incoming
+        looks = hub.remembers_shapes and run_id not in self._incoming
         literals = hub.shapes.of_head(submit) if looks else None
         if literals is not None and self._take_known(run_id, submit, literals):
             self._refused.pop(run_id, None)
@@ -190,19 +196,12 @@ class Submits:
         self._own(record, soon=False)
         record.pools = known.pools
         event = RunSubmitted(run_id, graph, known.plan, known.name, known.on_failure, known.logs, known.pools)
-        created = (self._created_known(submit, literals, graph, record),) if hub.keeps_graphs else ()
+        created: tuple[RunCreated, ...] = ()
+        if hub.keeps_graphs:
+            chunk, end = known.messages_of(literals)
+            created = (self._created_of(record, graph, (chunk,), end, resumed=False),)
         hub.turn.post(event, then=partial(accept, record), records=created)
         return True
-
-    def _created_known(
-        self, submit: client_pb2.Submit, literals: Literals, graph: Graph, record: RunRecord
-    ) -> RunCreated:
-        """What the store has to know of a run of a known shape."""
-        ShapeCache.put_back(submit, literals)
-        for function in submit.chunk.functions:
-            function.ClearField("body")  # bodies are stored beside the chunks, once
-        chunk, end = submit.chunk.SerializeToString(), submit.end.SerializeToString()
-        return self._created_of(record, graph, (chunk,), end, resumed=False)
 
     def _take(self, run_id: str, submit: client_pb2.Submit, shape: bytes | None) -> None:
         incoming = self._incoming.get(run_id)
@@ -357,6 +356,9 @@ class Submits:
         functions = [self._hub.functions.get(function.cid) for function in whole.graph.functions]
         if whole.incoming.shape is None or not all(function and function.body for function in functions):
             return  # a function that is a blob has to be looked for every time
+        chunk = end = b""
+        if self._hub.keeps_graphs:
+            chunk, end = messages_without_literals(whole.incoming.chunks[0], whole.end)
         shape = KnownShape(
             without_literals(whole.graph),
             plan,
@@ -368,6 +370,8 @@ class Submits:
             record.disconnect_grace,
             record.params,
             record.pools,
+            chunk,
+            end,
         )
         self._hub.shapes.put(whole.incoming.shape, shape)
 

@@ -12,17 +12,30 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from cascade_dist.v1 import client_pb2
+from cascade_dist.v1 import client_pb2, graph_pb2
+from cascade_dist.wire.fields import field, tag
 from cascade_scheduler.core.graph import Graph
 from cascade_scheduler.core.plans import Plan
 from cascade_scheduler.wire.values import BadMessage
 
-__all__ = ["KnownShape", "Literals", "ShapeCache", "read_head", "without_literals"]
+__all__ = [
+    "KnownShape",
+    "Literals",
+    "ShapeCache",
+    "messages_without_literals",
+    "read_head",
+    "without_literals",
+]
 
 NODES_MAX = 64
 KEY_BYTES_MAX = 8_192
 SHAPES_MAX = 1_000
 NODE_ID_BYTES = 16
+
+
+_NODE_IDS = tag(graph_pb2.GraphChunk.NODE_IDS_FIELD_NUMBER)
+_NODE_ARGS = tag(graph_pb2.GraphChunk.NODE_ARGS_FIELD_NUMBER)
+_PARAMS_DIGEST = tag(graph_pb2.GraphEnd.PARAMS_DIGEST_FIELD_NUMBER)
 
 
 class Literals(NamedTuple):
@@ -47,6 +60,15 @@ class KnownShape(NamedTuple):
     disconnect_grace: float
     params: bytes = b""
     pools: tuple[tuple[str, int], ...] = ()
+    chunk: bytes = b""
+    """Of the graph, for a store: serialized, but for the literals."""
+    end: bytes = b""
+
+    def messages_of(self, literals: Literals) -> tuple[bytes, bytes]:
+        """The graph's chunk and end with these literals, as a store keeps them."""
+        arguments = [field(_NODE_ARGS, one) for one in literals.node_args]
+        chunk = b"".join((self.chunk, field(_NODE_IDS, literals.node_ids), *arguments))
+        return chunk, self.end + field(_PARAMS_DIGEST, literals.params_digest)
 
     def graph_of(self, literals: Literals) -> Graph:
         """The graph with these literals."""
@@ -66,6 +88,16 @@ def read_head(head: bytes) -> client_pb2.Submit:
     if submit.head:
         raise BadMessage("what it has in common with earlier ones is not whole")
     return submit
+
+
+def messages_without_literals(chunk: bytes, end: graph_pb2.GraphEnd) -> tuple[bytes, bytes]:
+    """A graph's only chunk and its end, serialized, for `KnownShape.messages_of`."""
+    message, last = graph_pb2.GraphChunk.FromString(chunk), graph_pb2.GraphEnd()
+    message.ClearField("node_ids")
+    message.ClearField("node_args")
+    last.CopyFrom(end)
+    last.ClearField("params_digest")
+    return message.SerializeToString(), last.SerializeToString()
 
 
 def without_literals(graph: Graph) -> Graph:
@@ -123,7 +155,7 @@ class ShapeCache:
         if literals is None:
             return
         self.put_back(whole, literals)
-        if literals.key in self._shapes and len(head) <= KEY_BYTES_MAX:
+        if literals.key in self._shapes and len(head) <= KEY_BYTES_MAX and not whole.options.resume:
             if len(self._heads) >= SHAPES_MAX:
                 self._heads.clear()
             self._heads[head] = literals.key, literals.params_digest
