@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from cascade_dist.cli.output import (
 )
 from cascade_dist.client import events
 from cascade_dist.config import DEFAULT_PORT, load_settings, parse_duration
-from cascade_dist.errors import ConfigError, SerializationError
+from cascade_dist.errors import CascadeError, ConfigError, SerializationError
 
 __all__ = ["app"]
 
@@ -179,6 +180,8 @@ def _wait_for_end(handle: client.Run[Any], seconds: float | None, timeout: str |
         error = handle.exception(seconds)
     except TimeoutError:
         raise TimeoutError(f"run {handle.id} was not done within {timeout}; it goes on") from None
+    except CancelledError:
+        raise _cancelled(handle) from None
     if error is not None and not isinstance(error, SerializationError):
         raise error
 
@@ -213,6 +216,12 @@ def _wait(handle: client.Run[Any], seconds: float | None, timeout: str | None) -
         if handle.done():
             raise
         raise TimeoutError(f"run {handle.id} was not done within {timeout} and is cancelled") from None
+    except CancelledError:
+        raise _cancelled(handle) from None
+
+
+def _cancelled(handle: client.Run[Any]) -> CascadeError:
+    return CascadeError(f"run {handle.id} was cancelled")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def _look(cluster: LocalCluster, gone: set[str]) -> None:
             raise CascadeError(f"the scheduler ended with code {code}; its reason is above")
         if name not in gone:
             gone.add(name)
-            print(f"{name} ended with code {code}", flush=True)
+            print(f"{name} ended with code {code}", file=sys.stderr, flush=True)
     if len(gone) == cluster.workers:
         raise CascadeError("all workers have ended; their reasons are above")
 

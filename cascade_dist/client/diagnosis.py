@@ -106,4 +106,6 @@ def rpc_error(address: str, error: grpc.aio.AioRpcError) -> CascadeError:
         return ConfigError(f"the scheduler at {address} refused: {details}")
     if code in _TRANSIENT:
         return ConnectionFailedError(f"the scheduler at {address} did not answer: {_last(details)}")
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        return RunRefusedError(f"the scheduler at {address} refused: {details}")
     return RunRefusedError(f"the scheduler at {address} refused ({code.name}): {details}")

@@ -37,6 +37,7 @@ STATE_VARIABLE = "CASCADE_SCHEDULER__STATE"
 CLIENT_STATE = "client://"
 """The state goes to backends in this process."""
 _PREFIX = "cascade-"
+STDERR = 2
 _SOCKET_BYTES_MAX = 100
 """A longer path is no name of a unix socket on every system; the loopback serves as well."""
 
@@ -169,8 +170,9 @@ class LocalCluster:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT if log is not None else None,
+                # Standard output is for what the command itself says, JSON maybe.
+                stdout=STDERR if log is None else log,
+                stderr=None if log is None else subprocess.STDOUT,
                 env={**self._environment(), **further},
                 pass_fds=[lifeline],
                 # Ctrl-C in the terminal is for this process, which stops the others in order.

@@ -64,10 +64,8 @@ def up() -> Iterator[dict[str, Any]]:
     """What `cascade up` says; it is stopped by Ctrl-C in the end."""
     with start("up", "--port", "0", "--workers", "2", "-o", "json") as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        while not line.startswith("{"):  # the scheduler and the workers say where they are, too
-            assert line, process.stderr.read() if process.stderr else ""
-            line = process.stdout.readline()
+        line = process.stdout.readline()  # nothing else comes there: what its processes say is on stderr
+        assert line, process.stderr.read() if process.stderr else ""
         said = json.loads(line)
         yield said
         process.send_signal(signal.SIGINT)
@@ -138,6 +136,16 @@ def test_ctrl_c_in_run(up: dict[str, Any], flow: str) -> None:
     deadline = time.monotonic() + 30
     while json.loads(cascade("show", "interrupted", "-o", "json", **at)[1])["run"]["status"] != "cancelled":
         assert time.monotonic() < deadline
+
+
+def test_a_run_that_somebody_cancels(up: dict[str, Any], flow: str) -> None:
+    at = {"CASCADE_ADDRESS": up["address"]}
+    with start("run", f"{flow}:sleeper", "--run-id", "unwanted", **at) as process:
+        deadline = time.monotonic() + 30
+        while cascade("cancel", "unwanted", **at)[0] != 0:
+            assert time.monotonic() < deadline
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.splitlines()[-1]) == (1, "error: run unwanted was cancelled")
 
 
 def test_run_without_a_cluster(flow: str) -> None:

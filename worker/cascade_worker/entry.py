@@ -1,0 +1,18 @@
+"""Where the console script ``cascade-worker`` begins."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+__all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """The console script. Importing the rest takes a moment, in which Ctrl-C is no error either."""
+    try:
+        from cascade_worker.__main__ import main as command
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command()
+    sys.exit(0)
