@@ -22,6 +22,8 @@ CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 20.0
 """How long a node may say nothing: one on the network looks for bytes that it lacks, for ever."""
 TOTAL_SECONDS = 300.0
+PROBE_SECONDS = 2.0
+"""How long a node may take to say that it is there."""
 BYTES_PER_SECOND_MIN = 1 << 20
 """A transfer that is slower than this, on top of TOTAL_SECONDS, is given up."""
 FIND_GRACE_SECONDS = 2.0
@@ -325,13 +327,13 @@ class Kubo:
                 f"the IPFS node at {self._base} did not say what is pinned: {raw[:200]!r}"
             ) from None
 
-    async def version(self) -> str:
-        """The node's version: a cheap way to learn whether it answers.
+    async def version(self, seconds: float = PROBE_SECONDS) -> str:
+        """The node's version: a cheap way to learn whether it answers, in so many seconds.
 
         Raises:
             IpfsError: it does not.
         """
-        raw = await self._call("version", {}, _ANSWER_BYTES_MAX)
+        raw = await self._call("version", {}, _ANSWER_BYTES_MAX, seconds=seconds)
         try:
             return str(json.loads(raw)["Version"])
         except (ValueError, KeyError, TypeError):

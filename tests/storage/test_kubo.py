@@ -36,6 +36,8 @@ def streams(*parts: bytes, then: str = "end") -> Any:
     """Answers `cat` with these parts, and then ends, hangs or cuts."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
+        if request.match_info["command"] == "version":
+            return web.json_response({"Version": "0.39.0"})
         if request.match_info["command"] == "files/stat":
             return web.json_response({"Size": len(DATA)})
         response = web.StreamResponse()
@@ -129,6 +131,16 @@ async def test_a_call_whose_connection_is_cut_is_said_again() -> None:
     async with node(answer) as url, Kubo(url) as kubo:
         assert await kubo.version() == "0.39.0"
     assert calls == ["version"] * 3
+
+
+async def test_one_that_hangs_is_away_soon() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with node(answer) as url, Kubo(url) as kubo:
+        with pytest.raises(IpfsAway, match="no answer of an IPFS node"):
+            await kubo.version(0.1)
 
 
 async def test_one_that_never_stops_cutting_is_away() -> None:

@@ -74,6 +74,7 @@ class BlobNode:
             return None
         for path in paths:
             try:
+                await kubo.version()  # one that hangs is told from one that looks for the blob
                 await self._write(kubo, cid, size, path)
             except IpfsError as error:
                 self._trouble("a blob is fetched from the scheduler", error)
@@ -109,6 +110,7 @@ class BlobNode:
             return None
         try:
             text = cid_to_text(cid)
+            await kubo.version()
             async with contextlib.aclosing(kubo.cat_pieces(text, bytes_max, FIND_SECONDS)) as pieces:
                 data = b"".join([piece async for piece in pieces])
         except IpfsError as error:
@@ -124,6 +126,7 @@ class BlobNode:
         if kubo is None or not self._breaker.may_try():
             return False
         try:
+            await kubo.version()
             await kubo.add_pieces(cid_to_text(cid), size, lambda: _pieces_of(path))
         except IpfsError as error:
             self._trouble("a blob is sent to the scheduler", error)

@@ -161,6 +161,7 @@ class IpfsBlobStore:
             return size
         text = cid_to_text(cid)
         try:
+            await self._kubo.version()
             size = await self._kubo.size(text, seconds)
             upload = await self.begin(cid, size)
             try:
@@ -190,6 +191,7 @@ class IpfsBlobStore:
     async def _push(self, cid: bytes) -> None:
         try:
             size = self._local.size(cid)
+            await self._kubo.version()  # one that hangs is told from one that is slow
             await self._kubo.add_pieces(cid_to_text(cid), size, lambda: self._local.read(cid), pin=self._name)
         except IpfsError as error:
             self._behind.add(cid)
