@@ -264,7 +264,7 @@ class Assignment(_message.Message):
     def __init__(self, attempt: _Optional[int] = ..., body: _Optional[int] = ..., args: _Optional[bytes] = ..., args_blob: _Optional[_Union[_value_pb2.BlobRef, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., ahead: bool = ..., observe: _Optional[int] = ..., publish: bool = ..., node_id: _Optional[str] = ..., map_index_plus_one: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., route_keys: _Optional[_Iterable[bytes]] = ..., overrides: _Optional[bytes] = ..., observe_only: bool = ..., tail: bool = ..., amounts: _Optional[_Iterable[_Union[_graph_pb2.Amount, _Mapping]]] = ..., lease: bool = ..., jump_keys: _Optional[bytes] = ..., jump_exits: _Optional[_Iterable[int]] = ..., whole: bool = ..., run: _Optional[int] = ..., behind: _Optional[int] = ..., step: _Optional[int] = ..., within: _Optional[str] = ..., **kwargs) -> None: ...
 
 class Reports(_message.Message):
-    __slots__ = ("started", "reports", "logs", "draining", "resources", "closed_runs", "leases", "promised")
+    __slots__ = ("started", "reports", "logs", "draining", "resources", "closed_runs", "leases", "promised", "copies")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +273,7 @@ class Reports(_message.Message):
     CLOSED_RUNS_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     PROMISED_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
     started: _containers.RepeatedScalarFieldContainer[int]
     reports: _containers.RepeatedCompositeFieldContainer[Report]
     logs: _containers.RepeatedCompositeFieldContainer[_value_pb2.LogLine]
@@ -281,7 +282,8 @@ class Reports(_message.Message):
     closed_runs: _containers.RepeatedScalarFieldContainer[int]
     leases: _containers.RepeatedCompositeFieldContainer[LeaseProgress]
     promised: int
-    def __init__(self, started: _Optional[_Iterable[int]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[_value_pb2.LogLine, _Mapping]]] = ..., draining: bool = ..., resources: _Optional[_Iterable[_Union[ResourceReport, _Mapping]]] = ..., closed_runs: _Optional[_Iterable[int]] = ..., leases: _Optional[_Iterable[_Union[LeaseProgress, _Mapping]]] = ..., promised: _Optional[int] = ...) -> None: ...
+    copies: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, started: _Optional[_Iterable[int]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[_value_pb2.LogLine, _Mapping]]] = ..., draining: bool = ..., resources: _Optional[_Iterable[_Union[ResourceReport, _Mapping]]] = ..., closed_runs: _Optional[_Iterable[int]] = ..., leases: _Optional[_Iterable[_Union[LeaseProgress, _Mapping]]] = ..., promised: _Optional[int] = ..., copies: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ResourceReport(_message.Message):
     __slots__ = ("run", "name", "released", "reason", "attempt", "duration_ns")

@@ -135,7 +135,7 @@ def test_an_input_that_cannot_be_kept_fails_its_task_by_name(processes: Processe
     with cs.connect(processes.address) as cluster:
         wait_until(lambda: len(cluster.workers()) == 2)
         array = filled(1, 4 * MIB).with_constraints(maker=1)
-        with pytest.raises(Exception, match=r"4,194,\d+ bytes that a task needs cannot be kept.*--spill-max"):
+        with pytest.raises(cs.StoreFullError, match=r"'total': an input of 4,194,\d+ bytes .*--spill-max"):
             cluster.run(total([array]).with_constraints(user=1))
         small = filled(2, MIB // 2).with_constraints(maker=1)
         assert cluster.run(total([small]).with_constraints(user=1)) == [2.0]
@@ -179,6 +179,40 @@ def test_what_a_killed_holder_had_is_made_again_and_nothing_else(
         Path(f"{path}.open").touch()
         assert run.result(90) == 3.0
         assert sorted(journal.lines()) == ["gate", "large", "large", "source"]
+
+
+def test_a_worker_with_a_copy_takes_the_place_of_a_killed_maker(
+    processes: Processes, journal: Journal
+) -> None:
+    @cs.task
+    def large(path: str) -> Any:
+        note(path, "large")
+        return np.full(MIB // 8, 3.0)
+
+    @cs.task
+    def gate(array: Any, path: str) -> None:
+        note(path, "copied")
+        while not os.path.exists(f"{path}.open"):
+            time.sleep(0.01)
+
+    @cs.task
+    def use(array: Any, after: None) -> float:
+        return float(array.mean())
+
+    processes.worker("--resources", "maker=1", name="maker")
+    processes.worker("--resources", "user=1", name="user")
+    path = journal.path
+    with cs.connect(processes.address) as cluster:
+        wait_until(lambda: len(cluster.workers()) == 2)
+        array = large(path).with_constraints(maker=1)
+        after = gate(array, path).with_constraints(user=1)
+        run = cluster.submit(use(array, after).with_constraints(user=1))
+        wait_until(lambda: journal.lines() == ["large", "copied"])
+        processes.workers[0].kill()
+        wait_until(lambda: len(cluster.workers()) == 1)
+        Path(f"{path}.open").touch()
+        assert run.result(60) == 3.0
+        assert journal.lines() == ["large", "copied"]
 
 
 def test_what_dead_workers_left_is_removed_at_the_next_start(processes: Processes) -> None:

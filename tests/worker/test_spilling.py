@@ -34,8 +34,7 @@ async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     made = ObjectStore(
         [Directories(tmp_path / name, "w") for name in ("fast", "slow")], bytes_max=(4 * PIECE, 8 * PIECE)
     )
-    spiller = Spiller(made)
-    made.changed = spiller.look
+    spiller = Spiller(made, lambda rooms: None)
     task = asyncio.create_task(spiller.run())
     yield made
     task.cancel()

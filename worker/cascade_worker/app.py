@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cascade_dist.codec.exceptions import encode_exception
 from cascade_dist.errors import CascadeError
 from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import local_versions
@@ -28,12 +27,12 @@ from cascade_worker.leases import LeaseBook, LeaseNews
 from cascade_worker.messages import (
     FunctionStore,
     LogText,
-    LostInputs,
     PublishedValue,
     Session,
     failed_frame,
     fill_open_input,
     held_attempts,
+    lost_inputs,
     reports_message,
     result_of,
     task_frame,
@@ -44,7 +43,7 @@ from cascade_worker.objects import ObjectStore, keep_house
 from cascade_worker.session import SchedulerLink
 from cascade_worker.shared_cache import SharedCache
 from cascade_worker.spilling import Spiller
-from cascade_worker.transfers import ObjectsLostError, Transfers
+from cascade_worker.transfers import Transfers
 
 __all__ = ["Worker"]
 
@@ -67,7 +66,6 @@ class Worker:
         self.core = Core(config.amounts, config.core_limits)
         self._directories = make_directories(config, self.worker_id)
         self.store = ObjectStore(self._directories, bytes_max=config.object_bytes_max)
-        self._spiller = Spiller(self.store)
         rooms = self._directories[0]
         self._functions = FunctionStore(rooms.room("functions"))
         self._spill_dir = str(rooms.room("frames"))
@@ -79,8 +77,7 @@ class Worker:
             self._spill_dir,
             self.store.bytes_max,
         )
-        self.store.changed = self._store_changed
-        self._store_changed()
+        self._spiller = Spiller(self.store, self.pool.set_rooms)
         self._link = SchedulerLink(
             self, config.addresses, config.auth, config.client_credentials, config.death_timeout
         )
@@ -103,6 +100,9 @@ class Worker:
         self._jobs: dict[int, asyncio.Task[None]] = {}
         """Fetches and publishes under way, by attempt."""
         self._leases = LeaseBook()
+        self._copies: list[int] = []
+        """Objects that were fetched, of which the scheduler has yet to be told."""
+        self._transfers.copied = self._copied
         self._fast_loops = False
         """The scheduler lets loops go the fast way."""
         self._uploads: dict[int, Any] = {}
@@ -401,13 +401,16 @@ class Worker:
 
     def next_message(self, force: bool) -> worker_pb2.ConnectRequest | None:
         """What to say now."""
-        told = bool(self._logs) or self._leases.has_news
+        told = bool(self._logs) or self._leases.has_news or bool(self._copies)
         if not (force or told or self.core.has_reports):
             return None
         said = self.core.flush(force or told)
         if said is None:
             return None
-        return reports_message(said, self._take_logs(), self._object_address, self._session, self._leases)
+        copies, self._copies = self._copies, []
+        return reports_message(
+            said, self._take_logs(), self._object_address, self._session, self._leases, copies
+        )
 
     def _take_logs(self) -> list[LogText]:
         taken: list[LogText] = []
@@ -422,9 +425,9 @@ class Worker:
             self._logs_dropped = 0
         return taken
 
-    def _store_changed(self) -> None:
-        self.pool.set_rooms(self.store.rooms())
-        self._spiller.look()
+    def _copied(self, attempt: int) -> None:
+        self._copies.append(attempt)
+        self._link.poke()
 
     # --- inputs and values --------------------------------------------------------------------------
 
@@ -460,12 +463,10 @@ class Worker:
                     if cid not in self._functions:
                         self._functions.put(cid, await self._transfers.function(cid))
             args, inputs = await self._transfers.inputs(assignment)
-        except ObjectsLostError as error:
-            self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), error.attempts)))
         except Exception as error:  # whatever it is, the attempt must end
             if not isinstance(error, CascadeError | OSError):
                 log.exception("attempt %d: its inputs could not be made ready", attempt)
-            self.feed(events.InputsFailed(attempt, LostInputs(encode_exception(error), ())))
+            self.feed(events.InputsFailed(attempt, lost_inputs(error, key)))
         else:
             self._frames[attempt] = self._task_frame(assignment, key, run_id, args, inputs)
             self._waiting.pop(attempt, None)

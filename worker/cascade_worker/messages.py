@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cascade_dist.codec.exceptions import ErrorRecord, encode_exception
-from cascade_dist.errors import TaskTimeoutError
+from cascade_dist.errors import StoreFullError, TaskTimeoutError
 from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2
 from cascade_dist.wire.convert import seconds, task_error
 from cascade_worker.core.commands import Ending, EndingKind, SendReports
@@ -17,6 +17,7 @@ from cascade_worker.core.events import BodyKnown, Result
 from cascade_worker.core.state import Phase
 from cascade_worker.executor import frames
 from cascade_worker.leases import LeaseBook
+from cascade_worker.transfers import NoRoomError, ObjectsLostError
 
 __all__ = [
     "FunctionStore",
@@ -27,6 +28,7 @@ __all__ = [
     "failed_frame",
     "fill_open_input",
     "held_attempts",
+    "lost_inputs",
     "reports_message",
     "result_of",
     "task_frame",
@@ -68,6 +70,17 @@ class LostInputs(NamedTuple):
 
     error: ErrorRecord
     lost: tuple[int, ...]
+
+
+def lost_inputs(error: Exception, body: bytes) -> LostInputs:
+    """What came in the way of the inputs of an attempt with this body, as executors know it."""
+    lost = error.attempts if isinstance(error, ObjectsLostError) else ()
+    if isinstance(error, NoRoomError):
+        error = StoreFullError(
+            f"task {frames.body_of(body).name!r}: {error}; make room there, or start the worker with another "
+            "--object-dir or higher bounds (--object-memory, --spill-max)"
+        )
+    return LostInputs(encode_exception(error), lost)
 
 
 # --- from the scheduler ----------------------------------------------------------------------------
@@ -414,13 +427,18 @@ def held_attempts(held: Iterable[tuple[int, Phase]]) -> list[worker_pb2.HeldAtte
 
 
 def reports_message(
-    command: SendReports, logs: list[LogText], object_address: str, session: Session, leases: LeaseBook
+    command: SendReports,
+    logs: list[LogText],
+    object_address: str,
+    session: Session,
+    leases: LeaseBook,
+    copies: Sequence[int] = (),
 ) -> worker_pb2.ConnectRequest:
     """One message to the scheduler; a heartbeat when there is nothing to say."""
     message = worker_pb2.ConnectRequest(sequence=command.sequence, acked_through=command.acked_through)
     of_resources = command.resources or command.closed_runs
     said = command.started or command.endings or command.draining or command.promised or of_resources
-    if not (said or logs or leases.has_news):
+    if not (said or logs or leases.has_news or copies):
         message.heartbeat.SetInParent()
         return message
     reports = message.reports
@@ -437,6 +455,8 @@ def reports_message(
         reports.logs.add(attempt=line.attempt, stream=line.stream, text=line.text)
     if leases.has_news:
         leases.write(reports)
+    if copies:
+        reports.copies.extend(copies)
     if of_resources:
         _add_resources(reports, command, session.run_numbers())
     reports.draining = command.draining

@@ -100,8 +100,8 @@ class ObjectStore:
         return tuple(str(directories.room("objects")) for directories in self._directories)
 
     def held(self) -> list[int]:
-        """Results made here, for Hello."""
-        return list(self._made)
+        """Results made here, and copies of others', for Hello."""
+        return [*self._made, *(key for key in self._cached if isinstance(key, int))]
 
     # --- room ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 
 from cascade_worker.executor.files import reserve
 from cascade_worker.objects import Kept, ObjectStore
@@ -24,15 +25,25 @@ _STEP_BYTES = 8 << 20
 
 
 class Spiller:
-    """Keeps one store within its bound. `run` is its life; `look` is called when the store has changed."""
+    """Keeps one store within its bound. `run` is its life.
 
-    def __init__(self, store: ObjectStore) -> None:
+    Args:
+        store: tells of its changes from now on.
+        tell: is told how much room there is by directory, now and whenever that changes.
+    """
+
+    def __init__(self, store: ObjectStore, tell: Callable[[list[int | None]], None]) -> None:
         self._store = store
+        self._tell = tell
         self._wake = asyncio.Event()
         self._full = False
 
-    def look(self) -> None:
+        store.changed = self._look
+        self._look()
+
+    def _look(self) -> None:
         """The store has changed."""
+        self._tell(self._store.rooms())
         if self._store.crowded:
             self._wake.set()
 

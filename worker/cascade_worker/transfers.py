@@ -37,7 +37,7 @@ from cascade_worker.ipfs import BlobNode
 from cascade_worker.objects import ObjectStore
 from cascade_worker.peers import PAUSE, SILENCE, TRIES, PeerFetcher, UnreachableError, pieces_of
 
-__all__ = ["FetchError", "ObjectsLostError", "Transfers"]
+__all__ = ["FetchError", "NoRoomError", "ObjectsLostError", "Transfers"]
 
 log = logging.getLogger("cascade.worker")
 
@@ -106,6 +106,8 @@ class Transfers:
         self._flights: dict[int | bytes, asyncio.Task[File]] = {}
         self._room = asyncio.Semaphore(_CONCURRENT_MAX)
         self._spilled = 0
+        self.copied: Callable[[int], None] = lambda attempt: None
+        """Told of each object that was fetched."""
 
     # --- inputs -------------------------------------------------------------------------------------
 
@@ -242,6 +244,8 @@ class Transfers:
         self._flights.pop(key, None)
         if not flight.cancelled() and flight.exception() is None:
             self._store.add_cached(key, *flight.result())
+            if isinstance(key, int):
+                self.copied(key)
 
     # --- objects ------------------------------------------------------------------------------------
 
@@ -265,7 +269,7 @@ class Transfers:
         """Receives a file into the first directory that has room for it."""
         paths = self._store.paths_for(key, size)
         if not paths:
-            raise NoRoomError(f"{size:,} bytes that a task needs cannot be kept: {self._store.refusal(size)}")
+            raise NoRoomError(f"an input of {size:,} bytes cannot be kept: {self._store.refusal(size)}")
         *others, last = paths
         for path in others:
             try:

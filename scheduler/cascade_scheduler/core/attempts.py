@@ -322,7 +322,7 @@ def _failed(books: Books, attempt: Attempt, report: AttemptFailed) -> None:
     run, node = attempt.run, attempt.node
     if report.kind == "input_lost":
         for lost in report.lost_inputs:
-            lineage.object_lost(books, run, lost)
+            lineage.object_lost(books, run, lost, attempt.id)
         frames.start_over(books, run, node)
         _count_loss(books, attempt, "its inputs were lost with their holders")
         return

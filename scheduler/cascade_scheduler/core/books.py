@@ -102,6 +102,10 @@ class Books:
         """Lines that found no room in this dispatch."""
         self.objects: dict[int, tuple[Run, int, str]] = {}
         """Objects that runs hold on to: attempt → (run, node, worker)."""
+        self.copies: dict[int, dict[str, None]] = {}
+        """Further workers that have an object whole."""
+        self.moved: dict[int, int] = {}
+        """Objects that a copy has taken the place of → the last attempt that was assigned before."""
         self.spare_bytes = 0
         """Of values that nobody needs, unless an object is lost."""
         self.lines = Lines(settings.pools)
@@ -199,8 +203,42 @@ class Books:
         if isinstance(value, ObjectValue):
             self.objects.pop(value.attempt, None)
             self.out.append(ReleaseObject(value.worker, value.attempt))
+            if self.copies:
+                for worker in self.copies.pop(value.attempt, ()):
+                    self.out.append(ReleaseObject(worker, value.attempt))
+            if self.moved:
+                self.moved.pop(value.attempt, None)
         elif value is not None and self.objects and run.state == "running":
             self._spare(run, node, value, items)
+
+    def copied(self, worker: str, attempt: int) -> None:
+        """A worker has an object whole that was made elsewhere."""
+        entry = self.objects.get(attempt)
+        if entry is None:
+            self.out.append(ReleaseObject(worker, attempt))
+        elif entry[2] != worker:
+            self.copies.setdefault(attempt, {})[worker] = None
+
+    def move(self, attempt: int) -> bool:
+        """The holder of an object does not have it any more: a worker with a copy is the holder from now on.
+
+        False: there is none.
+        """
+        run, node, _ = self.objects[attempt]
+        copies = self.copies.get(attempt, {})
+        while copies:
+            name = next(iter(copies))
+            del copies[name]
+            worker = self.workers.get(name)
+            value = run.values.get(node)
+            if worker is None or not isinstance(value, ObjectValue):
+                continue
+            run.values[node] = value._replace(worker=name, address=worker.address)
+            run.built.clear()  # lists and containers that name the old one
+            self.objects[attempt] = (run, node, name)
+            self.moved[attempt] = self.epoch << EPOCH_SHIFT | self._counter
+            return True
+        return False
 
     def _spare(self, run: Run, node: int, value: bytes | BlobValue, items: tuple[bytes, ...] | None) -> None:
         """Remembers a small value that nobody needs: an object that was made of it may be lost."""

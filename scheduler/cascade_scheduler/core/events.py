@@ -302,6 +302,8 @@ class WorkerReported(NamedTuple):
     closed_runs: tuple[str, ...] = ()
     """Runs whose resources are torn down."""
     leases: tuple[LeaseProgress, ...] = ()
+    copies: tuple[int, ...] = ()
+    """Objects, by attempt, that it has fetched whole."""
 
 
 class ConstraintSet(NamedTuple):

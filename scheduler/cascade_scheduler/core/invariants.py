@@ -80,6 +80,11 @@ def check(books: Books, *, sample: int = 16) -> None:
             attempt_id,
         )
         _must(worker_id in books.workers, "an object's holder is on the books", attempt_id, worker_id)
+    for attempt_id, copies in books.copies.items():
+        _must(attempt_id in books.objects, "a copy is of an object on the books", attempt_id)
+        _must(books.objects[attempt_id][2] not in copies, "a holder has no copy beside", attempt_id)
+        _must(books.workers.keys() >= copies.keys(), "those with copies are on the books", attempt_id)
+    _must(books.moved.keys() <= books.objects.keys(), "what has moved is on the books")
 
 
 def _check_followers(books: Books) -> None:

@@ -18,10 +18,16 @@ from cascade_scheduler.core.run import DELAYED, DONE, READY, SKIPPED, WAITING, R
 __all__ = ["object_lost", "ready_again", "remake"]
 
 
-def object_lost(books: Books, run: Run, attempt_id: int) -> None:
-    """Nobody has the object any more."""
+def object_lost(books: Books, run: Run, attempt_id: int, told_by: int = 0) -> None:
+    """The holder does not have the object any more, or an attempt did not get it anywhere.
+
+    Who has a copy is the holder from now on. `told_by` is the attempt; if it was assigned before that, it has
+    looked at the old one.
+    """
     entry = books.objects.get(attempt_id)
-    if entry is None or entry[0] is not run:
+    if entry is None or entry[0] is not run or (told_by and told_by <= books.moved.get(attempt_id, 0)):
+        return
+    if books.move(attempt_id):
         return
     if run.parent is not None and run.state != "running":
         run.incomplete = True

@@ -151,7 +151,7 @@ def _again(books: Books, run: Run, node: int, observation: Observation, report: 
     observation.attempt = 0
     if isinstance(report, AttemptFailed):
         for lost in report.lost_inputs:
-            lineage.object_lost(books, run, lost)
+            lineage.object_lost(books, run, lost, report.attempt)
         observation.losses += 1
     elif isinstance(report, AttemptLost) and not report.innocent:
         observation.losses += 1

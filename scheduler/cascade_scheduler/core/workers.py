@@ -48,6 +48,9 @@ def on_connected(books: Books, event: WorkerConnected) -> None:
     has = set(event.objects)
     wanted = {a for a, (_, _, holder) in books.objects.items() if holder == worker.id}.union(keep)
     release = [a for a in event.objects if a not in wanted]  # what it has yet to report is wanted too
+    for copy in [a for a in release if a in books.objects]:
+        books.copied(worker.id, copy)
+        release.remove(copy)
     missing = [a for a, (_, _, holder) in books.objects.items() if holder == worker.id and a not in has]
     for attempt_id in missing:
         run, _, _ = books.objects[attempt_id]
@@ -94,6 +97,8 @@ def on_reported(books: Books, event: WorkerReported) -> None:
         attempts.on_report(books, worker, report)
     for run_id in event.closed_runs:
         closing.on_closed(books, worker.id, run_id)
+    for attempt_id in event.copies:
+        books.copied(worker.id, attempt_id)
     if event.promised and books.promises:
         constraints.promised(books, worker.id, event.promised)
 
@@ -134,9 +139,12 @@ def _lose(books: Books, worker: Worker, reason: str) -> None:
     gone = [(a, run) for a, (run, _, holder) in books.objects.items() if holder == worker.id]
     for attempt in list(worker.attempts.values()):
         attempts.worker_lost(books, attempt, f"worker {worker.name} was lost: {reason}")
+    for copies in books.copies.values():
+        copies.pop(worker.id, None)
     for attempt_id, run in gone:
         lineage.object_lost(books, run, attempt_id)
-        books.objects.pop(attempt_id, None)
+        if attempt_id in books.objects and books.objects[attempt_id][2] == worker.id:
+            del books.objects[attempt_id]
     if books.closing:
         closing.lost(books, worker.id)
     if books.recovering:

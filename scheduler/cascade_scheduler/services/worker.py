@@ -157,6 +157,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                         resources_from(parts["resources"], session.run_id) if "resources" in parts else (),
                         tuple([session.run_id(run) for run in parts.get("closed_runs", ())]),
                         leases_from(parts["leases"]) if "leases" in parts else (),
+                        tuple(parts.get("copies", ())),
                     ),
                     then=partial(_stored, session, message.sequence),
                 )

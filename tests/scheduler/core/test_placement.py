@@ -387,3 +387,91 @@ def test_zero_cpu_lets_many_wait_side_by_side() -> None:
     sim.submit(many(10, amounts=(("cpu", 100_000),)).graph())
     assert len(sim.open) == 10
     assert CPU == (("cpu", 1_000_000),)
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def copied_object() -> tuple[Sim, ObjectValue]:
+    """b has run on w2 with a copy of a's object, which w1 holds; c, and the target, still need it."""
+    sim = Sim()
+    sim.worker("w1", cpu=1, first=1)
+    sim.worker("w2", cpu=1, second=1)
+    make = GraphMaker()
+    a = make.call("a", amounts=(*CPU, ("first", 1_000_000)))
+    b = make.call("b", a, amounts=(*CPU, ("second", 1_000_000)))
+    slow = make.call("slow", b, amounts=(*CPU, ("second", 1_000_000)))
+    make.call("c", a, slow, amounts=(*CPU, ("second", 1_000_000)))
+    sim.submit(make.graph())
+    value = obj(sim, "a")
+    sim.done("a", value)
+    sim.turn(e.WorkerReported("w2", copies=(value.attempt,)))
+    sim.done("b")
+    return sim, value
+
+
+def test_who_has_a_copy_is_the_holder_when_the_maker_is_lost() -> None:
+    sim, value = copied_object()
+    sim.lose_worker("w1")
+    assert sim.assigned == ["slow"], "nothing is made again"
+    sim.done("slow")
+    assert sim.one("c").inputs[0] == value._replace(worker="w2", address=sim.core.workers["w2"].address)
+    sim.done("c")
+    assert [(r.worker, r.attempt) for r in sim.of(c.ReleaseObject)] == [("w2", value.attempt)]
+    assert sim.ended.state == "succeeded"
+    assert not sim.core.moved
+
+
+def test_copies_are_released_with_the_object_and_afterwards() -> None:
+    sim, value = copied_object()
+    sim.done("slow")
+    sim.done("c")
+    assert [(r.worker, r.attempt) for r in sim.of(c.ReleaseObject)] == [
+        ("w1", value.attempt),
+        ("w2", value.attempt),
+    ]
+    sim.turn(e.WorkerReported("w2", copies=(value.attempt,)))
+    assert sim.last == [c.ReleaseObject("w2", value.attempt)], "it came too late"
+    assert not sim.core.copies
+
+
+def test_when_both_are_lost_it_is_made_again() -> None:
+    sim, _ = copied_object()
+    sim.worker("w3", cpu=2, first=1, second=1)
+    sim.lose_worker("w2")
+    assert not any(sim.core.copies.values())
+    sim.lose_worker("w1")
+    assert "a" in sim.assigned
+
+
+def test_who_looked_at_the_old_holder_is_sent_to_the_new_one_and_who_looked_there_is_believed() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, first=1)
+    sim.worker("w2", cpu=2, second=2)
+    make = GraphMaker()
+    a = make.call("a", amounts=(*CPU, ("first", 1_000_000)))
+    for name in ("b", "c"):
+        make.call(name, a, amounts=(*CPU, ("second", 1_000_000)))
+    make.gather(a + 1, a + 2)
+    sim.submit(make.graph())
+    value = obj(sim, "a")
+    sim.done("a", value)
+    sim.turn(e.WorkerReported("w2", copies=(value.attempt,)))
+    sim.lose_worker("w1")
+    sim.failed("b", kind="input_lost", lost_inputs=(value.attempt,))
+    assert sorted(sim.assigned) == ["b", "c"], "it was told the old holder"
+    sim.worker("w3", cpu=1, first=1)
+    sim.failed("b", kind="input_lost", lost_inputs=(value.attempt,))
+    assert sorted(sim.assigned) == ["a", "c"], "nobody has it any more"
+
+
+def test_a_worker_that_comes_back_says_which_copies_it_has() -> None:
+    sim, value = copied_object()
+    sim.core.copies.clear()
+    sim.turn(e.WorkerDisconnected("w2", "a cut cable"))
+    held = tuple((attempt, "running") for attempt in sim.open)
+    amounts = (*CPU, ("second", 1_000_000))
+    sim.turn(e.WorkerConnected("w2", "w2", amounts, 9, 4, "w2:1", held=held, objects=(value.attempt, 4711)))
+    (welcome,) = sim.of(c.WelcomeWorker)[-1:]
+    assert welcome.release == (4711,)
+    assert list(sim.core.copies[value.attempt]) == ["w2"]
