@@ -221,7 +221,11 @@ class Scheduler:
         if isinstance(self._store, SharedStore):
             self._front.refuse("this scheduler is taking up what the last leader left: call again")
             self._lead = LeadKeeper(
-                self._store, self.options.lease, on_fenced=self._fenced, on_gap=life.writer.mend
+                self._store,
+                self.options.lease,
+                on_fenced=self._fenced,
+                on_gap=life.writer.mend,
+                on_seen=life.writer.seen,
             )
             self._lead.start()
         await self._blobs.open()

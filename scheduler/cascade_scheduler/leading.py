@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cascade_scheduler.store.base import StoreError, StoreFenced, StoreGap, StoreUnavailable
+from cascade_scheduler.store.base import StoreFenced, StoreGap, StoreUnavailable
 from cascade_scheduler.store.shared import Holder, SharedStore
 
 __all__ = ["LEASE_SECONDS", "Candidate", "LeadKeeper", "Patience", "is_dead", "this_process"]
@@ -170,6 +170,7 @@ class LeadKeeper:
         ttl: of the lease, in seconds.
         on_fenced: another scheduler leads now.
         on_gap: the store has lost what it had acknowledged.
+        on_seen: how the store was: why it is away, or None when it has answered.
     """
 
     def __init__(
@@ -179,11 +180,13 @@ class LeadKeeper:
         *,
         on_fenced: Callable[[StoreFenced], None],
         on_gap: Callable[[StoreGap], None],
+        on_seen: Callable[[StoreUnavailable | None], None] = lambda error: None,
     ) -> None:
         self._store = store
         self._ttl = ttl
         self._on_fenced = on_fenced
         self._on_gap = on_gap
+        self._on_seen = on_seen
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -202,10 +205,11 @@ class LeadKeeper:
             await asyncio.sleep(self._ttl / RENEWALS)
             try:
                 await self._store.renew()
+                self._on_seen(None)
             except StoreFenced as error:
                 self._on_fenced(error)
                 return
             except StoreGap as error:
                 self._on_gap(error)
-            except StoreError as error:
-                logger.debug("the lease was not renewed: %s", error)  # the writer says that the store is away
+            except StoreUnavailable as error:
+                self._on_seen(error)

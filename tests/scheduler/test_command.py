@@ -369,12 +369,17 @@ async def test_a_redis_that_starts_later_is_waited_for(
         async with Client(line.split()[3]) as client:
             server.process.freeze()
             status = client_pb2.GetStatusRequest()
-            await client.submit("r", one_task())
             async with asyncio.timeout(SECONDS):
                 while "away" not in (await client.stub.GetStatus(status)).state:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
+            async with Client(line.split()[3]) as other:
+                [warning] = other.welcome.warnings
+                assert "is away: runs and results wait until it is back" in warning
+            with pytest.raises(grpc.aio.AioRpcError, match="is away: try again when it is back"):
+                await client.stub.ResumeRun(client_pb2.ResumeRunRequest(run_id="r"))
             server.process.thaw()
-            await client.accepted()
+            await client.submitted("r", one_task())
+            assert "away" not in (await client.stub.GetStatus(status)).state
     finally:
         server.process.thaw()
         server.stop()

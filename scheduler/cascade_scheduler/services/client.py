@@ -111,6 +111,8 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         error, warnings = wire.check_versions(first.hello.versions, "the client")
         if error is not None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error)
+        if self._hub.writer.away:
+            warnings.append(f"the state in {self._state} is away: runs and results wait until it is back")
         return warnings
 
     async def _read(self, session: ClientSession, submits: Submits, context: Context) -> bool:
@@ -271,6 +273,9 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         if not hub.keeps_graphs:
             text = f"its state is {self._state}, so nothing is kept of runs; start it with --state redis://…"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
+        if hub.writer.away:
+            text = f"the state in {self._state} is away: try again when it is back"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, text)
         record = hub.runs.get(run_id)
         try:
             stored = await resuming.load(hub.writer, run_id)

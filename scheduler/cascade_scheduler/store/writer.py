@@ -136,6 +136,23 @@ class StoreWriter:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self._start)
 
+    def seen(self, error: StoreUnavailable | None) -> None:
+        """Somebody else has asked the store: why it is away; None: it has answered."""
+        if error is not None:
+            self._is_away(error)
+        elif self._task is None:  # else whoever writes finds out
+            self._is_back()
+
+    def _is_away(self, error: StoreUnavailable) -> None:
+        if not self.away:
+            self.away = True
+            logger.error("results wait until the store is back: %s", error)
+
+    def _is_back(self) -> None:
+        if self.away:
+            self.away = False
+            logger.warning("the store %s is back", self._store.url)
+
     def mend(self, gap: StoreGap) -> None:
         """The store was seen to have lost what it had acknowledged."""
         self._gap = gap
@@ -273,15 +290,11 @@ class StoreWriter:
             try:
                 result = await act()
             except StoreUnavailable as error:
-                if not self.away:
-                    self.away = True
-                    logger.error("results wait until the store is back: %s", error)
+                self._is_away(error)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_MAX)
             else:
-                if self.away:
-                    self.away = False
-                    logger.warning("the store %s is back", self._store.url)
+                self._is_back()
                 return result
 
 
