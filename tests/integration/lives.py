@@ -10,10 +10,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import redis
+
 import cascade_dist as cs
 from tests.machine import free_port
 
 START_SECONDS = 30.0
+
+
+def fresh(url: str) -> str:
+    """Empties a Redis: runs and workers of other tests would be waited for."""
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

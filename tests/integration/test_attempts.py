@@ -16,7 +16,7 @@ import cascade_dist as cs
 from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life
+from .lives import Life, fresh
 
 pytestmark = pytest.mark.integration
 
@@ -106,6 +106,8 @@ def slow(path: str, flag: str) -> int:
 @pytest.fixture
 def new_life(redis_server: str, tmp_path: Path) -> Iterator[Callable[..., Life]]:
     lives: list[Life] = []
+
+    fresh(redis_server)
 
     def start(state: str) -> Life:
         url = redis_server if state == "redis" else "memory://"

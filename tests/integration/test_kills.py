@@ -16,7 +16,7 @@ import cascade_dist as cs
 from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life
+from .lives import Life, fresh
 
 pytestmark = pytest.mark.integration
 
@@ -110,7 +110,7 @@ RESULT = 7 + 2 + 2 * LARGE + 3 + 14 + 110 + STEPS
 
 @pytest.fixture
 def life(redis_server: str, tmp_path: Path) -> Iterator[Life]:
-    made = Life(redis_server, tmp_path / "blobs", workers=2, slots=2)
+    made = Life(fresh(redis_server), tmp_path / "blobs", workers=2, slots=2)
     yield made
     made.kill()
 

@@ -17,7 +17,7 @@ import cascade_dist as cs
 from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life
+from .lives import Life, fresh
 
 pytestmark = pytest.mark.integration
 
@@ -98,8 +98,10 @@ def new_life(redis_server: str, tmp_path: Path) -> Iterator[Callable[..., Life]]
     """Starts the next scheduler on the same Redis; workers of before are not waited for: they died too."""
     lives: list[Life] = []
 
+    url = fresh(redis_server)
+
     def start(grace: str = "1s") -> Life:
-        lives.append(Life(redis_server, tmp_path / "blobs", grace=grace))
+        lives.append(Life(url, tmp_path / "blobs", grace=grace))
         return lives[-1]
 
     yield start

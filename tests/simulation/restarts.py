@@ -390,8 +390,8 @@ async def play(
 ) -> Verdict:
     """Runs a target, with a stop of the scheduler after so many records; None: without.
 
-    With `dies` a worker is gone with the scheduler, and all that it held. With `lose` Redis loses everything at
-    that moment, and the scheduler stops when it has written again what it held.
+    With `dies` a worker is gone with the scheduler, and all that it held. With `lose` Redis loses everything
+    at that moment, and the scheduler stops when it has written again what it held.
     """
     await _fresh(url)
     depot.clear()
