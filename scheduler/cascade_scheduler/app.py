@@ -225,11 +225,14 @@ class Scheduler:
                 self.options.lease,
                 on_fenced=self._fenced,
                 on_gap=life.writer.mend,
+                on_bug=life.turn.bug,
                 on_seen=life.writer.seen,
             )
-            self._lead.start()
+            await self._lead.start()
         await self._blobs.open()
         await life.open()
+        if self._lead is not None:
+            self._lead.begun()
         await self._front.serve(partial(life.add_services, address=self.address))
         self._ready_timer = asyncio.create_task(self._watch_readiness(life), name="readiness")
 

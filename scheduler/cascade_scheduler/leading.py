@@ -22,6 +22,8 @@ __all__ = ["LEASE_SECONDS", "Candidate", "LeadKeeper", "Patience", "is_dead", "t
 
 LEASE_SECONDS = 3.0
 POLL_SECONDS_MAX = 0.5
+BEGIN_SECONDS = 30.0
+"""How long others wait for a leader that is taking up what the last one left."""
 RENEWALS = 3
 """In the time of a lease."""
 
@@ -170,6 +172,7 @@ class LeadKeeper:
         ttl: of the lease, in seconds.
         on_fenced: another scheduler leads now.
         on_gap: the store has lost what it had acknowledged.
+        on_bug: something happened that cannot.
         on_seen: how the store was: why it is away, or None when it has answered.
     """
 
@@ -180,6 +183,7 @@ class LeadKeeper:
         *,
         on_fenced: Callable[[StoreFenced], None],
         on_gap: Callable[[StoreGap], None],
+        on_bug: Callable[[BaseException], None],
         on_seen: Callable[[StoreUnavailable | None], None] = lambda error: None,
     ) -> None:
         self._store = store
@@ -187,11 +191,29 @@ class LeadKeeper:
         self._on_fenced = on_fenced
         self._on_gap = on_gap
         self._on_seen = on_seen
+        self._on_bug = on_bug
+        self._time = ttl
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begins to renew."""
+    async def start(self) -> None:
+        """Begins to renew, for longer at first: taking up what the last leader left may hold this process up.
+
+        Raises:
+            StoreError: the lease is lost again, or the store away.
+        """
+        self._time = max(BEGIN_SECONDS, self._ttl)
+        await self._store.renew(self._time)
         self._task = asyncio.create_task(self._keep(), name="lease")
+        self._task.add_done_callback(self._ended)
+
+    def begun(self) -> None:
+        """What the last leader left is taken up: from now on the lease is renewed for its own time."""
+        self._time = self._ttl
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._on_bug(error)
 
     async def stop(self) -> None:
         """Ends, and gives the lease back if it is still ours."""
@@ -204,7 +226,7 @@ class LeadKeeper:
         while True:
             await asyncio.sleep(self._ttl / RENEWALS)
             try:
-                await self._store.renew()
+                await self._store.renew(self._time)
                 self._on_seen(None)
             except StoreFenced as error:
                 self._on_fenced(error)

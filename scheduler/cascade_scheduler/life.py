@@ -122,6 +122,7 @@ class Life:
             hub.epochs_grow = True
             self.writer.memory = Memory(store, hub.standing, hub.retell)
         self.turn = hub.turn = Turn(core, self.writer, hub, bell=hub.bell, clock=hub.now, on_bug=on_bug)
+        self.writer.on_bug = self.turn.bug
 
     async def open(self) -> None:
         """Takes up what the last leader left; calls are answered only afterwards.

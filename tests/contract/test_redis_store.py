@@ -149,7 +149,7 @@ async def test_the_lease_is_one_scheduler_s_until_it_ends_or_is_given_back(
     assert await other.claim(second, 60.0) is None
     await land(store, 1, created())
     await client.pexpire("cascade:leader", 1000)
-    await store.renew()
+    await store.renew(60.0)
     assert await client.pttl("cascade:leader") > 50_000
     await store.release()
     assert await other.holder() == RELEASED
@@ -157,7 +157,7 @@ async def test_the_lease_is_one_scheduler_s_until_it_ends_or_is_given_back(
     assert epoch is not None
     assert epoch > first
     with pytest.raises(StoreFenced, match="its epoch is"):
-        await store.renew()
+        await store.renew(60.0)
     with pytest.raises(StoreFenced):
         await land(store, 2, SaveSkip("r", 0, "aa", "Pruned"))
     await store.release()  # what is another's stays
@@ -179,7 +179,7 @@ async def test_the_lease_of_a_dead_scheduler_is_taken_over_by_name(
 async def test_a_lease_that_ended_unnoticed_is_renewed_all_the_same(store: RedisStore, client: Any) -> None:
     await store.claim(HOLDER, 60.0)
     await client.delete("cascade:leader")
-    await store.renew()
+    await store.renew(60.0)
     assert await store.holder() == HOLDER
 
 
@@ -188,10 +188,10 @@ async def test_whoever_renews_sees_what_is_lost(store: RedisStore, client: Any) 
     await land(store, 1, created())
     await client.delete("cascade:batch")
     with pytest.raises(StoreGap):
-        await store.renew()
+        await store.renew(60.0)
     await client.flushdb()
     with pytest.raises(StoreGap):
-        await store.renew()
+        await store.renew(60.0)
 
 
 async def test_epochs_do_not_come_again_after_everything_was_lost(store: RedisStore, client: Any) -> None:
@@ -329,3 +329,14 @@ async def test_a_foreign_value_in_the_place_of_what_all_share_is_named_at_start(
     with pytest.raises(StoreError, match=rf"the key {key} in Redis at .* is a list and not a .*rename it"):
         await store.connect()
     await store.close()
+
+
+async def test_a_large_run_is_read_piece_by_piece(store: RedisStore) -> None:
+    results = [SaveResult("r", node, f"{node:032x}", node + 1, b"\x80%d" % node) for node in range(1_001)]
+    many = created(chunks=tuple(b"chunk %d" % number for number in range(19)))
+    await land(store, 1, many, *results, SaveSkip("r", 2_000, "x", "Pruned"))
+    found = await store.load_run("r")
+    assert found is not None
+    assert found.created == many
+    assert found.results == {result.key: StoredResult(result.attempt, result.value) for result in results}
+    assert found.skipped == {"x": "Pruned"}

@@ -132,8 +132,9 @@ async def test_a_lease_that_is_renewed_is_not_taken(stores: list[RedisStore]) ->
     first, second = stores
     lost: list[object] = []
     assert await Candidate(first, MINE, 1.0).attempt() is not None
-    keeper = LeadKeeper(first, 1.0, on_fenced=lost.append, on_gap=lost.append)
-    keeper.start()
+    keeper = LeadKeeper(first, 1.0, on_fenced=lost.append, on_gap=lost.append, on_bug=lost.append)
+    await keeper.start()
+    keeper.begun()
     standby = asyncio.create_task(Candidate(second, THEIRS, 1.0).wait(lambda holder: None))
     done, _ = await asyncio.wait((standby,), timeout=3.0)
     assert not done
@@ -142,13 +143,18 @@ async def test_a_lease_that_is_renewed_is_not_taken(stores: list[RedisStore]) ->
     assert not lost
 
 
+def bug(error: BaseException) -> None:
+    raise AssertionError(error)
+
+
 async def test_whoever_keeps_a_lease_hears_that_it_is_lost_and_what_is(stores: list[RedisStore]) -> None:
     first, second = stores
     fenced: asyncio.Queue[StoreFenced] = asyncio.Queue()
     gaps: asyncio.Queue[StoreGap] = asyncio.Queue()
     await Candidate(first, MINE, 0.2).attempt()
-    keeper = LeadKeeper(first, 0.2, on_fenced=fenced.put_nowait, on_gap=gaps.put_nowait)
-    keeper.start()
+    keeper = LeadKeeper(first, 0.2, on_fenced=fenced.put_nowait, on_gap=gaps.put_nowait, on_bug=bug)
+    await keeper.start()
+    keeper.begun()
     client: Any = first._client
     await client.flushdb()
     assert "missing" in str(await asyncio.wait_for(gaps.get(), SECONDS))
@@ -157,6 +163,48 @@ async def test_whoever_keeps_a_lease_hears_that_it_is_lost_and_what_is(stores: l
     assert "led by another" in str(await asyncio.wait_for(fenced.get(), SECONDS))
     await keeper.stop()
     assert await second.holder() == THEIRS
+
+
+async def test_who_takes_up_what_was_left_is_waited_for_longer(stores: list[RedisStore]) -> None:
+    first, _ = stores
+    await Candidate(first, MINE, 0.3).attempt()
+    keeper = LeadKeeper(first, 0.3, on_fenced=bug, on_gap=bug, on_bug=bug)
+    await keeper.start()
+    client: Any = first._client
+    assert await client.pttl("cascade:leader") > 20_000
+    keeper.begun()
+    async with asyncio.timeout(SECONDS):
+        while await client.pttl("cascade:leader") > 300:  # noqa: ASYNC110 - Redis does not tell
+            await asyncio.sleep(0.02)
+    await client.set("cascade:leader", "by hand")
+    async with asyncio.timeout(SECONDS):
+        while await first.holder() != MINE:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await keeper.stop()
+
+
+async def test_a_bug_in_renewing_is_not_passed_over() -> None:
+    bugs: list[BaseException] = []
+
+    class Odd:
+        calls = 0
+
+        async def renew(self, ttl: float) -> None:
+            self.calls += 1
+            if self.calls > 1:
+                raise KeyError("a bug")
+
+        async def release(self) -> None:
+            pass
+
+    odd: Any = Odd()
+    keeper = LeadKeeper(odd, 0.03, on_fenced=bug, on_gap=bug, on_bug=bugs.append)
+    await keeper.start()
+    async with asyncio.timeout(SECONDS):
+        while not bugs:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert isinstance(bugs[0], KeyError)
+    await keeper.stop()
 
 
 class Unsteady(RedisStore):

@@ -7,10 +7,29 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cascade_scheduler.core.commands import SaveOutcome, SaveResult, SaveSkip
+from cascade_scheduler.core.cached import Facts
+from cascade_scheduler.core.commands import (
+    SaveCheckpoint,
+    SaveFacts,
+    SaveFailure,
+    SaveFrame,
+    SaveOutcome,
+    SaveResult,
+    SaveSkip,
+)
+from cascade_scheduler.core.values import ErrorInfo
 from cascade_scheduler.store import writer as module
-from cascade_scheduler.store.base import Batch, StoredRun, StoreFenced, StoreUnavailable
+from cascade_scheduler.store.base import (
+    Batch,
+    StoredFrame,
+    StoredFunction,
+    StoredJump,
+    StoredRun,
+    StoreFenced,
+    StoreUnavailable,
+)
 from cascade_scheduler.store.memory import MemoryStore
+from cascade_scheduler.store.sizes import size_of
 from cascade_scheduler.store.writer import StoreWriter
 
 
@@ -61,6 +80,8 @@ class Scripted:
             raise StoreUnavailable("no answer")
         if word == "fence":
             raise StoreFenced("another epoch")
+        if word == "bug":
+            raise ZeroDivisionError
 
     async def close(self) -> None:
         """Nothing."""
@@ -227,3 +248,24 @@ async def test_flush_gives_up_in_time() -> None:
     writer.put([skip(1)], [])
     assert not await writer.flush(0.01)
     await writer.close()
+
+
+async def test_what_records_hold_counts() -> None:
+    function = StoredFunction(b"cid", "f", b"x" * 10, b"")
+    graph = StoredFrame(b"x" * 100, b"x" * 20, (function,))
+    assert size_of(SaveFrame("r", 1, graph)) == 100 + 130
+    assert size_of(SaveFrame("r", 1, StoredJump(1, (), b"x" * 7))) == 100 + 7
+    assert size_of(SaveCheckpoint("r", 1, b"n" * 16, b"x" * 50)) == 100 + 50
+    assert size_of(SaveFacts("r", 1, "k", Facts(items=(b"x" * 5, b"y")))) == 100 + 6
+    assert size_of(SaveFailure("r", 1, -1, ErrorInfo("E", "abc", "trace", b"12"), "f")) == 100 + 10
+    assert size_of(skip(1)) == 100
+
+
+async def test_a_bug_is_told_and_nobody_hears_of_what_was_lost() -> None:
+    store, bugs, called = Scripted("bug"), list[BaseException](), list[int]()
+    writer = StoreWriter(store, on_fenced=never)
+    writer.on_bug = bugs.append
+    writer.put([skip(1)], [lambda: called.append(1)])
+    await writer.flush(5)
+    assert isinstance(bugs[0], ZeroDivisionError)
+    assert not called

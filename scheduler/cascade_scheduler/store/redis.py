@@ -81,6 +81,9 @@ __all__ = ["RedisStore", "masked"]
 TTL_SECONDS = 86_400
 TIMEOUT_SECONDS = 5.0
 FUNCTION_SETS_MAX = 10_000
+FIELDS_AT_ONCE = 1_000
+AT_ONCE = {"results": 200, "observed": 200, "graph": 8, "events": 20, "functions": 8}
+"""So many fields of a run are read in one answer, by how large they may be."""
 HEADS_AT_ONCE = 500
 """Runs per question, where only their heads are wanted."""
 
@@ -174,9 +177,9 @@ class RedisStore:
             self._begin(epoch)
         return epoch
 
-    async def renew(self) -> None:
+    async def renew(self, ttl: float) -> None:
         """Lets the lease last again; sees whether what landed is still there."""
-        await self._lead.renew(self._epoch, self._landed)
+        await self._lead.renew(self._epoch, self._landed, ttl)
 
     async def release(self) -> None:
         """Gives the lease back."""
@@ -297,17 +300,40 @@ class RedisStore:
             raise StoreUnavailable(f"Redis at {self.url}: {_why(error)}") from None
 
     async def _load(self, run_id: str) -> StoredRun | None:
-        pipeline = self._client.pipeline(transaction=True)
-        for part in PARTS:
-            pipeline.hgetall(key_of(run_id, part))
         try:
-            parts: Parts = dict(zip(PARTS, await pipeline.execute(), strict=True))
+            parts = await self._parts(run_id)
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):
                 raise
             await self._pass_over(run_id, error)
             return None
         return await self._reader.run(run_id, parts)
+
+    async def _parts(self, run_id: str) -> Parts:
+        """All that is stored of a run; of a large one piece by piece, so that no answer holds all of it."""
+        counting = self._client.pipeline(transaction=False)
+        for part in PARTS:
+            counting.hlen(key_of(run_id, part))
+        counts = dict(zip(PARTS, await counting.execute(), strict=True))
+        if all(counts[part] <= at_once for part, at_once in AT_ONCE.items()):
+            pipeline = self._client.pipeline(transaction=True)
+            for part in PARTS:
+                pipeline.hgetall(key_of(run_id, part))
+            return dict(zip(PARTS, await pipeline.execute(), strict=True))
+        found = {}
+        for part in PARTS:
+            found[part] = await self._pieces(key_of(run_id, part), AT_ONCE.get(part, FIELDS_AT_ONCE))
+        return found
+
+    async def _pieces(self, key: str, at_once: int) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        fields = await _answer(self._client.hkeys(key))
+        for at in range(0, len(fields), at_once):
+            some = fields[at : at + at_once]
+            values = await _answer(self._client.hmget(key, some))
+            told = zip(some, values, strict=True)
+            found.update((field, value) for field, value in told if value is not None)
+        return found
 
     async def _pass_over(self, run_id: str, error: ResponseError) -> None:
         keys = [key_of(run_id, part) for part in PARTS]

@@ -51,8 +51,6 @@ return epoch
 RENEW = """
 local epoch = redis.call('GET', KEYS[2])
 if epoch ~= ARGV[3] then return {'EPOCH', epoch or ''} end
-local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] then return {'HELD', held} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local known = redis.call('HMGET', KEYS[3], 'epoch', 'number')
 local last = 0
@@ -122,16 +120,14 @@ class RedisLead:
         """Begins a new epoch without a lease; RedisError when that cannot be."""
         return int(await self._open(keys=KEYS))
 
-    async def renew(self, epoch: int, landed: int) -> None:
-        """Lets the lease last again, and looks whether batches up to `landed` are still there."""
-        status, told = await self._run(self._renew, [self._mine, self._ttl_ms, epoch, landed])
+    async def renew(self, epoch: int, landed: int, ttl: float) -> None:
+        """Lets the lease last again, and looks whether batches up to `landed` are still there.
+
+        Who leads is whose epoch it is: nobody takes the lease without beginning one.
+        """
+        status, told = await self._run(self._renew, [self._mine, round(ttl * 1000), epoch, landed])
         if status == b"EPOCH":
             raise self.other_epoch(told, epoch)
-        if status == b"HELD":
-            other = _holder(told)
-            raise StoreFenced(
-                f"{'nobody' if other is None else other.address} leads Redis at {self._url} now"
-            )
         if status == b"GAP":
             raise self.gap(told)
 

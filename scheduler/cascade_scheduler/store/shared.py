@@ -55,8 +55,8 @@ class SharedStore(RunStore, Protocol):
             StoreUnavailable: the store cannot be reached now.
         """
 
-    async def renew(self) -> None:
-        """Lets the lease that was claimed last for its whole time again.
+    async def renew(self, ttl: float) -> None:
+        """Lets the lease that was claimed last for `ttl` seconds again.
 
         Raises:
             StoreUnavailable: the store cannot be reached now.

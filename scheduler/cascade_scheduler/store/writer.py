@@ -23,7 +23,6 @@ from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import (
     Batch,
     Record,
-    RunCreated,
     RunEvents,
     RunRenewed,
     RunStore,
@@ -34,6 +33,7 @@ from cascade_scheduler.store.base import (
     StoreUnavailable,
 )
 from cascade_scheduler.store.mending import Beginnings, Memory, records_of
+from cascade_scheduler.store.sizes import size_of
 
 __all__ = ["StoreWriter"]
 
@@ -50,9 +50,6 @@ TOGETHER_SECONDS = 0.005
 RETRY_FIRST = 0.05
 RETRY_MAX = 5.0
 """Seconds between two tries while the store is away: from, to."""
-RECORD_BYTES = 100
-"""What a record counts as beside its payload."""
-
 _MAY_WAIT = frozenset(
     (
         *(RunEvents, RunRenewed, SaveAttempt, SaveCheckpoint, SaveDue, SaveFacts, SaveFrame),
@@ -100,6 +97,8 @@ class StoreWriter:
         self.beginnings = Beginnings()
         self.memory: Memory | None = None
         """Of a shared store: who tells what is held, should it lose that. Without it a loss is the end."""
+        self.on_bug: Callable[[BaseException], None] | None = None
+        """Something happened that cannot."""
         self._gap: StoreGap | None = None
 
     def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
@@ -120,7 +119,7 @@ class StoreWriter:
             return
         self.beginnings.note(records)
         self._waiting.append((records, then))
-        self._backlog += sum(map(_size, records))
+        self._backlog += sum(map(size_of, records))
         if self._backlog > self._backlog_max:
             self.room.clear()
         if not records or self._backlog > BATCH_BYTES_AT_ONCE or not _MAY_WAIT.issuperset(map(type, records)):
@@ -224,6 +223,11 @@ class StoreWriter:
         except StoreFenced as error:
             self._on_fenced(error)
             return
+        except Exception as error:
+            if self.on_bug is None:
+                raise
+            self.on_bug(error)  # what it had taken to write is gone, and nobody may be told of more
+            return
         finally:
             self._task = None
         if self._waiting:
@@ -238,7 +242,7 @@ class StoreWriter:
             more, then = self._waiting.popleft()
             records.extend(more)
             calls.extend(then)
-            size += sum(map(_size, more))
+            size += sum(map(size_of, more))
         self._hurry = bool(self._waiting)
         return records, calls, size
 
@@ -298,23 +302,12 @@ class StoreWriter:
                 return result
 
 
-def _size(record: Record) -> int:
-    if isinstance(record, SaveResult):
-        return RECORD_BYTES + (len(record.value) if isinstance(record.value, bytes) else 0)
-    if isinstance(record, RunEvents):
-        return RECORD_BYTES + len(record.payload)
-    if isinstance(record, RunCreated):
-        bodies = sum(len(function.body) for function in record.functions)
-        return RECORD_BYTES + sum(map(len, record.chunks)) + bodies
-    return RECORD_BYTES
-
-
 def _parts(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
     """The records in pieces that one batch may hold; a single record may be larger than the bound."""
     part: list[Record] = []
     size = 0
     for record in records:
-        extra = _size(record)
+        extra = size_of(record)
         if part and (size + extra > BATCH_BYTES_MAX or len(part) >= BATCH_RECORDS_MAX):
             yield part
             part, size = [], 0
