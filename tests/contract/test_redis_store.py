@@ -331,6 +331,23 @@ async def test_a_foreign_value_in_the_place_of_what_all_share_is_named_at_start(
     await store.close()
 
 
+@pytest.mark.parametrize("text", ["abc", "9" * 30, "-1", "2147483648"])
+async def test_an_epoch_that_is_none_is_named_at_start_and_mended_later(
+    store: RedisStore, client: Any, redis_server: str, text: str
+) -> None:
+    await client.set("cascade:epoch", text)
+    other = RedisStore(redis_server, Sealer(KEY))
+    with pytest.raises(StoreError, match=r"the key cascade:epoch in Redis at .* delete it"):
+        await other.open()
+    await other.close()
+    if text.isdigit():
+        return  # one that is higher is another leader's
+    with pytest.raises(StoreGap):
+        await land(store, 1, created())
+    await store.take_again()
+    await land(store, 1, created())
+
+
 async def test_a_large_run_is_read_piece_by_piece(store: RedisStore) -> None:
     results = [SaveResult("r", node, f"{node:032x}", node + 1, b"\x80%d" % node) for node in range(1_001)]
     many = created(chunks=tuple(b"chunk %d" % number for number in range(19)))

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
+from cascade_scheduler.core.books import EPOCH_SHIFT
 from cascade_scheduler.store.base import StoreError, StoreUnavailable
 from cascade_scheduler.store.redis_batch import BATCH_KEY, CONSTRAINTS_KEY, EPOCH_KEY, RUNS_KEY
 
@@ -17,6 +18,7 @@ __all__ = ["VERSION_MIN", "check_redis", "check_url", "explain", "unusable", "wa
 VERSION_MIN = (6, 2)
 """Older ones are no longer maintained by anybody, and are not tested with."""
 LEADER_KEY = "cascade:leader"
+EPOCH_MAX = (1 << (64 - EPOCH_SHIFT)) - 1
 TYPES = {
     EPOCH_KEY: "string",
     LEADER_KEY: "string",
@@ -64,6 +66,12 @@ async def check_redis(client: Any, url: str) -> None:
                 f"the key {key} in Redis at {url} is a {found} and not a {kind}: another program wrote it; "
                 f"delete or rename it, or choose another database number in --state"
             )
+    epoch: bytes = await client.get(EPOCH_KEY) or b"0"
+    if not epoch.isdigit() or int(epoch) > EPOCH_MAX:
+        raise StoreError(
+            f"the key {EPOCH_KEY} in Redis at {url} is {epoch[:40]!r} and no number of an epoch: another "
+            "program wrote it; delete it, and make sure that no scheduler leads there"
+        )
     try:
         settings = await client.config_get(*SETTINGS)
     except RedisError:

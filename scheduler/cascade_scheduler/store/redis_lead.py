@@ -63,7 +63,8 @@ return {'OK', ''}
 # a backup, or from a server that had not heard of ours.
 TAKE_AGAIN = """
 local epoch = redis.call('GET', KEYS[2])
-if epoch and tonumber(epoch) > tonumber(ARGV[3]) then return {'EPOCH', epoch} end
+local other = tonumber(epoch or '')
+if other and other > tonumber(ARGV[3]) then return {'EPOCH', epoch} end
 redis.call('SET', KEYS[2], ARGV[3])
 if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 redis.call('HSET', KEYS[3], 'epoch', ARGV[3], 'number', 0)
@@ -144,13 +145,12 @@ class RedisLead:
 
     def other_epoch(self, told: bytes, ours: int) -> StoreFenced | StoreGap:
         """What it means that Redis is in another epoch than we are."""
-        if told and int(told) > ours:
+        if told.isdigit() and int(told) > ours:
             return StoreFenced(
                 f"Redis at {self._url} is led by another scheduler: its epoch is {int(told)}, ours {ours}"
             )
-        return StoreGap(
-            f"Redis at {self._url} has lost results: its epoch is {told.decode() or 'missing'}, ours {ours}"
-        )
+        found = told.decode(errors="replace") or "missing"
+        return StoreGap(f"Redis at {self._url} has lost results: its epoch is {found}, ours {ours}")
 
     def gap(self, last: bytes) -> StoreGap:
         """What it means that Redis does not have the batches that it had acknowledged."""
