@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import secrets
 import statistics
 import subprocess
@@ -28,7 +29,7 @@ from rich.table import Table
 
 import cascade_dist as cs
 from benchmarks.hosts import Host, two_hosts, why_not
-from benchmarks.objects_sides import MAKER, USER, link, times
+from benchmarks.objects_sides import MAKER, RAY_WITHOUT_TOKEN, USER, link, times
 from benchmarks.processes import stop_children
 
 __all__ = ["main"]
@@ -222,6 +223,7 @@ def _between(side: str, hosts: tuple[Host, Host], options: argparse.Namespace, f
             for host, name, role in ((first, MAKER, head), (second, USER, (f"--address={address}",))):
                 node = (f"--node-ip-address={host.address}", "--num-cpus=1", f'--resources={{"{name}":1}}')
                 store = f"--object-store-memory={8 * options.hosts_size}"
+                os.environ.setdefault(*RAY_WITHOUT_TOKEN)
                 started.append(host.start(ray, "start", "--block", *role, *node, store, **quiet))
                 _wait_for_port(first, address)
         else:

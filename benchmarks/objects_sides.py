@@ -24,6 +24,8 @@ __all__ = ["NOT_INSTALLED", "main"]
 NOT_INSTALLED = 3
 WAIT_SECONDS = 300.0
 PIECE = 1 << 20
+RAY_WITHOUT_TOKEN = ("RAY_AUTH_MODE", "disabled")
+"""Nodes that are started one by one would each look for a token of their own."""
 MAKER, USER = "maker", "user"
 """The amounts by which tasks are bound to hosts."""
 
@@ -111,6 +113,7 @@ def cascade_hosts(options: argparse.Namespace) -> list[float]:
 
 def _ray(**given: Any) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault(*RAY_WITHOUT_TOKEN)
     import ray
 
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **given)
