@@ -87,6 +87,9 @@ def gc(
     output: OutputFormat = None,
 ) -> None:
     """Free what nobody needs any more: keys of runs that are gone, blobs, what dead workers left here."""
+    for base in directory or ():
+        if not base.is_dir():
+            raise ConfigError(f"--dir {str(base)!r} is no directory")
     found: list[Garbage] = []
     if not local:
         with connect(address, token_file) as cluster:

@@ -12,6 +12,7 @@ import inspect
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -34,6 +35,8 @@ log = logging.getLogger("cascade.client")
 
 CALL_SECONDS = 60.0
 """A backend's call that takes longer counts as failed: the run waits for it, and must not wait for ever."""
+MARGIN_SECONDS = 5.0
+"""So much later it counts as failed when it does not even let its event loop say so."""
 RETRY_SECONDS = 0.1
 
 
@@ -44,6 +47,10 @@ class _Kept:
         self.run_id = run_id
         self.backend = backend
         self.loop = loop
+        self.call = ""
+        """Which is under way, or was last."""
+        self.calls = 0
+        """So many have begun."""
 
 
 class Keeper:
@@ -66,6 +73,8 @@ class Keeper:
         self._last = 0
         """The last batch that was kept."""
         self._closing = False
+        self._over = ""
+        """Why nothing is kept any more."""
         session.keeper = self
         session.background.post(lambda: session.spawn(self._main()))
 
@@ -83,11 +92,16 @@ class Keeper:
 
         Raises:
             TypeError: the factory returned no backend.
+            StateBackendError: this handle can feed no backends any more.
             Exception: what the factory raised.
         """
         factory = factory or self.factory
         if factory is None or run_id in self._runs:
             return
+        if self._over:
+            raise StateBackendError(
+                f"the state of run {run_id!r} cannot be kept: {self._over}; connect again"
+            )
         where = loop or self.loop or self._own_loop()
         made = factory(run_id)
         if inspect.isawaitable(made):
@@ -114,20 +128,28 @@ class Keeper:
     # --- the stream; on the background loop -----------------------------------------------------------
 
     async def _main(self) -> None:
+        """Goes on until the handle is closed. However it ends before, no run is left waiting."""
+        try:
+            await self._go_on()
+        except Exception as error:
+            log.exception("a fault of the client; please report it")
+            self._over = f"the client has a fault ({type(error).__name__}: {error})"
+        finally:
+            if not self._closing:
+                self._over = self._over or "the session with the scheduler is over"
+                self._fail_all(self._over)
+
+    async def _go_on(self) -> None:
         while not self._closing:
             try:
                 link = await self._session._wait_link()
                 await self._serve(link.client.KeepState(metadata=self._session.metadata))
             except grpc.aio.AioRpcError as error:
                 if not is_transient(error):
-                    self._fail_all(str(rpc_error(self._session.address, error)))
+                    self._over = str(rpc_error(self._session.address, error))
                     return
             except CascadeError:
                 return  # the session is over, and with it its runs
-            except Exception as error:
-                log.exception("a fault of the client; please report it")
-                self._fail_all(f"the client has a fault ({type(error).__name__}: {error})")
-                return
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _serve(self, call: Any) -> None:
@@ -165,9 +187,33 @@ class Keeper:
             self._fail(run_id, error)
             return
         try:
-            await asyncio.wrap_future(started)
+            await self._wait_for(kept, started)
         except StateBackendError as error:
             self._fail(run_id, error)
+
+    async def _wait_for(self, kept: _Kept, started: Future[None]) -> None:
+        """Waits for a backend in its own loop, which may be blocked or come to its end.
+
+        Raises:
+            StateBackendError: as `_apply`, or nothing has happened there for too long.
+        """
+        waiting = asyncio.wrap_future(started)
+        while True:
+            before = kept.calls
+            await asyncio.wait((waiting,), timeout=CALL_SECONDS + MARGIN_SECONDS)
+            if waiting.done():
+                break
+            if kept.calls == before:
+                waiting.cancel()
+                raise StateBackendError(
+                    f"the state backend of run {kept.run_id!r} failed in {kept.call}: it has blocked its "
+                    f"event loop for more than {CALL_SECONDS:g} s"
+                )
+        if waiting.cancelled():
+            raise StateBackendError(
+                f"the state of run {kept.run_id!r} cannot be kept: the event loop of its backend has ended"
+            )
+        waiting.result()
 
     def _fail(self, run_id: str, error: StateBackendError) -> None:
         self.forget(run_id)
@@ -218,9 +264,9 @@ class Keeper:
             if form == "blob":
                 fetching = self._session.background.start(self._session.fetch_blob(value.blob))
                 return load(await asyncio.wrap_future(fetching))
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if _is_stopped(error):
+                raise
             raise StateBackendError(
                 f"the value of node {record.node_id!r} of run {kept.run_id!r} cannot be loaded here, so its "
                 f"state backend cannot keep it: {type(error).__name__}: {error}"
@@ -247,16 +293,17 @@ async def _awaited(made: Awaitable[Any]) -> Any:
 async def _do(
     kept: _Kept, name: str, about: str, method: Callable[..., Coroutine[Any, Any, None]], *args: Any
 ) -> None:
-    call = f"{name_of(kept.backend)}.{name}{about}"
+    call = kept.call = f"{name_of(kept.backend)}.{name}{about}"
+    kept.calls += 1
     try:
         async with asyncio.timeout(CALL_SECONDS) as bound:
             made = method(*args)
             if not inspect.isawaitable(made):
                 raise TypeError(f"it returned {type(made).__qualname__}, not an awaitable: write `async def`")
             await made
-    except asyncio.CancelledError:
-        raise
     except BaseException as error:
+        if _is_stopped(error):
+            raise
         why = (
             f"it took longer than {CALL_SECONDS:g} s"
             if bound.expired()
@@ -265,3 +312,9 @@ async def _do(
         raise StateBackendError(
             f"the state backend of run {kept.run_id!r} failed in {call}: {why}"
         ) from error
+
+
+def _is_stopped(error: BaseException) -> bool:
+    """Whether somebody cancels this very task; a backend may raise CancelledError by itself."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

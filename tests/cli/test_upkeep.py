@@ -55,6 +55,12 @@ def test_other_directories_are_looked_into_when_they_are_named(cli: Cli, here: P
     assert not path.exists()
 
 
+def test_a_directory_that_is_not_there_is_said(cli: Cli, here: Path) -> None:
+    result = cli("gc", "--local", "--dir", str(here / "none"))
+    assert result.code == 2
+    assert "is no directory" in result.err
+
+
 def test_an_older_scheduler_says_that_it_cannot(cli: Cli, here: Path, scheduler: FakeScheduler) -> None:
     result = cli("export", "r1", str(here / "a.run"))
     assert result.code == 1

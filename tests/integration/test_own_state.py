@@ -203,6 +203,56 @@ def test_a_backend_that_hangs_fails_its_run(monkeypatch: pytest.MonkeyPatch) -> 
         cs.run(double(9), state_backend=Hanging)
 
 
+def test_a_backend_that_cancels_itself_fails_its_run_and_no_other() -> None:
+    class Cancelling(cs.InMemoryStateBackend):
+        async def put_result(self, node_id: str, result: Any) -> None:
+            raise asyncio.CancelledError
+
+    with pytest.raises(cs.StateBackendError, match=r"Cancelling\.put_result .*CancelledError"):
+        cs.run([double(9), double(10)], state_backend=Cancelling, timeout=60)
+    assert cs.run(double(9), state_backend=Noted, timeout=60) == 18, "others go on"
+
+
+def test_a_backend_that_blocks_its_loop_fails_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    class Blocking(cs.InMemoryStateBackend):
+        async def put_result(self, node_id: str, result: Any) -> None:
+            released.wait(60)
+
+    monkeypatch.setattr(keeping, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(keeping, "MARGIN_SECONDS", 0.2)
+    try:
+        with pytest.raises(cs.StateBackendError, match=r"Blocking\.put_result .*blocked its event loop"):
+            cs.run(double(9), state_backend=Blocking, timeout=60)
+    finally:
+        released.set()
+
+
+def test_a_loop_that_ends_fails_its_run_and_no_other() -> None:
+    class Slow(cs.InMemoryStateBackend):
+        async def put_result(self, node_id: str, result: Any) -> None:
+            await asyncio.Event().wait()
+
+    handles: list[Any] = []
+
+    async def main() -> None:
+        chosen, factory = api.choose_cluster(None, Slow)
+        assert factory is not None
+        api.expect_state(chosen, factory, "left-run", asyncio.get_running_loop())
+        handles.append(chosen.submit(double(11), run_id="left-run"))
+        await asyncio.sleep(0)
+        keeper = chosen._keeper
+        assert keeper is not None
+        while not keeper._runs["left-run"].calls:  # noqa: ASYNC110 - the backend is the one that would tell
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())  # its end cancels what still runs in the loop
+    with pytest.raises(cs.StateBackendError, match="'left-run' cannot be kept: the event loop"):
+        handles[0].result(60)
+    assert cs.run(double(12), state_backend=Noted, timeout=60) == 24
+
+
 def test_a_method_that_is_not_async_is_named() -> None:
     class Plain(cs.InMemoryStateBackend):
         def put_result(self, node_id: str, result: Any) -> None:  # type: ignore[override]

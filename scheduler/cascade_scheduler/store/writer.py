@@ -45,7 +45,7 @@ BATCH_RECORDS_MAX = 20_000
 BATCH_BYTES_MAX = 16 << 20
 BATCH_BYTES_AT_ONCE = 1 << 20
 """So much goes without waiting for more."""
-TOGETHER_SECONDS = 0.005
+TOGETHER_SECONDS = 0.002
 """How long a record that nobody is in a hurry for waits for others."""
 RETRY_FIRST = 0.05
 RETRY_MAX = 5.0
