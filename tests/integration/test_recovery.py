@@ -218,6 +218,10 @@ def test_another_process_finds_a_run_by_its_id_while_it_runs_and_after_it_has_en
     with life.connect() as cluster:
         [found] = [run for run in cluster.runs() if run.run_id == run_id]
         assert str(found.status) == "succeeded"
+        described = cluster.describe(run_id).run
+        assert (str(described.status), described.progress.done, described.error) == ("succeeded", 2, "")
+        with pytest.raises(cs.RunNotFoundError, match="ended before this scheduler began"):
+            cluster.explain(run_id, "gate")
         assert cluster.run(target, run_id=run_id) == {"one": 1, "large": 2}
         kinds = [event.kind for event in cluster.events(run_id, follow=False)]
         assert kinds.count("TaskExecutionFinished") == 2
