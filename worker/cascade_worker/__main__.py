@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from cascade_dist import config
 from cascade_dist._version import __version__
+from cascade_dist.codec.values import INLINE_BYTES_MAX
 from cascade_dist.errors import AuthenticationError, CascadeError, ConfigError
 from cascade_dist.storage.kubo import Kubo, api_url
 from cascade_dist.wire import (
@@ -152,7 +153,8 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
     local_dir = Path(settings["local_dir"] or _temporary()).expanduser().absolute()
     given_dir = settings["object_dir"]
     object_dir = Path(given_dir).expanduser().absolute() if given_dir else default_object_dir(local_dir)
-    memory = settings["object_memory"]
+    memory, spill = settings["object_memory"], settings["spill_max"]
+    _check_bounds(memory, None if object_dir == local_dir else spill, one=object_dir == local_dir)
     wants_tls = any(address.tls for address in addresses)
     made = WorkerConfig(
         addresses=addresses,
@@ -162,7 +164,7 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
         object_dir=object_dir,
         local_dir=local_dir,
         object_memory=default_memory(object_dir) if memory is None else memory,
-        spill_max=settings["spill_max"],
+        spill_max=spill,
         host=settings["host"],
         auth=TokenAuth(token),
         cancel_grace=None if settings.origin("cancel_grace") == "default" else settings["cancel_grace"],
@@ -173,6 +175,20 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
         server_credentials=server_credentials(cert, key, ca) if cert else None,
     )
     return made, settings
+
+
+def _check_bounds(memory: int | None, spill: int | None, *, one: bool) -> None:
+    """Raises ConfigError for bounds without room for any large result; `one`: there is one directory."""
+    for flag, size in (("--object-memory", memory), ("--spill-max", spill)):
+        if size and size < INLINE_BYTES_MAX:
+            raise ConfigError(
+                f"{flag} {size} is less than any large result has: give 64KiB or more, or 0 for none there"
+            )
+    if memory == 0 and (one or spill == 0):
+        raise ConfigError(
+            "no result above 64 KiB could be kept: give --object-memory, or --spill-max with a --local-dir "
+            "other than --object-dir"
+        )
 
 
 def _node_url(uri: str | None) -> str | None:
