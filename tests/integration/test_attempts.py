@@ -111,7 +111,7 @@ def new_life(redis_server: str, tmp_path: Path) -> Iterator[Callable[..., Life]]
 
     def start(state: str) -> Life:
         url = redis_server if state == "redis" else "memory://"
-        options = ("--heartbeat-period", "0.2s", "--heartbeat-timeout", "1s")
+        options = ("--heartbeat-period", "0.3s", "--heartbeat-timeout", "3s")
         lives.append(Life(url, tmp_path / "blobs", slots=1, options=options))
         return lives[-1]
 
@@ -133,7 +133,7 @@ def test_a_frozen_worker_is_told_that_it_is_late_and_its_result_is_dropped(
         os.kill(frozen.pid, signal.SIGSTOP)  # its executor goes on, and will have a result
         wait_until(lambda: "TaskLost" in [event.kind for event in cluster.events(run.id, follow=False)])
         life.workers.append(life.start_worker())
-        wait_until(lambda: len(journal.lines()) == 2)
+        wait_until(lambda: len(journal.lines()) >= 2)
         flag.touch()
         value = run.result(60)
         os.kill(frozen.pid, signal.SIGCONT)
