@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from heapq import heappush
 
-from cascade_scheduler.core import closing, followers, nodes, runs
+from cascade_scheduler.core import closing, followers, nodes, recovering, runs
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Cached
 from cascade_scheduler.core.events import LastAttempt, RosterKnown, RunRecovered, WorkerConnected
@@ -95,6 +95,7 @@ def on_recovered(books: Books, event: RunRecovered) -> None:
     _know(books, event)
     _note_resources(books, run)
     nodes.start(books, run, None, event.recovered)
+    recovering.let_go(run)
     if run.state == "running":
         for place, attempt in event.attempts.items():
             node = _node_at(run, place)

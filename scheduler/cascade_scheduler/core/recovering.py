@@ -19,7 +19,7 @@ from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.run import DONE, Run, Skip
 from cascade_scheduler.core.values import ObjectValue
 
-__all__ = ["is_past", "lost", "note", "of_nested", "shed", "take", "take_children"]
+__all__ = ["is_past", "let_go", "lost", "note", "of_nested", "shed", "take", "take_children"]
 
 
 def note(run: Run, recovered: Recovered) -> None:
@@ -159,6 +159,17 @@ def lost(run: Run, node: int) -> None:
     """A recovered result is gone: the node is one like any other, and runs again."""
     if run.cached is not None and not run.is_hit(node):
         run.cached.recovered.pop(node, None)
+
+
+def let_go(run: Run) -> None:
+    """Forgets results that nobody needs; while workers have objects, these may be made of them again."""
+    cached = run.cached
+    assert cached is not None
+    if any(isinstance(value, ObjectValue) for value in run.values.values()):
+        return
+    for node in cached.recovered:
+        if node not in run.values and run.runs_code(node):
+            cached.hits.pop(node, None)
 
 
 def shed(run: Run) -> None:

@@ -317,3 +317,22 @@ def test_a_run_that_had_all_its_results_ends(sim: Sim) -> None:
     sim.turn(known("w1"), recovered(chain(), done))
     assert sim.ended.state == "succeeded"
     assert sim.of(c.TargetValue) == [c.TargetValue("r", 2, b"v")]
+
+
+@pytest.mark.parametrize("with_object", [False, True])
+def test_results_that_nobody_needs_are_not_held(sim: Sim, with_object: bool) -> None:
+    make = GraphMaker()
+    chain_end = make.call("c", make.call("b", make.call("a")))
+    make.gather(chain_end, make.call("d", make.call("large")))
+    results = {0: StoredValue(b"a"), 1: StoredValue(b"b")}
+    if with_object:
+        results[3] = StoredValue(ObjectValue(6, 1 << 20, "w1", "w1:1"), attempt=6)
+    sim.turn(known("w1"), recovered(make.graph(), results))
+    cached = sim.core.runs["r"].cached
+    assert cached is not None
+    assert sorted(cached.hits) == ([0, 1] if with_object else [1])
+    hello(sim, "w1", objects=(6,))
+    while sim.open:
+        sim.done(sim.assigned[0])
+    assert sim.ended.state == "succeeded"
+    assert set(sim.executed) == {"c", "d"} | (set() if with_object else {"large"})
