@@ -12,6 +12,7 @@ from cascade_dist.caching.backends import CacheBackend
 from cascade_dist.caching.pins import PinBook
 from cascade_dist.codec.cid import cid_of, cid_to_text
 from cascade_dist.storage.kubo import TOTAL_SECONDS, Kubo, check_api_url
+from cascade_dist.storage.pin_names import CACHE_PINS
 
 __all__ = ["VALUE_BYTES_MAX", "IpfsCacheBackend"]
 
@@ -103,7 +104,7 @@ class IpfsCacheBackend:
             pins = await self._book(kubo)
             if pins is not None:  # before it is pinned, or who collects now would unpin it
                 await pins.hold(cid, name, None if ttl is None else ttl + 2 * TOTAL_SECONDS)
-            await kubo.add(data)
+            await kubo.add(data, CACHE_PINS)
             await self.metadata_backend.set(name, cid, ttl)
             if pins is None:
                 return
@@ -145,10 +146,10 @@ class IpfsCacheBackend:
         unpinned = 0
         for cid, named in await pins.take(limit):
             if not named:
-                await kubo.unpin(cid)
+                await kubo.unpin(cid, CACHE_PINS)
                 unpinned += 1
             if await pins.finish(cid):
-                await kubo.pin(cid)
+                await kubo.pin(cid, CACHE_PINS)
                 unpinned -= not named
         return unpinned
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from cascade_dist.codec.cid import CHUNK_BYTES, LINKS_MAX, CidHasher, cid_from_text, cid_of, cid_to_text
 from cascade_dist.errors import CascadeError
+from cascade_dist.storage.pin_names import may_take
 
 if TYPE_CHECKING:
     import aiohttp
@@ -142,15 +143,26 @@ class Kubo:
 
     # --- bytes ----------------------------------------------------------------------------------------
 
-    async def add(self, data: bytes) -> str:
+    async def add(self, data: bytes, pin: str) -> str:
         """Stores and pins bytes; returns their CID.
+
+        Args:
+            data: the bytes.
+            pin: the pin's name, unless somebody has it who goes before.
 
         Raises:
             IpfsError: the node could not, or calls them by another CID.
         """
         wanted = cid_to_text(cid_of(data))
-        await self._add(wanted, len(data), lambda: self._whole(data), _ADD)
+        options = await self._pinned(wanted, pin)
+        await self._add(wanted, len(data), lambda: self._whole(data), options)
         return wanted
+
+    async def _pinned(self, cid: str, pin: str | None) -> dict[str, str]:
+        """The options of `add`."""
+        if pin is None or not may_take(pin, await self.pinned_as(cid)):
+            return {**_ADD, "pin": "false"}
+        return {**_ADD, "pin-name": pin}
 
     async def add_pieces(self, cid: str, size: int, pieces: Pieces, *, pin: str | None = None) -> None:
         """Stores bytes whose CID is known, as a stream.
@@ -159,12 +171,13 @@ class Kubo:
             cid: of the bytes.
             size: their length.
             pieces: gives them.
-            pin: pins them under this name; None: they stay until the node cleans up.
+            pin: pins them under this name, unless somebody has the pin who goes before; None: they stay until
+                the node cleans up.
 
         Raises:
             IpfsError: the node could not, or calls them by another CID.
         """
-        options = {**_ADD, "pin": "false"} if pin is None else {**_ADD, "pin-name": pin}
+        options = await self._pinned(cid, pin)
         clock = asyncio.get_running_loop().time
         deadline = clock() + _seconds_for(size)
         try:
@@ -288,23 +301,45 @@ class Kubo:
 
     # --- pins -----------------------------------------------------------------------------------------
 
-    async def pin(self, cid: str, name: str = "", find: float | None = None) -> None:
+    async def pin(self, cid: str, name: str, find: float | None = None) -> None:
         """Has the node keep the bytes of a CID, which it looks for if need be.
 
         Raises:
             IpfsError: the node could not.
         """
-        options = {"arg": cid, "name": name} if name else {"arg": cid}
+        if not may_take(name, await self.pinned_as(cid)):
+            return
+        options = {"arg": cid, "name": name}
         if find is not None:
             options["timeout"] = f"{max(1, round(find * 1000))}ms"
         await self._call("pin/add", options, _ANSWER_BYTES_MAX)
 
-    async def unpin(self, cid: str) -> None:
-        """Lets the node forget the bytes of a CID; one that is not pinned is passed over.
+    async def pinned_as(self, cid: str) -> str | None:
+        """The name of a CID's pin, which may be empty; None: it is not pinned by itself.
+
+        Raises:
+            IpfsError: the node could not be asked.
+        """
+        options = {"arg": cid, "type": "recursive", "names": "true"}
+        try:
+            raw = await self._call("pin/ls", options, _ANSWER_BYTES_MAX)
+        except IpfsError as error:
+            if "not pinned" in str(error):
+                return None
+            raise
+        try:
+            return str(json.loads(raw)["Keys"][cid].get("Name", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise IpfsError(f"the IPFS node at {self._base} did not say who has pinned {cid}") from None
+
+    async def unpin(self, cid: str, name: str) -> None:
+        """Lets the node forget the bytes of a CID; a pin that has another name by now stays.
 
         Raises:
             IpfsError: the node could not.
         """
+        if await self.pinned_as(cid) != name:
+            return
         try:
             await self._call("pin/rm", {"arg": cid}, _ANSWER_BYTES_MAX)
         except IpfsError as error:

@@ -19,6 +19,7 @@ from aiohttp import web
 import cascade_dist as cs
 from cascade_dist.codec.cid import CHUNK_BYTES, cid_of, cid_to_text
 from cascade_dist.storage.kubo import IpfsError, Kubo
+from cascade_dist.storage.pin_names import CACHE_PINS
 
 
 class Clock:
@@ -130,23 +131,23 @@ async def test_another_value_lets_the_last_one_go(kubo: str) -> None:
 async def test_the_node_and_we_call_bytes_the_same(kubo: str, size: int) -> None:
     data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
     async with Kubo(kubo) as node:
-        cid = await node.add(data)
+        cid = await node.add(data, CACHE_PINS)
         assert cid == cid_to_text(cid_of(data))
         assert await node.cat(cid, size) == data
-        await node.unpin(cid)
-        await node.unpin(cid)
+        await node.unpin(cid, CACHE_PINS)
+        await node.unpin(cid, CACHE_PINS)
 
 
 async def test_the_nodes_own_settings_play_no_part(kubo: str) -> None:
     data = b"x" * (3 * CHUNK_BYTES)
     theirs = await add_by_settings(kubo, data)
     async with Kubo(kubo) as node:
-        assert await node.add(data) == cid_to_text(cid_of(data)) != theirs
+        assert await node.add(data, CACHE_PINS) == cid_to_text(cid_of(data)) != theirs
 
 
 async def test_more_bytes_than_were_wanted_are_refused(kubo: str) -> None:
     async with Kubo(kubo) as node:
-        cid = await node.add(b"x" * 100)
+        cid = await node.add(b"x" * 100, CACHE_PINS)
         with pytest.raises(IpfsError, match="more than 99 bytes"):
             await node.cat(cid, 99)
 
@@ -196,6 +197,8 @@ def says(text: str, status: int = 200) -> Any:
             await request.read()
         if request.match_info["command"] == "id":
             return web.json_response({"ID": "12D3KooW"})
+        if request.match_info["command"] == "pin/ls":
+            return web.json_response({"Message": "it is not pinned"}, status=500)
         return web.Response(text=text, status=status)
 
     return answer

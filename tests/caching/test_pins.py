@@ -174,7 +174,7 @@ async def test_one_who_dies_between_taking_and_unpinning_is_made_good(
     await backend.set("k", "left behind")
     cid = await backend.cid("k")
 
-    async def fail(self: Kubo, cid: str) -> None:
+    async def fail(self: Kubo, cid: str, name: str) -> None:
         raise IpfsError("the node is away")
 
     with monkeypatch.context() as broken:
@@ -197,7 +197,7 @@ async def test_who_uses_the_backend_collects_now_and_then(
     cid = await backend.cid("k")
     clock[0] = 20.0
 
-    async def fail(self: Kubo, cid: str) -> None:
+    async def fail(self: Kubo, cid: str, name: str) -> None:
         raise IpfsError("it cannot unpin")
 
     with monkeypatch.context() as broken:

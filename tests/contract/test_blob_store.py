@@ -331,7 +331,7 @@ async def test_a_node_is_given_what_the_files_hold(kubo: str, tmp_path: Path) ->
 async def test_what_only_the_node_has_is_found_and_checked(kubo: str, tmp_path: Path) -> None:
     data = os.urandom(700_000)
     async with Kubo(kubo) as node:
-        await node.add(data)
+        await node.add(data, "theirs")
     store = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 20), kubo, name="finder", temporary=True)
     assert await store.find(cid_of(data)) is None, "the network is asked only when somebody has time"
     assert await store.find(cid_of(data), 5.0) == 700_000

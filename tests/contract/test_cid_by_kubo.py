@@ -48,7 +48,7 @@ async def there_and_back(url: str, size: int) -> None:
         async for piece in node.cat_pieces(cid, size):
             got += len(piece)
         assert got == size
-        await node.unpin(cid)
+        await node.unpin(cid, "border")
 
 
 @pytest.mark.parametrize("size", SIZES)

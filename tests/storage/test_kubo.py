@@ -95,13 +95,14 @@ async def test_a_blob_that_is_larger_than_wanted_is_refused_before_it_is_read() 
 )
 async def test_what_the_node_lacks_is_told_from_a_node_that_is_away(text: str) -> None:
     async def answer(request: web.Request) -> web.Response:
-        return web.json_response({"Message": text}, status=500)
+        told = f"path '{CID}' is not pinned" if request.path.endswith("pin/ls") else text
+        return web.json_response({"Message": told}, status=500)
 
     async with node(answer) as url, Kubo(url) as kubo:
         with pytest.raises(IpfsLacks, match=text):
             await take(kubo.cat_pieces(CID, len(DATA), 1.0), bytearray())
         with pytest.raises(IpfsLacks):
-            await kubo.pin(CID, find=1.0)
+            await kubo.pin(CID, "mine", find=1.0)
 
 
 async def test_an_upload_to_a_node_that_hangs_is_given_up() -> None:

@@ -26,7 +26,7 @@ def used(url: str) -> BlobNode:
 
 async def test_a_blob_is_written_whole_or_not_at_all(kubo: str, tmp_path: Path) -> None:
     async with Kubo(kubo) as there:
-        await there.add(DATA)
+        await there.add(DATA, "theirs")
     blobs = used(kubo)
     path = str(tmp_path / "blob")
     assert await blobs.fetch(CID, len(DATA), [path]) == path
@@ -59,7 +59,7 @@ async def test_wrong_bytes_are_refused(tmp_path: Path, caplog: pytest.LogCapture
 
 async def test_where_there_is_no_room_the_next_directory_is_tried(kubo: str, tmp_path: Path) -> None:
     async with Kubo(kubo) as there:
-        await there.add(DATA)
+        await there.add(DATA, "theirs")
     blobs = used(kubo)
     missing, there_is = str(tmp_path / "missing" / "blob"), str(tmp_path / "blob")
     assert await blobs.fetch(CID, len(DATA), [missing, there_is]) == there_is
@@ -85,7 +85,7 @@ async def test_a_node_that_hangs_is_left_alone_for_a_while(
 
 async def test_the_schedulers_node_is_used_where_none_is_named(kubo: str) -> None:
     async with Kubo(kubo) as there:
-        await there.add(DATA)
+        await there.add(DATA, "theirs")
     blobs = BlobNode()
     assert await blobs.read(CID, len(DATA)) is None
     for url, wanted in ((kubo, DATA), ("", None), ("nonsense", None), (kubo, DATA), (kubo, DATA)):
@@ -99,7 +99,7 @@ async def test_the_schedulers_node_is_used_where_none_is_named(kubo: str) -> Non
 
 async def test_a_worker_uses_its_own_node_where_the_scheduler_has_one(kubo: str) -> None:
     async with Kubo(kubo) as there:
-        await there.add(DATA)
+        await there.add(DATA, "theirs")
     blobs = BlobNode(kubo)
     for url, wanted in (("", None), ("http://scheduler:5001", DATA), ("", None), ("http://other:5001", DATA)):
         blobs.told(url)

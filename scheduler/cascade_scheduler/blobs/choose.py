@@ -12,6 +12,7 @@ from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
 from cascade_dist.errors import ConfigError
+from cascade_dist.storage.pin_names import store_pins
 from cascade_scheduler.blobs.base import BlobStore
 from cascade_scheduler.blobs.files import FileBlobStore
 from cascade_scheduler.blobs.memory import MemoryBlobStore
@@ -86,9 +87,9 @@ def _in_ipfs(uri: str, state: str, bytes_max: int) -> BlobPlace:
     temporary = place.temporary or urlsplit(state).scheme == "memory"
     try:
         from cascade_dist.storage.kubo import api_url
-        from cascade_scheduler.blobs.ipfs import IpfsBlobStore, pin_name
+        from cascade_scheduler.blobs.ipfs import IpfsBlobStore
 
-        name = pin_name(temporary, _digest(str(local.directory.absolute())))
+        name = store_pins(temporary, _digest(str(local.directory.absolute())))
         store = IpfsBlobStore(local, api_url(address), name=name, temporary=temporary, lives=_lives)
     except (ValueError, ImportError) as error:
         place.clean()
@@ -100,7 +101,7 @@ def _in_files(state: str, bytes_max: int) -> BlobPlace:
     if urlsplit(state).scheme == "memory":
         _sweep()
         temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
-        return BlobPlace(FileBlobStore(temporary, bytes_max), temporary)
+        return BlobPlace(FileBlobStore(temporary, bytes_max, lasting=False), temporary)
     home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     return BlobPlace(FileBlobStore(home / "cascade" / "blobs" / _name_of(state), bytes_max))
 

@@ -36,10 +36,19 @@ class FileBlobStore:
 
     Reads and writes of files run in threads, piece by piece: a disk that hangs holds the one transfer, not
     the scheduler.
+
+    Args:
+        directory: made if need be.
+        bytes_max: of all blobs together.
+        lasting: a blob that was taken is on the disk, also when the machine loses its power.
+
+    Raises:
+        BlobError: the directory cannot be used.
     """
 
-    def __init__(self, directory: Path, bytes_max: int) -> None:
+    def __init__(self, directory: Path, bytes_max: int, *, lasting: bool = True) -> None:
         self._directory = directory
+        self._lasting = lasting
         self._index = BlobIndex(bytes_max)
         self.on_gone: Callable[[bytes], None] = lambda cid: None
         """Told of each blob that is deleted."""
@@ -113,7 +122,7 @@ class FileBlobStore:
     async def begin(self, cid: bytes, size: int) -> _Upload:
         """Starts to store a blob."""
         await self._delete(self._index.reserve(cid, size))
-        upload = _Upload(self._index, self._path(cid), cid, size)
+        upload = _Upload(self._index, self._path(cid), cid, size, self._lasting)
         try:
             try:
                 await upload.open()
@@ -202,6 +211,8 @@ class FileBlobStore:
         self._index.size(cid)
         try:
             self._path(cid, _KEPT).touch(0o600)
+            if self._lasting:
+                await asyncio.to_thread(_sync, self._directory)
         except OSError as error:
             raise BlobError(
                 f"blob {cid_to_text(cid)} cannot be pinned in {self._directory}: {error.strerror or error}"
@@ -239,6 +250,15 @@ class FileBlobStore:
         return self._directory / (cid_to_text(cid) + suffix)
 
 
+def _sync(path: Path) -> None:
+    """Brings a file or the names in a directory to the disk."""
+    there = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(there)
+    finally:
+        os.close(there)
+
+
 def _unlink(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
@@ -265,8 +285,9 @@ def _failed(cid: bytes, size: int, directory: Path, error: OSError) -> BlobError
 class _Upload:
     """One blob on its way in, under a name of its own: the same blob may come twice at the same time."""
 
-    def __init__(self, index: BlobIndex, path: Path, cid: bytes, size: int) -> None:
+    def __init__(self, index: BlobIndex, path: Path, cid: bytes, size: int, lasting: bool) -> None:
         self._index = index
+        self._lasting = lasting
         self._path = path
         self._partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}{_PARTIAL}")
         self._cid = cid
@@ -313,15 +334,19 @@ class _Upload:
         assert self._file is not None, "the upload is over"
         try:
             await asyncio.to_thread(self._file.close)
+            if self._lasting:
+                await asyncio.to_thread(_sync, self._partial)
             if self._cid in self._index:
                 self._partial.unlink()
             else:
                 self._partial.replace(self._path)
+            self._index.keep(self._cid, self._size)
+            self._file = None
+            self._over = True
+            if self._lasting:
+                await asyncio.to_thread(_sync, self._path.parent)
         except OSError as error:
             raise _failed(self._cid, self._size, self._path.parent, error) from None
-        self._index.keep(self._cid, self._size)
-        self._file = None
-        self._over = True
 
     async def abort(self) -> None:
         """Throws away what came."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 
 from cascade_dist.codec.cid import cid_from_text, cid_to_text
 from cascade_dist.storage.breaker import Breaker
 from cascade_dist.storage.kubo import IpfsError, IpfsLacks, Kubo
+from cascade_dist.storage.pin_names import left_by, may_take
 from cascade_scheduler.blobs.base import (
     FIND_SECONDS,
     PIECE_BYTES,
@@ -29,23 +28,17 @@ from cascade_scheduler.blobs.base import (
 )
 from cascade_scheduler.blobs.files import FileBlobStore
 
-__all__ = ["IpfsBlobStore", "pin_name"]
+__all__ = ["IpfsBlobStore"]
 
 CATCH_UP_SECONDS = 5.0
 """How often the node is given what it missed."""
 CLOSE_SECONDS = 5.0
+COMPARE_SECONDS = 300.0
 SAY_SECONDS = 60.0
 """The same trouble is told once in so long."""
 SILENCE_SECONDS = 10.0
-_TEMPORARY = "cascade-of-"
 
 logger = logging.getLogger("cascade.scheduler")
-
-
-def pin_name(temporary: bool, place: str) -> str:
-    """The name of a store's pins: of a temporary one with the process that it ends with."""
-    host = socket.gethostname()
-    return f"{_TEMPORARY}{host}-{os.getpid()}" if temporary else f"cascade-{host}-{place}"
 
 
 class IpfsBlobStore:
@@ -79,8 +72,8 @@ class IpfsBlobStore:
         self._to_unpin: set[bytes] = set()
         self._said = ("", 0.0)
         """The last warning, and when."""
-        self._compared = False
-        """Whether the node's pins were compared with the files."""
+        self._compare_at = 0.0
+        """When the node's pins are to be compared with the files: others may drop what both have."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         local.on_gone = self._gone
@@ -224,7 +217,7 @@ class IpfsBlobStore:
         while True:
             try:
                 if self._breaker.may_try():
-                    if not self._compared:
+                    if time.monotonic() >= self._compare_at:
                         await self._compare()
                     await self._unpin_gone()
                     for cid in list(self._behind):
@@ -245,20 +238,18 @@ class IpfsBlobStore:
         """What the node pins for this store, and what it should; what dead schedulers left is unpinned."""
         pinned = await self._kubo.pins()
         self._answered()
-        ours = {cid_from_text(text) for text, name in pinned.items() if name == self._name}
-        held = {blob.cid for blob in self._local.listing()}
-        self._behind |= held - ours
-        self._to_unpin |= ours - held
+        ours, kept = set(), set()
         for text, name in pinned.items():
-            if name != self._name and self._is_left(name):
-                await self._kubo.unpin(text)
-        self._compared = True
-
-    def _is_left(self, name: str) -> bool:
-        start, dash, pid = name.rpartition("-")
-        if start != f"{_TEMPORARY}{socket.gethostname()}" or not dash or not pid.isdigit():
-            return False
-        return not self._lives(int(pid))
+            if name == self._name:
+                ours.add(cid_from_text(text))
+            elif (pid := left_by(name)) is not None and not self._lives(pid):
+                await self._kubo.unpin(text, name)
+            elif not may_take(self._name, name):
+                kept.add(text)
+        held = {blob.cid for blob in self._local.listing()}
+        self._behind |= {cid for cid in held - ours if cid_to_text(cid) not in kept}
+        self._to_unpin |= ours - held
+        self._compare_at = time.monotonic() + COMPARE_SECONDS
 
     async def _unpin_gone(self) -> None:
         while self._to_unpin:
@@ -266,11 +257,13 @@ class IpfsBlobStore:
             if self._local.has(cid):
                 continue  # it has come again
             try:
-                await self._kubo.unpin(cid_to_text(cid))
+                await self._kubo.unpin(cid_to_text(cid), self._name)
             except IpfsError:
                 self._to_unpin.add(cid)
                 raise
             self._answered()
+            if self._local.has(cid):
+                self._behind.add(cid)  # it has come again meanwhile, and its pin may have gone
 
     async def close(self) -> None:
         """Lets go of the node; a temporary store's pins go."""
@@ -282,7 +275,7 @@ class IpfsBlobStore:
             with contextlib.suppress(IpfsError, TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     for blob in self._local.listing():
-                        await self._kubo.unpin(cid_to_text(blob.cid))
+                        await self._kubo.unpin(cid_to_text(blob.cid), self._name)
         await self._kubo.close()
         await self._local.close()
 

@@ -146,7 +146,7 @@ async def test_many_blobs_are_listed_in_parts(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_a_store_in_ipfs_looks_for_what_others_have(kubo: str, tmp_path: Path) -> None:
     async with Kubo(kubo) as node:
-        await node.add(b"only the node has it")
+        await node.add(b"only the node has it", "theirs")
     cid = cid_of(b"only the node has it")
     blobs = IpfsBlobStore(FileBlobStore(tmp_path, 1 << 20), kubo, name="service", temporary=True)
     async with scheduler(blobs=blobs) as it, Client(it.address) as client:
