@@ -36,6 +36,8 @@ if known[1] == ARGV[1] then last = tonumber(known[2]) end
 local number = tonumber(ARGV[2])
 if number == last then return {'LANDED', ''} end
 if number ~= last + 1 then return {'GAP', tostring(last)} end
+-- A full Redis refuses a script at its first command that needs memory, and nothing once it has written.
+redis.call('HSET', KEYS[2], 'begun', ARGV[2])
 local most, at, run = tonumber(ARGV[3]), 4, ''
 local function many(name, key, first, upto)
   if upto < first then redis.call(name, key) end

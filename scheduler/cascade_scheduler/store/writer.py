@@ -23,6 +23,7 @@ from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import (
     Batch,
     Record,
+    RunCreated,
     RunEvents,
     RunRenewed,
     RunStore,
@@ -52,11 +53,11 @@ RETRY_MAX = 5.0
 """Seconds between two tries while the store is away: from, to."""
 _MAY_WAIT = frozenset(
     (
-        *(RunEvents, RunRenewed, SaveAttempt, SaveCheckpoint, SaveDue, SaveFacts, SaveFrame),
+        *(RunCreated, RunEvents, RunRenewed, SaveAttempt, SaveCheckpoint, SaveDue, SaveFacts, SaveFrame),
         *(SaveResult, SaveSkip),
     )
 )
-"""What a run leaves while it goes on."""
+"""What a run leaves while it goes on, and that it has begun: who submits does not wait for that."""
 
 logger = logging.getLogger("cascade.scheduler")
 
