@@ -101,3 +101,19 @@ async def test_a_full_disk_is_told_once_and_nothing_is_lost(
     assert [place_of(store, attempt) for attempt in range(1, 5)] == ["fast"] * 4
     monkeypatch.setattr(spilling, "reserve", real)
     await until(lambda: not store.crowded)
+
+
+async def test_what_is_released_while_it_moves_is_left(store: ObjectStore) -> None:
+    for attempt in range(1, 4):
+        write(store, attempt)
+    short = Path(store.object_dirs[0]) / f"{4:016x}"
+    short.write_bytes(b"x" * 100)  # as when its file is written again, or its pages are gone
+    store.find(1)
+    store.add_made(4, PIECE)
+    for attempt in (1, 2, 3):
+        store.find(attempt)
+    await asyncio.sleep(0.05)
+    store.release(4)
+    write(store, 5)
+    await until(lambda: not store.crowded)
+    assert [place_of(store, attempt) for attempt in (1, 2, 3, 5)].count("slow") == 1

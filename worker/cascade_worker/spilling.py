@@ -107,7 +107,10 @@ def _copy(source: str, target: str, size: int) -> None:
             reserve(write, size)
             at = 0
             while at < size:
-                at += os.sendfile(write, read, at, min(_STEP_BYTES, size - at))
+                sent = os.sendfile(write, read, at, min(_STEP_BYTES, size - at))
+                if not sent:
+                    raise FileNotFoundError(f"{source} was released while it was copied")
+                at += sent
         except BaseException:
             os.unlink(target)
             raise
