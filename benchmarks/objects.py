@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -318,7 +319,7 @@ def _two_workers(folder: str) -> Iterator[tuple[str, psutil.Process]]:
             subprocess.Popen([python, "-m", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         )
 
-    with _stopped(started):
+    with contextlib.ExitStack() as places, _stopped(started):
         start("cascade_scheduler", "--port", "0", "--ready-file", str(ready), "--log-level", "error")
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
@@ -329,6 +330,7 @@ def _two_workers(folder: str) -> Iterator[tuple[str, psutil.Process]]:
         for name in (MAKER, USER):
             place = Path("/dev/shm" if Path("/dev/shm").is_dir() else folder, f"{Path(folder).name}-{name}")
             place.mkdir()
+            places.callback(shutil.rmtree, place, ignore_errors=True)
             given = ("--slots", "1", "--resources", f"{name}=1", "--object-dir", str(place))
             start(
                 "cascade_worker",
