@@ -494,11 +494,11 @@ class FetchObjectRequest(_message.Message):
     def __init__(self, attempt: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
 
 class FetchObjectResponse(_message.Message):
-    __slots__ = ("size_bytes", "data", "crc32")
+    __slots__ = ("size_bytes", "data", "checksum")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
-    CRC32_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     data: bytes
-    crc32: int
-    def __init__(self, size_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., crc32: _Optional[int] = ...) -> None: ...
+    checksum: int
+    def __init__(self, size_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...

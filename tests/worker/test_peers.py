@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from cascade_worker.executor.segments import ObjectWriter
 from cascade_worker.object_service import start_object_server
 from cascade_worker.objects import ObjectStore
 from cascade_worker.peers import PeerFetcher, UnreachableError, split
-from cascade_worker.pieces import METHOD, BadPieceError, Piece, decode_piece, encode_piece
+from cascade_worker.pieces import METHOD, BadPieceError, Piece, checksum_of, decode_piece, encode_piece
 
 MIB = 1 << 20
 
@@ -35,18 +34,18 @@ MIB = 1 << 20
 
 @given(size=st.integers(0, 2**64 - 1), data=st.binary(max_size=400))
 def test_pieces_are_the_messages_that_protobuf_writes(size: int, data: bytes) -> None:
-    crc = zlib.crc32(data)
-    message = encode_piece(Piece(size, data, crc))
+    checksum = checksum_of(data)
+    message = encode_piece(Piece(size, data, checksum))
     parsed = worker_pb2.FetchObjectResponse.FromString(message)
-    assert (parsed.size_bytes, parsed.data, parsed.crc32) == (size, data, crc)
+    assert (parsed.size_bytes, parsed.data, parsed.checksum) == (size, data, checksum)
     found = decode_piece(parsed.SerializeToString())
-    assert (found.size, bytes(found.data), found.crc32) == (size, data, crc)
+    assert (found.size, bytes(found.data), found.checksum) == (size, data, checksum)
     found.check()
 
 
 @given(data=st.binary(min_size=1, max_size=300), cut=st.integers(1, 300))
 def test_a_piece_that_was_cut_short_is_refused(data: bytes, cut: int) -> None:
-    message = encode_piece(Piece(7, data, zlib.crc32(data)))
+    message = encode_piece(Piece(7, data, checksum_of(data)))
     try:
         found = decode_piece(message[: -min(cut, len(message) - 1)])
         found.check()
@@ -57,7 +56,7 @@ def test_a_piece_that_was_cut_short_is_refused(data: bytes, cut: int) -> None:
 
 def test_a_changed_byte_is_found_and_unknown_fields_are_passed_over() -> None:
     with pytest.raises(BadPieceError, match="checksum"):
-        Piece(0, b"otherwise", zlib.crc32(b"something")).check()
+        Piece(0, b"otherwise", checksum_of(b"something")).check()
     later = worker_pb2.FetchObjectRequest(length_bytes=5).SerializeToString()
     newer = encode_piece(Piece(3, b"abc", 9)) + b"\x22\x02hi" + b"\x29" + bytes(8) + b"\x30\x07"
     assert decode_piece(newer)[0] == 3
@@ -114,7 +113,7 @@ async def good(request: worker_pb2.FetchObjectRequest, number: int) -> AsyncIter
     end = request.offset_bytes + request.length_bytes
     for at in range(request.offset_bytes, end, MIB):
         data = DATA[at : min(end, at + MIB)]
-        yield encode_piece(Piece(len(DATA), data, zlib.crc32(data)))
+        yield encode_piece(Piece(len(DATA), data, checksum_of(data)))
 
 
 async def changed(request: worker_pb2.FetchObjectRequest, number: int) -> AsyncIterator[bytes]:
@@ -134,14 +133,14 @@ async def short(request: worker_pb2.FetchObjectRequest, number: int) -> AsyncIte
 
 async def other(request: worker_pb2.FetchObjectRequest, number: int) -> AsyncIterator[bytes]:
     """Another object."""
-    yield encode_piece(Piece(5, b"other", zlib.crc32(b"other")))
+    yield encode_piece(Piece(5, b"other", checksum_of(b"other")))
 
 
 async def too_much(request: worker_pb2.FetchObjectRequest, number: int) -> AsyncIterator[bytes]:
     """More than was asked for."""
     async for message in good(request, number):
         yield message
-    yield encode_piece(Piece(0, b"more", zlib.crc32(b"more")))
+    yield encode_piece(Piece(0, b"more", checksum_of(b"more")))
 
 
 async def nothing(request: worker_pb2.FetchObjectRequest, number: int) -> AsyncIterator[bytes]:

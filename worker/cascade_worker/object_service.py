@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import zlib
 from typing import Any
 
 import grpc
@@ -15,7 +14,7 @@ from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import PAYLOAD_BYTES_MAX, Address, TokenAuth, server_options
 from cascade_worker.executor.files import open_shared
 from cascade_worker.objects import ObjectStore
-from cascade_worker.pieces import METHOD, Piece, encode_piece
+from cascade_worker.pieces import METHOD, Piece, checksum_of, encode_piece
 
 __all__ = ["ObjectServicer", "reachable", "start_object_server"]
 
@@ -90,7 +89,7 @@ class _Reader:
             data = self._buffer[: self._end - self._at]
             if os.preadv(self._fd, [data], self._at) != len(data):
                 raise OSError(f"a file of {self._size:,} bytes was cut short")
-            messages.append(encode_piece(Piece(self._untold, data, zlib.crc32(data))))
+            messages.append(encode_piece(Piece(self._untold, data, checksum_of(data))))
             self._at += len(data)
             self._untold = 0
         return messages
