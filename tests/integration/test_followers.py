@@ -15,7 +15,7 @@ import cascade_dist as cs
 from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life
+from .lives import Life, fresh
 
 pytestmark = pytest.mark.integration
 
@@ -167,7 +167,7 @@ def test_other_runs_get_their_turn_between_links(one_slot: cs.Cluster, tmp_path:
 def test_a_chain_goes_on_while_there_is_no_scheduler(
     redis_server: str, journal: Journal, tmp_path: Path
 ) -> None:
-    life = Life(redis_server, tmp_path / "blobs", slots=1)
+    life = Life(fresh(redis_server), tmp_path / "blobs", slots=1)
     path, gate = journal.path, str(tmp_path / "gate")
     try:
         with life.connect() as cluster:
