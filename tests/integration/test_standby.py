@@ -162,7 +162,7 @@ def test_a_leader_that_lives_keeps_the_lead_when_redis_loses_the_lease(
     flag.touch()
     assert run.result(60) == 1
     assert "leads now" not in cluster.schedulers[1].text()
-    assert health(cluster.ports[0], "cascade.Scheduler") == "SERVING"
+    wait_until(lambda: health(cluster.ports[0], "cascade.Scheduler") == "SERVING")
     assert sorted(journal.lines()) == ["gate", "step1"]
     client.close()
 

@@ -101,7 +101,7 @@ async def test_many_inputs_are_fetched_one_by_one() -> None:
 
 
 async def test_a_large_graph_is_planned_while_others_run() -> None:
-    nodes, per_chunk = 60_000, 10_000
+    nodes, per_chunk = 240_000, 10_000
     async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
         serving = asyncio.create_task(worker.serve(lambda a: pickled(1)))
         for first in range(0, nodes, per_chunk):
