@@ -6,6 +6,8 @@ PY := .venv/bin/python
 DEMO_PATH ?=
 PORT ?= 7420
 PYTEST_ARGS ?=
+# Tests wait for processes most of the time: two at once, file by file, take half as long as one.
+JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,7 @@ demo: .venv/.ready ## Run a real graph over real files on two workers (DEMO_PATH
 	$(PY) examples/source_atlas.py --workers 2 $(if $(DEMO_PATH),"$(DEMO_PATH)")
 
 test: lint types proto-check redis kubo ## Everything: lint, types, generated code, all tests.
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/.ready-test ## ruff and buf.
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && .venv/bin/buf lint
