@@ -199,6 +199,7 @@ def test_s71_a_pause_with_a_time_to_live_ends_by_itself(cluster: cs.Cluster) -> 
 
 
 def test_nothing_starts_once_a_pause_is_answered(cluster: cs.Cluster, journal: Journal) -> None:
+    cluster.run(sleeps.map(seconds=[0.2] * 4))  # an executor that loads a function has started the attempt
     run = cluster.submit(sleeps.map(seconds=[0.001] * 300, path=[journal.path] * 300))
     until(journal.lines, "the first task")
     cluster.pause("task:sleeps")

@@ -120,6 +120,16 @@ def test_a_promise_survives_the_death_of_the_executor(bench: Bench) -> None:
     assert bench.phase(running) == "FINISHED"
 
 
+def test_a_promise_waits_for_an_executor_that_will_start_what_it_was_given() -> None:
+    bench = Bench()
+    executor = one(bench.turn(events.Connected()), commands.StartExecutor).executor
+    bench.assign(bench.body())
+    bench.work(promise=6)
+    assert promised(bench) == 0, "it is being forked, and starts its task when it is there"
+    bench.turn(events.ExecutorStarted(executor))
+    assert promised(bench) == 6
+
+
 def test_promises_are_kept_in_order(bench: Bench) -> None:
     body = bench.body(expected=0.0001)
     bench.assign(body)

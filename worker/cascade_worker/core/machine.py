@@ -260,14 +260,20 @@ class Core:
             resources.close_lost_runs(state, event.over)
         if event.promise:
             written = [a for a in state.attempts.values() if a.phase == Phase.SENT]
-            state.promises.append((event.promise, written))
+            coming = [e for e in state.executors.values() if not e.started and (e.pipe or e.running)]
+            state.promises.append((event.promise, written, coming))
 
     def _keep_promises(self) -> None:
-        """Promises what holds now: all that was to be given back has been, or had started after all."""
-        promises = self.state.promises
+        """Promises what holds now: all that was to be given back has been, or had started after all.
+
+        What an executor was given that has yet to come up starts when it does: that is waited for.
+        """
+        promises, executors = self.state.promises, self.state.executors
         while promises:
-            number, written = promises[0]
+            number, written, coming = promises[0]
             if any(a.phase == Phase.SENT and a.wanted != Wanted.NOTHING for a in written):
+                return
+            if any(e.id in executors and not e.started and (e.pipe or e.running) for e in coming):
                 return
             self.state.promised = number
             del promises[0]

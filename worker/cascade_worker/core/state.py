@@ -344,8 +344,9 @@ class State:
     """Finished, and in no message of this session."""
     unacknowledged: deque[tuple[int, list[Attempt]]] = field(default_factory=deque)
     """Messages with reports, by number, until the scheduler's mark covers them."""
-    promises: list[tuple[int, list[Attempt]]] = field(default_factory=list)
-    """Numbers to be promised, in order, and the attempts that an executor has yet to give back for each."""
+    promises: list[tuple[int, list[Attempt], list[Executor]]] = field(default_factory=list)
+    """Numbers to be promised, in order; for each the attempts that an executor has yet to give back, and the
+    executors that have yet to come up and start what they were given."""
     promised: int = 0
     """The last number of this session of which all is given back."""
     told_promised: int = 0
