@@ -8,19 +8,12 @@ so a client hears of a result only when its backend has it. There is no way back
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias, Union
 
 from cascade_scheduler.core.commands import SaveFrame, SaveResult, SaveSkip
-from cascade_scheduler.core.limits import Constraint
-from cascade_scheduler.store.base import (
-    Batch,
-    StoredHead,
-    StoredRun,
-    StoredWorker,
-    StoreGarbage,
-    without_superseded,
-)
+from cascade_scheduler.store.base import Batch, without_superseded
+from cascade_scheduler.store.memory import ForgetfulStore
 
 __all__ = ["CLIENT_STATE", "Kept", "KeeperStore", "Pending"]
 
@@ -37,11 +30,14 @@ class Pending(NamedTuple):
     records: Sequence[Kept]
 
 
-class KeeperStore:
-    """One batch waits for the client at a time; sent again, on another stream, it has the same number."""
+class KeeperStore(ForgetfulStore):
+    """One batch waits for the client at a time; sent again, on another stream, it has the same number.
+
+    There is nothing to load: what a client keeps stays there.
+    """
 
     def __init__(self, epoch: int) -> None:
-        self._epoch = epoch
+        super().__init__(epoch)
         self._pending: Pending | None = None
         self._number = 0
         self._changed = asyncio.Condition()
@@ -57,36 +53,6 @@ class KeeperStore:
     def immediate(self) -> bool:
         """A commit waits for the client."""
         return False
-
-    async def open(self) -> int:
-        """The epoch that it was made with."""
-        return self._epoch
-
-    async def load(self) -> AsyncIterator[StoredRun]:
-        """Nothing: what a client keeps stays there."""
-        nothing: tuple[StoredRun, ...] = ()
-        for run in nothing:
-            yield run
-
-    async def heads(self) -> Sequence[StoredHead]:
-        """Nothing."""
-        return ()
-
-    async def roster(self) -> Sequence[StoredWorker]:
-        """Nothing."""
-        return ()
-
-    async def load_run(self, run_id: str) -> StoredRun | None:
-        """Nothing."""
-        return None
-
-    async def garbage(self, spare: Container[str], *, dry_run: bool) -> StoreGarbage:
-        """Nothing."""
-        return StoreGarbage({}, 0, (), 0)
-
-    async def constraints(self) -> Sequence[Constraint]:
-        """Nothing."""
-        return ()
 
     def apply(self, batch: Batch) -> None:
         """The client is waited for: see `commit`."""
