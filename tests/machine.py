@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-__all__ = ["ROOT", "find_redis", "free_port", "lacking", "wait_until"]
+__all__ = ["ROOT", "find_redis", "free_port", "lacking", "own_certificate", "wait_until"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _PORT_MAX = 55_000
@@ -33,6 +34,18 @@ def find_redis() -> str:
     if found.returncode:
         lacking(found.stderr.strip())
     return found.stdout.strip()
+
+
+def own_certificate(folder: Path) -> tuple[Path, Path]:
+    """Makes own.pem and own.key for localhost, signed by itself; without openssl the test is lacking."""
+    if shutil.which("openssl") is None:
+        lacking("openssl is not installed")
+    cert, key = folder / "own.pem", folder / "own.key"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
 
 
 def free_port() -> int:

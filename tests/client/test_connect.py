@@ -18,6 +18,7 @@ import pytest
 
 import cascade_dist as cs
 from tests.client.fake import FakeScheduler
+from tests.machine import lacking, own_certificate
 
 
 @cs.task
@@ -126,19 +127,8 @@ def test_another_grpc_service() -> None:
             server.stop(0).wait()
 
 
-def _certificate(directory: Path) -> tuple[Path, Path]:
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost".split()
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no openssl")
-    return cert, key
-
-
 def test_tls_on_one_side_only(scheduler: FakeScheduler, tmp_path: Path) -> None:
-    cert, key = _certificate(tmp_path)
+    cert, key = own_certificate(tmp_path)
     with pytest.raises(cs.ConnectionFailedError, match="TLS"):
         cs.connect(scheduler.address, tls_ca=cert)
     with pytest.raises(cs.ConnectionFailedError, match="TLS"):
@@ -281,8 +271,9 @@ print(cluster.run(f(5)))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_is_told_and_harms_nobody(scheduler: FakeScheduler) -> None:
+    if not hasattr(os, "fork"):
+        lacking("there is no fork")
     # Python 3.12 and later say of every fork beside threads that it is risky, which is the point here.
     quiet = ["-W", "error", "-W", "ignore::DeprecationWarning"]
     command = [sys.executable, *quiet, "-c", FORKING, scheduler.address]

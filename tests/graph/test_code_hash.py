@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import pytest
 
 import cascade_dist as cs
@@ -403,7 +404,6 @@ def test_callables_of_every_kind_have_a_hash() -> None:
 
 
 def test_functions_of_compiled_libraries_count_by_name() -> None:
-    numpy = pytest.importorskip("numpy")
     source = "def f(x): return g(x)"
     found = {digest(source, g=g) for g in (numpy.sqrt, numpy.exp, numpy.sum, numpy.mean, numpy.linalg.norm)}
     assert len(found) == 5

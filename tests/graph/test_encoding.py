@@ -20,6 +20,7 @@ import uuid
 import zoneinfo
 from typing import Any, NamedTuple
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -299,7 +300,6 @@ def test_an_object_that_raises_when_asked_has_no_content() -> None:
 
 
 def test_arrays_of_numpy() -> None:
-    numpy = pytest.importorskip("numpy")
     base = numpy.arange(6, dtype="i4")
     different = [
         base,

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from typing import Any, NamedTuple
 
+import numpy
 import pytest
 
 import cascade_dist as cs
@@ -85,7 +86,6 @@ def test_pure_tasks_of_other_code_do_not_merge() -> None:
 
 
 def test_arrays_count_by_content() -> None:
-    numpy = pytest.importorskip("numpy")
     zeros, ones = numpy.zeros(5000), numpy.zeros(5000)
     ones[2500] = 1
     assert count(p(zeros), p(ones)) == 2

@@ -425,11 +425,9 @@ def needs_gpus() -> Any:
     return echo(1).with_constraints(cpu=1000)
 
 
-def test_an_amount_that_cannot_be_had_fails_the_run_of_a_private_cluster(
-    loops: cs.Cluster, request: pytest.FixtureRequest
-) -> None:
-    if "redis" in request.node.callspec.id:
-        pytest.skip("a cluster that was started by hand is open: the node waits")
+# A cluster that was started by hand is open: the node waits there.
+@pytest.mark.parametrize("loops", ["memory-fast", "memory-slow"], indirect=True)
+def test_an_amount_that_cannot_be_had_fails_the_run_of_a_private_cluster(loops: cs.Cluster) -> None:
     with pytest.raises(ValueError, match="cpu=1000"):
         loops.run(needs_gpus(), timeout=TIMEOUT)
 

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import cloudpickle
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -213,7 +214,6 @@ def test_s55_literal_iterables_are_zipped() -> None:
 
 
 def test_s55_arrays_are_lists() -> None:
-    numpy = pytest.importorskip("numpy")
     mapped = add.map(a=numpy.arange(3), b=numpy.zeros((3, 2)))
     assert columns(mapped)["a"] == [0, 1, 2]
     assert len(columns(mapped)["b"]) == 3

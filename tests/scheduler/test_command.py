@@ -6,16 +6,15 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import pytest
@@ -29,6 +28,7 @@ from cascade_scheduler.core import commands
 from cascade_scheduler.store.memory import ForgetfulStore
 from cascade_scheduler.store.shared import Holder
 from tests.integration.processes import Redis
+from tests.machine import own_certificate
 from tests.scheduler.peers import Client, Worker, code_of, done, one_task, pickled
 
 SECONDS = 20.0
@@ -210,17 +210,10 @@ async def test_a_socket_asks_for_the_token_too(command: Command, tmp_path: Path)
                 assert await call.code() == told
 
 
-async def test_mutual_tls_in_a_token_s_place(
-    command: Command, tmp_path: Path, lacking: Callable[[str], NoReturn]
-) -> None:
-    if shutil.which("openssl") is None:
-        lacking("openssl is not installed")
-    names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-    make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout own.key -out own.pem {names}"
-    await asyncio.to_thread(subprocess.run, make.split(), cwd=tmp_path, check=True, capture_output=True)
+async def test_mutual_tls_in_a_token_s_place(command: Command, tmp_path: Path) -> None:
+    own, key = await asyncio.to_thread(own_certificate, tmp_path)
     files = ["--tls-cert", "own.pem", "--tls-key", "own.key", "--tls-ca", "own.pem"]
     _, address = command.serve("--host", "0.0.0.0", *files)
-    own, key = tmp_path / "own.pem", tmp_path / "own.key"
     port = address.rpartition(":")[2]
     for credentials, through in (
         (wire.client_credentials(own, own, key), True),

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -20,7 +17,8 @@ from cascade_scheduler.store.base import Batch, StoreError
 from cascade_scheduler.store.redis import RedisStore
 from cascade_scheduler.store.redis_checks import warnings_of
 from tests.contract.test_run_store import KEY, created
-from tests.integration.processes import Redis, free_port
+from tests.integration.processes import Redis
+from tests.machine import free_port, own_certificate
 from tests.scheduler.peers import TIMES, Client, Worker, done, one_task, pickled, scheduler
 
 Start = Callable[..., Redis]
@@ -171,14 +169,10 @@ async def test_a_unix_socket(start: Start, tmp_path: Path) -> None:
     await use(f"unix://{tmp_path}/redis.sock?db=3")
 
 
-async def test_tls(start: Start, tmp_path: Path, lacking: Callable[[str], NoReturn]) -> None:
-    if shutil.which("openssl") is None:
-        lacking("openssl is not installed")
-    names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-    make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout own.key -out own.pem {names}"
-    await asyncio.to_thread(subprocess.run, make.split(), cwd=tmp_path, check=True, capture_output=True)
-    port, own = free_port(), tmp_path / "own.pem"
-    files = ["--tls-cert-file", str(own), "--tls-key-file", str(tmp_path / "own.key")]
+async def test_tls(start: Start, tmp_path: Path) -> None:
+    own, key = await asyncio.to_thread(own_certificate, tmp_path)
+    port = free_port()
+    files = ["--tls-cert-file", str(own), "--tls-key-file", str(key)]
     files += ["--tls-ca-cert-file", str(own), "--tls-auth-clients", "no"]
     start("--tls-port", str(port), *files)
     await use(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={own}")

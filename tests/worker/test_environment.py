@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from cascade_worker.executor.environment import set_variable
+from tests.machine import lacking
 
 NAME = "CASCADE_TEST_VARIABLE"
 
@@ -50,7 +51,7 @@ def test_many_values_take_no_memory() -> None:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     if not os.path.exists("/proc/self/statm"):
-        pytest.skip("needs /proc")
+        lacking("needs /proc")
     set_variable(NAME, "0" * 32)
     before = resident()
     for number in range(100_000):
