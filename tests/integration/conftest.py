@@ -13,6 +13,8 @@ import pytest
 
 import cascade_dist as cs
 
+from .processes import Redis
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +37,14 @@ def one_worker() -> Iterator[cs.Cluster]:
     """One worker with two slots; state in memory."""
     with cs.connect(None, workers=1, slots=2) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis of the test's own, with an append-only file."""
+    server = Redis(tmp_path, "--save", "", "--appendonly", "yes")
+    yield server
+    server.stop()
 
 
 CLUSTERS = {"memory": "private_cluster", "redis": "redis_cluster", "one-worker": "one_worker"}

@@ -1,4 +1,4 @@
-"""Schedulers and workers that are really killed."""
+"""Schedulers and workers that are really killed, and tasks that tell how often they ran."""
 
 from __future__ import annotations
 
@@ -9,13 +9,31 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import redis
 
 import cascade_dist as cs
 from tests.machine import free_port
 
+from .conftest import note
+
 START_SECONDS = 30.0
+
+
+@cs.task
+def step(path: str, number: int, *before: Any) -> int:
+    note(path, f"step{number}")
+    return number + int(sum(before))
+
+
+@cs.task
+def gate(path: str, flag: str, *before: int) -> int:
+    """Blocks until somebody has made the flag; who dies meanwhile finds it blocking."""
+    note(path, "gate")
+    while not os.path.exists(flag):
+        time.sleep(0.02)
+    return sum(before)
 
 
 def fresh(url: str) -> str:

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 import cascade_dist as cs
 from cascade_dist.client import api
+from tests.machine import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -41,13 +41,6 @@ def fail(text: str) -> None:
 def talk(text: str) -> None:
     print(text)
     print(text.upper(), file=sys.stderr)
-
-
-def wait_until(what: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.01)
 
 
 # --- private clusters -----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal
 
@@ -34,13 +35,6 @@ def value(x: Any) -> Any:
 @cs.task
 def nap(seconds: float) -> None:
     time.sleep(seconds)
-
-
-def wait_until(what: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 def test_a_segfault_is_lost_tried_again_and_then_told(cluster: cs.Cluster, journal: Journal) -> None:

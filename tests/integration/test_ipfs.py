@@ -21,6 +21,7 @@ import cascade_dist as cs
 from cascade_dist.storage.kubo import Kubo
 from tests.integration.conftest import Journal, note
 from tests.kubo import KuboNode, find_ipfs
+from tests.machine import wait_until
 from tests.worker.tmpfs import on_tmpfs
 
 pytestmark = pytest.mark.integration
@@ -99,13 +100,6 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

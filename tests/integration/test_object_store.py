@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import cascade_dist as cs
+from tests.machine import wait_until
 from tests.worker.tmpfs import on_tmpfs
 
 from .conftest import Journal, note
@@ -60,13 +61,6 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def wait_until(what: Callable[[], Any], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

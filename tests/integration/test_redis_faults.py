@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import threading
@@ -18,11 +17,11 @@ import cascade_dist as cs
 from tests.machine import wait_until
 
 from .conftest import Journal, note
+from .lives import gate, step
 from .processes import Cluster, Redis
 
 pytestmark = pytest.mark.integration
 
-AOF = ("--save", "", "--appendonly", "yes")
 OPTIONS = ("--lease", "1s", "--heartbeat-period", "0.5s", "--heartbeat-timeout", "4s")
 
 
@@ -43,21 +42,6 @@ def total(*values: int) -> int:
 
 
 @cs.task
-def step(path: str, n: int, *before: int) -> int:
-    note(path, f"step{n}")
-    return n + sum(before)
-
-
-@cs.task
-def gate(path: str, flag: str, *before: int) -> int:
-    """Blocks until somebody has made the flag."""
-    note(path, "gate")
-    while not os.path.exists(flag):
-        time.sleep(0.02)
-    return sum(before)
-
-
-@cs.task
 def bulk(path: str, n: int, size: int) -> bytes:
     note(path, "bulk")
     return bytes([n % 256]) * size
@@ -66,14 +50,6 @@ def bulk(path: str, n: int, size: int) -> bytes:
 @cs.task
 def size(*values: bytes) -> int:
     return sum(map(len, values))
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path, *AOF)
-    yield server
-    server.process.thaw()
-    server.stop()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal
 
@@ -23,13 +24,6 @@ pytestmark = pytest.mark.integration
 def note(path: str, word: str) -> None:
     with open(path, "a") as file:
         file.write(f"{word}\n")
-
-
-def wait_until(what: Any, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 def changes(run: cs.Run) -> list[str]:

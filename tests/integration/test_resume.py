@@ -17,24 +17,9 @@ import cascade_dist as cs
 from tests.machine import wait_until
 
 from .conftest import Journal, note
-from .lives import Life, fresh
+from .lives import Life, fresh, gate, step
 
 pytestmark = pytest.mark.integration
-
-
-@cs.task
-def step(path: str, number: int, *before: Any) -> int:
-    note(path, f"step{number}")
-    return number + int(sum(before))
-
-
-@cs.task
-def gate(path: str, flag: str, *before: int) -> int:
-    """Blocks until somebody has made the flag; a scheduler that dies meanwhile finds it blocking."""
-    note(path, "gate")
-    while not os.path.exists(flag):
-        time.sleep(0.02)
-    return sum(before)
 
 
 @cs.task

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from cascade_dist.storage.seal import Sealer
 from tests.machine import wait_until
 
 from .conftest import Journal, note
+from .lives import gate
 from .processes import Cluster, Redis
 
 pytestmark = pytest.mark.integration
@@ -29,22 +28,6 @@ KEY, OTHER = "k" * 32, "o" * 32
 def double(path: str, x: int) -> int:
     note(path, f"double{x}")
     return 2 * x
-
-
-@cs.task
-def gate(path: str, flag: str, *before: int) -> int:
-    """Blocks until somebody has made the flag."""
-    note(path, "gate")
-    while not os.path.exists(flag):
-        time.sleep(0.02)
-    return sum(before)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path, "--save", "", "--appendonly", "yes")
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -16,34 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import cascade_dist as cs
 from tests.machine import wait_until
 
-from .conftest import Journal, note
+from .conftest import Journal
+from .lives import gate, step
 from .processes import Cluster, Redis
 
 pytestmark = pytest.mark.integration
 
 OPTIONS = ("--lease", "1s", "--heartbeat-period", "0.5s", "--drain-timeout", "0.5s")
-
-
-@cs.task
-def step(path: str, number: int, *before: int) -> int:
-    note(path, f"step{number}")
-    return number + sum(before)
-
-
-@cs.task
-def gate(path: str, flag: str, *before: int) -> int:
-    """Blocks until somebody has made the flag."""
-    note(path, "gate")
-    while not os.path.exists(flag):
-        time.sleep(0.02)
-    return sum(before)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path, "--save", "", "--appendonly", "yes")
-    yield server
-    server.stop()
 
 
 @pytest.fixture
