@@ -59,7 +59,7 @@ class BackgroundLoop:
     @property
     def inside(self) -> bool:
         """Whether the caller runs on this very thread, where waiting would never end."""
-        return threading.current_thread() is self._thread
+        return threading.get_ident() == self._thread.ident
 
     def check_outside(self) -> None:
         """Refuses to wait on the background thread.

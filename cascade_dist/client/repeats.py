@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cascade_dist.codec.arguments import plain_payload
 from cascade_dist.codec.functions import FunctionCache
+from cascade_dist.codec.references import Reference, reference_of
 from cascade_dist.graph.code_hash import CodeHasher
 from cascade_dist.graph.code_watch import CodeWatch, watch
 from cascade_dist.graph.encoding import SCALARS
@@ -24,6 +25,7 @@ from cascade_dist.wire.fields import field
 if TYPE_CHECKING:
     from cascade_dist.client.link import Link
     from cascade_dist.graph.model import TaskSpec
+    from cascade_dist.language.task import Task
 
 __all__ = ["Repeat", "frame", "keep", "repeat"]
 
@@ -54,6 +56,17 @@ class _Call(NamedTuple):
     params_digest: bytes
 
 
+class _Watched(NamedTuple):
+    """What the calls of a task are, as long as its code is as it was."""
+
+    spec: TaskSpec
+    watch: CodeWatch
+    reference: Reference | None
+    """The name that its function travels by; None: by value."""
+    cid: bytes
+    """Of the function."""
+
+
 class Repeat(NamedTuple):
     """A submit that repeats an earlier one."""
 
@@ -67,8 +80,8 @@ class Repeat(NamedTuple):
 
 _calls: dict[tuple[int, Hashable], _Call] = {}
 """By the identity of the spec, which is kept, and the options."""
-_specs: dict[int, tuple[TaskSpec, CodeWatch]] = {}
-"""By the identity of the task, which the watch keeps: the spec of its calls, as long as that holds."""
+_specs: dict[int, _Watched] = {}
+"""By the identity of the task, which the watch keeps."""
 
 
 def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
@@ -87,23 +100,30 @@ def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
     args = target.args
     if target.kwargs or not SCALARS.issuperset(map(type, args)):
         return None
-    watched = _specs.get(id(target.task))
-    if watched is not None and watched[1].holds():
-        spec = watched[0]
-    else:
-        spec = Specs(CodeHasher()).of(target.task, None)
+    spec, cid = _code_of(target.task)
     call = _calls.get((id(spec), options))
     if call is None or call.cid not in link.known:
         return None
-    encoded = FunctionCache().encode(spec.task, spec.code_hash)
     payload = plain_payload(args, {})
-    if encoded.cid != call.cid or payload is None:
+    if payload is None or (cid or FunctionCache().encode(spec.task, spec.code_hash).cid) != call.cid:
         return None
-    if len(payload) > min(_PAYLOAD_MAX, link.inline_max or _PAYLOAD_MAX):
+    if payload and len(payload) > min(_PAYLOAD_MAX, link.inline_max or _PAYLOAD_MAX):
         return None
     content = scalars_content(spec, args)
     own = field(_NODE_ID, content) + field(_ARGS, payload)
     return Repeat(call.head, own, call.functions, (call.template_id, content, call.params_digest))
+
+
+def _code_of(task: Task[Any]) -> tuple[TaskSpec, bytes]:
+    """The spec of a task's calls, and the CID of its function where that is known without encoding it."""
+    watched = _specs.get(id(task))
+    if watched is None or not watched.watch.holds():
+        return Specs(CodeHasher()).of(task, None), b""
+    return watched.spec, watched.cid if _reference(task) == watched.reference else b""
+
+
+def _reference(task: Task[Any]) -> Reference | None:
+    return reference_of(task) or reference_of(task.func)
 
 
 def frame(run_id: str, found: Repeat) -> bytes:
@@ -142,11 +162,12 @@ def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionC
     if len(_calls) >= _MAX:
         _calls.clear()
         _specs.clear()
+    cid = chunk.functions[0].cid
     if (held := watch(target.task)) is not None:
-        _specs[id(target.task)] = spec, held
+        _specs[id(target.task)] = _Watched(spec, held, _reference(target.task), cid)
     _calls[id(spec), options] = _Call(
         spec,
-        chunk.functions[0].cid,
+        cid,
         functions,
         field(_HEAD, shared.SerializeToString()),
         submit.end.template_id,

@@ -47,30 +47,32 @@ _REFUSALS: dict[int, type[errors.CascadeError]] = {
 class Tracker:
     """One run as one session sees it."""
 
+    # What every run begins with stands here once: a submit is short.
+    message: bytes | None = None
+    """The whole submit, to be sent again on a new connection until the scheduler has taken it."""
+    functions: FunctionCache | None = None
+    """What the submit encoded, until the scheduler has taken it."""
+    taken: Future[None] | None = None
+    """Of a submit in many parts: set when the scheduler has taken it."""
+    accepted = False
+    begun = False
+    show_progress: bool | None = False
+    identity: tuple[bytes, ...] = ()
+    small = False
+    cancelling = False
+    line_seen = 0
+    """Event id of the last line that was shown."""
+    _fetching = 0
+    _finish: pb.RunFinish | None = None
+    _error: BaseException | None = None
+
     def __init__(self, session: Session, run: Run[Any], *, logs: bool) -> None:
         self.run = run
         self.logs = logs
-        self.message: bytes | None = None
-        """The whole submit, to be sent again on a new connection until the scheduler has taken it."""
-        self.functions: FunctionCache | None = None
-        """What the submit encoded, until the scheduler has taken it."""
-        self.taken: Future[None] | None = None
-        """Of a submit in many parts: set when the scheduler has taken it."""
-        self.accepted = False
-        self.begun = False
-        self.show_progress: bool | None = False
-        self.identity: tuple[bytes, ...] = ()
-        self.small = False
-        self.cancelling = False
-        self.line_seen = 0
-        """Event id of the last line that was shown."""
         self._session = session
         self._values: dict[int, Any] = {}
         self._blobs: dict[bytes, Any] = {}
-        self._fetching = 0
         self._fetched: set[int] = set()
-        self._finish: pb.RunFinish | None = None
-        self._error: BaseException | None = None
 
     # --- what the scheduler says ------------------------------------------------------------------
 
