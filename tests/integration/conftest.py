@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import cascade_dist as cs
 
-from .processes import Redis
+if TYPE_CHECKING:
+    from .processes import Redis
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +43,8 @@ def one_worker() -> Iterator[cs.Cluster]:
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Redis]:
     """A Redis of the test's own, with an append-only file."""
+    from .processes import Redis  # here, because executors import this module for `note`
+
     server = Redis(tmp_path, "--save", "", "--appendonly", "yes")
     yield server
     server.stop()
