@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from cascade_dist.errors import ConnectionFailedError, VersionMismatchError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import client_pb2_grpc
 from cascade_dist.wire import Address, check_versions, local_versions, open_channel
+from cascade_dist.wire.direct import open_stream
 from cascade_dist.wire.eager import advance, forget
 
 __all__ = ["Link", "Metadata", "frame_submit"]
@@ -82,18 +84,17 @@ class Link:
             VersionMismatchError: the two sides cannot work together.
         """
         channel = open_channel(address, credentials)
-        opening: Any = channel.stream_stream(_OPEN, response_deserializer=pb.OpenResponse.FromString)
+        opening = partial(open_stream, address, channel, _OPEN, metadata, pb.OpenResponse.FromString)
         try:
-            carried = grpc.aio.Metadata(*metadata)
             for left in reversed(range(HANDSHAKES_MAX)):
-                call = opening(metadata=carried)
+                call = await opening()
                 try:
                     welcome = await _shake_hands(address, call, timeout)
                     break
                 except _MaskedError:
                     if not left:
                         raise
-                    await _listen(address, opening(metadata=carried))
+                    await _listen(address, await opening())
             error, warnings = check_versions(welcome.versions, f"the scheduler at {address}")
             if error:
                 raise VersionMismatchError(error)

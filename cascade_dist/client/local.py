@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 from cascade_dist.config import known_environment
 from cascade_dist.errors import CascadeError
+from cascade_dist.wire.addresses import Address
 
 __all__ = ["CLIENT_STATE", "LocalCluster"]
 
@@ -113,7 +114,7 @@ class LocalCluster:
             options += ["--state-wait", "0s"]  # whoever waits for this cluster is told at once
             options += ["--remove-dir", str(self._directory)]
             socket = str(self._directory / "socket")
-            if len(os.fsencode(socket)) <= _SOCKET_BYTES_MAX:
+            if len(os.fsencode(Address("", 0, socket=socket).direct)) <= _SOCKET_BYTES_MAX:
                 self.socket = socket
                 options += ["--socket", socket]
             if self._state in (None, CLIENT_STATE):  # else blobs last as long as the state does, elsewhere

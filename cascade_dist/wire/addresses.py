@@ -29,6 +29,11 @@ class Address(NamedTuple):
     """Path of a unix socket on which the same process listens too; empty: there is none."""
 
     @property
+    def direct(self) -> str:
+        """Path of the socket for direct streams, beside the one for gRPC; empty: there is none."""
+        return f"{self.socket}.direct" if self.socket else ""
+
+    @property
     def target(self) -> str:
         """The address as gRPC takes it: the socket, which takes less of both sides, or ``host:port``."""
         return f"unix:{self.socket}" if self.socket else str(self)

@@ -8,7 +8,7 @@ import hmac
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,10 @@ class TokenAuth:
         """What every call carries: pass it as ``metadata=``."""
         return ((_KEY, _PREFIX + self._token),) if self._token else ()
 
+    def refusal(self, metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+        """Why a call with this metadata is not let in; None: it is."""
+        return None if self._token is None else _refused(self._token, metadata)
+
     @property
     def server_interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """What a server checks calls with."""
@@ -110,7 +114,7 @@ class _TokenCheck(grpc.aio.ServerInterceptor):
     """Answers UNAUTHENTICATED to calls without the token; looks at each call once, not at its messages."""
 
     def __init__(self, token: str) -> None:
-        self._wanted = (_PREFIX + token).encode()
+        self._token = token
 
     async def intercept_service(
         self,
@@ -121,13 +125,19 @@ class _TokenCheck(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(_OPEN_METHODS):
             return handler
-        given = dict(handler_call_details.invocation_metadata or ()).get(_KEY)
-        if given is None:
-            return _refusal(handler, f"this cluster wants a token: {_WHERE}")
-        raw = given.encode("utf-8", "replace") if isinstance(given, str) else bytes(given)
-        if not hmac.compare_digest(raw, self._wanted):
-            return _refusal(handler, f"the token is not this cluster's: {_WHERE}")
-        return handler
+        refused = _refused(self._token, handler_call_details.invocation_metadata or ())
+        return handler if refused is None else _refusal(handler, refused)
+
+
+def _refused(token: str, metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """Why a call does not show the token; None: it does."""
+    given = dict(metadata).get(_KEY)
+    if given is None:
+        return f"this cluster wants a token: {_WHERE}"
+    raw = given.encode("utf-8", "replace") if isinstance(given, str) else bytes(given)
+    if not hmac.compare_digest(raw, (_PREFIX + token).encode()):
+        return f"the token is not this cluster's: {_WHERE}"
+    return None
 
 
 def _refusal(handler: grpc.RpcMethodHandler[Any, Any], text: str) -> grpc.RpcMethodHandler[Any, Any]:

@@ -10,6 +10,8 @@ import grpc.aio
 from cascade_dist.wire.addresses import Address
 
 __all__ = [
+    "KEEPALIVE_SECONDS",
+    "KEEPALIVE_TIMEOUT_SECONDS",
     "MESSAGE_BYTES_MAX",
     "PAYLOAD_BYTES_MAX",
     "channel_options",
@@ -23,8 +25,11 @@ MESSAGE_BYTES_MAX = 16 << 20
 PAYLOAD_BYTES_MAX = 1 << 20
 """No message carries more bytes of users' data than this; the rest is room for tables."""
 
-_KEEPALIVE_MS = 20_000
-_KEEPALIVE_TIMEOUT_MS = 10_000
+KEEPALIVE_SECONDS = 20
+"""A peer that was silent for so long is asked whether it is there."""
+KEEPALIVE_TIMEOUT_SECONDS = 10
+"""How long it may take to answer."""
+
 _PING_INTERVAL_MIN_MS = 10_000
 _CONNECT_MS = 5_000
 _BACKOFF_FIRST_MS = 100
@@ -37,10 +42,10 @@ def _common() -> _Options:
     return [
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1_000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1_000),
         # Without it a peer that stands still, but whose kernel answers, is waited for a minute longer.
-        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
     ]

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from cascade_dist import wire
 from cascade_dist.errors import ConfigError
 from cascade_dist.v1 import client_pb2, worker_pb2
+from cascade_scheduler.direct import DirectServer
 
 __all__ = ["Front", "StartError"]
 
@@ -50,7 +51,10 @@ class _Services(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call; None: not one of ours."""
-        method = handler_call_details.method
+        return self.find(handler_call_details.method)
+
+    def find(self, method: str) -> Any:
+        """The handler of a method; None: not one of ours."""
         if self.refusal is not None and method.startswith(PREFIX):
             return _refusing(self.refusal)
         return self._handlers.get(method)
@@ -96,6 +100,7 @@ class Front:
         self._services = _Services()
         self._health: Any
         self._server: grpc.aio.Server | None = None
+        self._direct: DirectServer | None = None
         self._ready: bool | None = None
 
     async def open(self) -> str:
@@ -105,8 +110,9 @@ class Front:
             StartError: the address cannot be bound.
         """
         check_free(self._host, self._port)
+        auth = wire.TokenAuth(self._token)
         self._server = server = grpc.aio.server(
-            interceptors=wire.TokenAuth(self._token).server_interceptors, options=wire.server_options()
+            interceptors=auth.server_interceptors, options=wire.server_options()
         )
         target = wire.Address(self._host, self._port).target
         try:
@@ -133,6 +139,13 @@ class Front:
         for name in ("", *READY_SERVICES):
             await self._set(name, False)
         await server.start()
+        if self._unix_socket:
+            path = wire.Address(self._host, port, socket=self._unix_socket).direct
+            self._direct = DirectServer(path, self._services.find, auth)
+            try:
+                await self._direct.open()
+            except OSError as error:
+                raise StartError(f"cannot listen on {path}: {error}") from None
         return wire.Address(self._host, port).target
 
     def refuse(self, text: str) -> None:
@@ -154,8 +167,9 @@ class Front:
 
     async def close(self, grace: float) -> None:
         """Stops answering; calls under way get `grace` seconds."""
+        closing = [] if self._direct is None else [self._direct.close(grace)]
         if self._server is not None:
-            await self._server.stop(grace)
+            await asyncio.gather(self._server.stop(grace), *closing)
 
     async def _set(self, name: str, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse

@@ -8,15 +8,16 @@ import logging
 import math
 import random
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cascade_dist.v1 import worker_pb2, worker_pb2_grpc
+from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import Address, TokenAuth, check_versions, open_channel
 from cascade_dist.wire.convert import seconds
+from cascade_dist.wire.direct import Call, open_stream
 from cascade_worker.writer import StreamWriter
 
 __all__ = ["FatalError", "SchedulerLink", "SessionPeer"]
@@ -40,8 +41,7 @@ _FATAL = {
     "give the address of a cascade-scheduler",
 }
 
-Call = Any
-"""grpc.aio's call, whose types do not know what `read` returns."""
+_CONNECT = "/cascade_dist.v1.WorkerService/Connect"
 
 
 def _told(error: grpc.aio.AioRpcError) -> str:
@@ -221,11 +221,12 @@ class SchedulerLink:
             TimeoutError: no welcome came in `patience` seconds.
         """
         channel = self._channel = open_channel(address, self._credentials)
-        stub = worker_pb2_grpc.WorkerServiceStub(channel)
-        call: Call = stub.Connect(metadata=self._auth.metadata)
+        metadata, parse = self._auth.metadata, worker_pb2.ConnectResponse.FromString
+        call = await open_stream(address, channel, _CONNECT, metadata, parse)
+        hello = worker_pb2.ConnectRequest(sequence=1, hello=self._peer.hello())
         try:
             async with asyncio.timeout(patience):
-                await call.write(worker_pb2.ConnectRequest(sequence=1, hello=self._peer.hello()))
+                await call.write(hello.SerializeToString())
                 response = await call.read()
         except asyncio.InvalidStateError:  # the call ended under the write; reading says how
             response = await call.read()
@@ -273,7 +274,10 @@ class SchedulerLink:
         self._call = call
         # When the stream breaks under a write, the reader says why.
         writer = self._writer = StreamWriter(
-            call.write, self._peer.next_message, lambda: self._peer.streaming, lambda error: None
+            lambda message: call.write(message.SerializeToString()),
+            self._peer.next_message,
+            lambda: self._peer.streaming,
+            lambda error: None,
         )
         watch = asyncio.create_task(self._watch(writer, period, silence))
         writer.poke()
