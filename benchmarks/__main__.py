@@ -16,7 +16,7 @@ from benchmarks.report import NAMES, Report
 from benchmarks.rounds import Absent, Round, Sizes, play
 
 PEERS = ("ray", "dask")
-OURSELVES = (OURS, "transport")
+OURSELVES = (OURS, "transport", "grpc")
 SIDE_SECONDS = 300.0
 
 
@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         default="all",
         choices=[*MEASURES, "transport", "all"],
-        help="what to measure; `transport`: the bare transport by itself (default: all)",
+        help="what to measure; `transport`: the bare transport by itself, direct and by gRPC (default: all)",
     )
     parser.add_argument("--peers", default="ray,dask", help="`none`, or names from ray,dask (default: both)")
     parser.add_argument(
@@ -83,9 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     progress = Console(stderr=True)
     wanted = [name for name in MEASURES if options.measure in (name, "transport", "all")]
-    sides = [*OURSELVES, *options.peers]
+    sides = [OURS, "transport", *options.peers]
     if options.measure == "transport":
-        sides = ["transport"]
+        sides = ["transport", "grpc"]
     elif options.measure == "memory":
         sides = [OURS]
     sides = [side for side in sides if side not in options.without]

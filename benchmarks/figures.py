@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["MEASURES", "METRICS", "OURS", "SIDES", "Metric", "Spread", "collect", "ratio"]
 
 OURS = "cascade"
-SIDES = (OURS, "transport", "ray", "dask")
+SIDES = (OURS, "transport", "grpc", "ray", "dask")
 """In the order in which they are shown and run."""
 
 MEASURES = ("throughput", "latency", "chain", "memory")

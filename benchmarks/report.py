@@ -16,7 +16,13 @@ from benchmarks.rounds import Absent, Round, Sizes
 
 __all__ = ["Report"]
 
-NAMES = {"cascade": "Cascade Dist", "transport": "bare transport", "ray": "Ray", "dask": "Dask"}
+NAMES = {
+    "cascade": "Cascade Dist",
+    "transport": "bare transport",
+    "grpc": "the same by gRPC",
+    "ray": "Ray",
+    "dask": "Dask",
+}
 
 
 class Report:

@@ -1,9 +1,9 @@
 """The bare transport: the processes and pipes of a cluster with nothing in them.
 
 Records of a fixed size go from a client through a relay to one of two workers, from there to the worker's
-child, and back the same way: gRPC streams with two directions on uvloop, and a Unix socket pair to a child
-that never imports grpc. The relay counts credits and slices bytes; nobody looks into a record. So it is what
-a cluster of this build could do at most.
+child, and back the same way: direct streams or gRPC streams, on uvloop over a unix socket, and a socket pair
+to a child that never imports grpc. The relay counts credits and slices bytes; nobody looks into a record. So
+it is what a cluster of this build could do at most.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The relay: where a cluster has its scheduler. Its argument is where it listens.
+"""The relay: where a cluster has its scheduler.
 
-Prints `listening`, then `ready` when both workers are there.
+Its arguments are the path of a unix socket, and `direct` or `grpc`: what goes over it. Prints `listening`, then
+`ready` when both workers are there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import uvloop
 
 from benchmarks.bare import HEAD, METHOD_CLIENT, METHOD_WORKER, RECORD_BYTES, SERVICE
 from benchmarks.bare.streams import Outgoing, end_with_parent
-from cascade_dist.wire.channels import server_options
+from cascade_dist.wire import Address, TokenAuth, server_options
+from cascade_scheduler.direct import DirectServer
 
 CREDITS = 4
 """Messages' worth of records that a worker may hold."""
@@ -77,14 +79,19 @@ class Relay:
 async def serve() -> None:
     """Serves until the parent ends."""
     relay = Relay()
-    server = grpc.aio.server(options=server_options())
+    address = Address("", 0, socket=sys.argv[1])
     handlers: dict[str, Any] = {
         METHOD_CLIENT: grpc.stream_stream_rpc_method_handler(relay.client),
         METHOD_WORKER: grpc.stream_stream_rpc_method_handler(relay.worker),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    server.add_insecure_port(sys.argv[1])
-    await server.start()
+    if sys.argv[2] == "direct":
+        found = {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
+        await DirectServer(address.direct, found.get, TokenAuth(None)).open()
+    else:
+        server = grpc.aio.server(options=server_options())
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add_insecure_port(address.target)
+        await server.start()
     print("listening", flush=True)
     await asyncio.Event().wait()
 

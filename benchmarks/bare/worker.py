@@ -32,14 +32,15 @@ def execute(tasks: socket.socket) -> None:
         tasks.sendall(head + frame)
 
 
-async def serve(address: str, tasks: socket.socket) -> None:
+async def serve(path: str, tasks: socket.socket) -> None:
     """Serves until the relay ends the stream."""
     import asyncio
 
     import grpc.aio
 
     from benchmarks.bare.streams import Outgoing
-    from cascade_dist.wire.channels import open_channel
+    from cascade_dist.wire import Address, open_channel
+    from cascade_dist.wire.direct import open_stream
 
     class Answers(asyncio.Protocol):
         """What the child says."""
@@ -62,8 +63,8 @@ async def serve(address: str, tasks: socket.socket) -> None:
             if frames:
                 self._out.post(b"".join(frames))
 
-    channel = open_channel(address)
-    call: Any = channel.stream_stream(f"/{SERVICE}/{METHOD_WORKER}")()
+    relay = Address("", 0, socket=path)
+    call: Any = await open_stream(relay, open_channel(relay), f"/{SERVICE}/{METHOD_WORKER}", (), bytes)
     loop = asyncio.get_running_loop()
     pipe, _ = await loop.create_connection(lambda: Answers(Outgoing(call.write)), sock=tasks)
     while (message := await call.read()) is not grpc.aio.EOF:
@@ -71,7 +72,7 @@ async def serve(address: str, tasks: socket.socket) -> None:
 
 
 def main() -> None:
-    """`python -m benchmarks.bare.worker ADDRESS`"""
+    """`python -m benchmarks.bare.worker PATH`"""
     ours, childs = socket.socketpair()
     if os.fork() == 0:
         ours.close()

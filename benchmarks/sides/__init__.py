@@ -11,6 +11,7 @@ __all__ = ["CLASSES", "make"]
 CLASSES = {
     "cascade": "benchmarks.sides.ours:Ours",
     "transport": "benchmarks.sides.transport:Transport",
+    "grpc": "benchmarks.sides.transport:GrpcTransport",
     "ray": "benchmarks.sides.with_ray:Ray",
     "dask": "benchmarks.sides.with_dask:Dask",
 }

@@ -19,9 +19,10 @@ import uvloop
 
 from benchmarks.bare import HEAD, METHOD_CLIENT, RECORD_BYTES, SERVICE
 from benchmarks.sides.base import WAIT_SECONDS, WORKERS, Side
-from cascade_dist.wire.channels import open_channel
+from cascade_dist.wire import Address, open_channel
+from cascade_dist.wire.direct import open_stream
 
-__all__ = ["Transport"]
+__all__ = ["GrpcTransport", "Transport"]
 
 BATCH = 64
 """Records per message between relay and workers."""
@@ -30,7 +31,12 @@ STOP_SECONDS = 5.0
 
 
 class Transport(Side):
-    """Its client: a caller's thread, and a background thread with the loop, as our client has."""
+    """Its client: a caller's thread, and a background thread with the loop, as our client has.
+
+    Its streams are direct ones, as those of a private cluster.
+    """
+
+    streams = "direct"
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="cascade-bare-")
@@ -44,17 +50,17 @@ class Transport(Side):
 
     def start(self) -> str:
         """Starts relay, workers and their children, and connects."""
-        address = f"unix:{self._directory.name}/socket"  # as a private cluster's
-        relay = self._start("relay", address)
+        path = f"{self._directory.name}/socket"
+        relay = self._start("relay", path, self.streams)
         assert relay.stdout is not None
         relay.stdout.readline()
         for _ in range(WORKERS):
-            self._start("worker", address)
+            self._start("worker", path)
         if relay.stdout.readline().strip() != "ready":
             raise RuntimeError("the relay ended before its workers came")
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._connect(address), self._loop).result(WAIT_SECONDS)
-        return f"grpcio {grpc.__version__}"
+        asyncio.run_coroutine_threadsafe(self._connect(path), self._loop).result(WAIT_SECONDS)
+        return "direct streams" if self.streams == "direct" else f"grpcio {grpc.__version__}"
 
     def _start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -80,9 +86,10 @@ class Transport(Side):
                 process.wait(STOP_SECONDS)
         self._directory.cleanup()
 
-    async def _connect(self, address: str) -> None:
-        self._channel = open_channel(address)
-        self._call = self._channel.stream_stream(f"/{SERVICE}/{METHOD_CLIENT}")()
+    async def _connect(self, path: str) -> None:
+        relay = Address("", 0, socket=path)
+        self._channel = open_channel(relay)
+        self._call = await open_stream(relay, self._channel, f"/{SERVICE}/{METHOD_CLIENT}", (), bytes)
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
     async def _read(self) -> None:
@@ -130,3 +137,9 @@ class Transport(Side):
             return "relay"
         parent = process.parent()
         return "workers" if parent is not None and parent.pid == os.getpid() else "executors"
+
+
+class GrpcTransport(Transport):
+    """The same with gRPC's streams, as those of a cluster of several machines."""
+
+    streams = "grpc"
