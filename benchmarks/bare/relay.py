@@ -1,7 +1,7 @@
 """The relay: where a cluster has its scheduler.
 
-Its arguments are the path of a unix socket, and `direct` or `grpc`: what goes over it. Prints `listening`, then
-`ready` when both workers are there.
+Its arguments are the path of a unix socket, and `direct` or `grpc`: what goes over it. Prints `listening`,
+then `ready` when both workers are there.
 """
 
 from __future__ import annotations
