@@ -25,6 +25,7 @@ from cascade_worker.executors import Asked, ExecutorPool
 from cascade_worker.ipfs import BlobNode
 from cascade_worker.leases import LeaseBook, LeaseNews
 from cascade_worker.messages import (
+    RARE_PARTS,
     FunctionStore,
     LogText,
     PublishedValue,
@@ -36,6 +37,7 @@ from cascade_worker.messages import (
     reports_message,
     result_of,
     task_frame,
+    with_rare_parts,
     without_lease,
 )
 from cascade_worker.object_service import reachable, start_object_server
@@ -235,7 +237,7 @@ class Worker:
 
     def _set_timer(self) -> None:
         due = self.core.wakeup
-        if due is None or (self._timer is not None and self._timer_at <= due):
+        if due is None or (self._timer_at <= due and self._timer is not None):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -318,59 +320,54 @@ class Worker:
 
     def received(self, response: worker_pb2.ConnectResponse) -> None:
         """A message of the scheduler."""
-        if response.WhichOneof("body") != "work":
+        if not response.HasField("work"):
             self.feed(events.MarkMoved(response.sequence, response.acked_through))
             return
         # Only the parts that there are: each look at another one would cost something.
         parts: dict[str, Any] = {field.name: value for field, value in response.work.ListFields()}
-        part = parts.get
         session = self._session
         if "runs" in parts:
             session.take_runs(parts["runs"])
         if "functions" in parts:
             self._functions.add(parts["functions"], session.functions_in_use())
-        ended = part("ended_runs", ())
-        forgotten = part("forget_bodies", ())
-        self.feed(
-            events.WorkReceived(
-                response.sequence,
-                response.acked_through,
-                tuple([session.take_body(body) for body in part("bodies", ())]),
-                tuple([self._assigned(assignment) for assignment in part("assignments", ())]),
-                tuple(part("retract", ())),
-                tuple(part("cancel", ())),
-                tuple(ended),
-                part("promise", 0),
-                session.run_ids(part("close_runs", ())),
-                session.run_ids(ended),
-                tuple(part("recall", ())),
-                tuple(forgotten),
-            )
+        ended = tuple(parts["ended_runs"]) if "ended_runs" in parts else ()
+        work = events.WorkReceived(
+            response.sequence,
+            response.acked_through,
+            tuple([session.take_body(body) for body in parts["bodies"]]) if "bodies" in parts else (),
+            tuple([self._assigned(given) for given in parts["assignments"]])
+            if "assignments" in parts
+            else (),
+            ended_runs=ended,
+            over=session.run_ids(ended) if ended else (),
         )
-        if forgotten:
-            session.forget_bodies(forgotten)
-        for attempt in part("release", ()):
-            self.store.release(attempt)
+        if not RARE_PARTS.isdisjoint(parts):
+            work = with_rare_parts(work, parts.get, session)
+        self.feed(work)
+        if work.forget_bodies:
+            session.forget_bodies(work.forget_bodies)
+        if "release" in parts:
+            for attempt in parts["release"]:
+                self.store.release(attempt)
         if ended:
             session.forget_runs(ended)
 
     def _assigned(self, assignment: worker_pb2.Assignment) -> events.Assigned:
         """Makes the frame of an assignment; when something for it is not here, remembers what."""
-        attempt, number = assignment.attempt, assignment.body
+        attempt, number, behind = assignment.attempt, assignment.body, assignment.behind
+        session = self._session
         amounts = None
-        if assignment.amounts:
-            amounts = tuple((amount.name, amount.micros) for amount in assignment.amounts)
-        key = self._session.body_key(number, amounts)
+        if held := assignment.amounts:
+            amounts = tuple((amount.name, amount.micros) for amount in held)
+        key = session.body_key(number, amounts)
         if key is None:
             return events.Assigned(attempt, number, assignment.ahead, False)  # the core knows what to do
-        functions = self._session.functions_of(number)
-        here = not assignment.behind and all(map(self._functions.__contains__, functions))
-        run_id = self._session.run_of(number, assignment.run)
-        ready = here and self._make_frame(assignment, key, run_id)
+        functions = session.functions[number]
+        run_id = session.run_of(number, assignment.run)
+        ready = not behind and self._functions.has(functions) and self._make_frame(assignment, key, run_id)
         if not ready:
             self._waiting[attempt] = (assignment, key, run_id, functions)
-        leased = assignment.lease and self._fast_loops
-        behind = assignment.behind
+        leased = self._fast_loops and assignment.lease
         return events.Assigned(attempt, number, assignment.ahead, ready, amounts, leased, run_id, behind)
 
     def _task_frame(
@@ -384,9 +381,9 @@ class Worker:
         """Makes the frame, if all inputs are here."""
         inputs: list[Any] | None = None
         args: Any = assignment.args
-        if assignment.inputs:
+        if given := assignment.inputs:
             inputs = []
-            for value in assignment.inputs:
+            for value in given:
                 made = self._transfers.local(value, assignment.attempt)
                 if made is None:
                     return False
@@ -436,8 +433,7 @@ class Worker:
         if command.made is not None:
             assignment, key, run_id, functions = self._waiting[attempt]
             fill_open_input(assignment, command.made, self._object_address)
-            here = all(map(self._functions.__contains__, functions))
-            if here and self._make_frame(assignment, key, run_id):
+            if self._functions.has(functions) and self._make_frame(assignment, key, run_id):
                 del self._waiting[attempt]
                 self.feed(events.InputsReady(attempt))
                 return
@@ -514,15 +510,17 @@ class Worker:
         self._drop_uploads(command.attempt)
 
     def _forget(self, command: commands.Forget) -> None:
-        self._leases.forget(command.attempts)
-        self._recalled.difference_update(command.attempts)
-        for attempt in command.attempts:
+        attempts = command.attempts
+        self._leases.forget(attempts)
+        if self._recalled:
+            self._recalled.difference_update(attempts)
+        for attempt in attempts:
             self._frames.pop(attempt, None)
             if self._waiting:
                 self._waiting.pop(attempt, None)
             if self._jobs and (job := self._jobs.get(attempt)) is not None:
                 job.cancel()
-        self.store.unpin(command.attempts)
+        self.store.unpin(attempts)
 
     # --- executors ----------------------------------------------------------------------------------
 
@@ -530,7 +528,7 @@ class Worker:
         send, made = self.pool.send, self._frames
         for attempt in command.attempts:
             frame = made[attempt]
-            if attempt in self._recalled:
+            if self._recalled and attempt in self._recalled:
                 self._recalled.discard(attempt)
                 frame = without_lease(frame)
             send(command.executor, attempt, frame)
@@ -545,8 +543,10 @@ class Worker:
 
     def executor_answered(self, executor: int, frames: list[tuple[Any, ...]]) -> None:
         """Attempts have ended."""
-        results = [result_of(frame) for frame in frames]
-        for result, frame in zip(results, frames, strict=True):
+        results = []
+        for frame in frames:
+            result = result_of(frame)
+            results.append(result)
             if not result.ok:
                 continue
             if frame[3] is None:

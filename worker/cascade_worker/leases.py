@@ -39,6 +39,8 @@ class LeaseBook:
 
     def forget(self, attempts: Iterable[int]) -> None:
         """These attempts are over, and the scheduler knows."""
+        if not self._last:
+            return
         for attempt in attempts:
             self._last.pop(attempt, None)
             self._untold.pop(attempt, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +13,14 @@ from cascade_dist.errors import StoreFullError, TaskTimeoutError
 from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2
 from cascade_dist.wire.convert import seconds, task_error
 from cascade_worker.core.commands import Ending, EndingKind, SendReports
-from cascade_worker.core.events import BodyKnown, Result
+from cascade_worker.core.events import BodyKnown, Result, WorkReceived
 from cascade_worker.core.state import Phase
 from cascade_worker.executor import frames
 from cascade_worker.leases import LeaseBook
 from cascade_worker.transfers import NoRoomError, ObjectsLostError
 
 __all__ = [
+    "RARE_PARTS",
     "FunctionStore",
     "LogText",
     "LostInputs",
@@ -32,8 +33,12 @@ __all__ = [
     "reports_message",
     "result_of",
     "task_frame",
+    "with_rare_parts",
     "without_lease",
 ]
+
+RARE_PARTS = frozenset(("retract", "cancel", "promise", "close_runs", "recall", "forget_bodies"))
+"""Parts of work that few messages have."""
 
 _FUNCTIONS_MAX = 4096
 _PARAMS_MAX = 4096
@@ -100,6 +105,14 @@ class FunctionStore:
 
     def __contains__(self, cid: bytes) -> bool:
         return cid in self._known
+
+    def has(self, cids: Iterable[bytes]) -> bool:
+        """Whether all of these bodies are here."""
+        known = self._known
+        for cid in cids:  # noqa: SIM110 - all() with a generator takes three times as long
+            if cid not in known:
+                return False
+        return True
 
     def add(self, functions: Iterable[graph_pb2.Function], in_use: set[bytes]) -> None:
         """Keeps bodies; the oldest of many that are not in use go."""
@@ -196,16 +209,14 @@ class Session:
         """Names of files, by the number of the run."""
         self.body_keys: dict[int, bytes] = {}
         """Bodies as executors take them, by number."""
-        self.functions: dict[int, bytes] = {}
-        """CIDs by the number of the body."""
+        self.functions: dict[int, tuple[bytes, ...]] = {}
+        """CIDs of all functions that attempts of a body need, by its number; none: they only observe."""
         self._body_runs: dict[int, int] = {}
         """The number of the run by that of the body; of those that are of one run."""
         self._run_bodies: dict[int, list[int]] = {}
         self._computing: dict[int, frames.BodyInfo] = {}
         """Bodies in the mode compute."""
         self._specs: dict[bytes, _Spec] = {}
-        self.needs: dict[int, tuple[bytes, ...]] = {}
-        """CIDs of the functions of resources, by the number of the body; of those that have any."""
 
     def run_ids(self, runs: Iterable[int]) -> tuple[str, ...]:
         """The ids of runs."""
@@ -219,16 +230,9 @@ class Session:
         """The id of the run of an assignment that names a body, and a run if that is one of any run."""
         return self._runs.get(run or self._body_runs.get(body, 0), "")
 
-    def functions_of(self, body: int) -> tuple[bytes, ...]:
-        """CIDs of all functions that attempts of a body need."""
-        function = self.functions[body]
-        if not function:
-            return ()  # its attempts only observe
-        return (function, *self.needs.get(body, ()))
-
     def functions_in_use(self) -> set[bytes]:
         """CIDs of the functions of all bodies."""
-        return {cid for body in self.functions for cid in self.functions_of(body)}
+        return {cid for functions in self.functions.values() for cid in functions}
 
     def take_runs(self, runs: Iterable[worker_pb2.RunHandle]) -> None:
         """Learns the numbers of runs."""
@@ -254,13 +258,14 @@ class Session:
         )
         if spec.cache_policy:
             info = info._replace(seal_key=self._seal_key)
+        needs: tuple[bytes, ...] = ()
         if body.resources:
             info = info._replace(resources=tuple(map(_resource, body.resources)))
-            self.needs[number] = tuple([resource.function for resource in body.resources])
+            needs = tuple([resource.function for resource in body.resources])
         self.body_keys[number] = frames.body_key(info)
         if spec.threads:
             self._computing[number] = info
-        self.functions[number] = function
+        self.functions[number] = (function, *needs) if function else ()
         if run:
             self._body_runs[number] = run
             self._run_bodies.setdefault(run, []).append(number)
@@ -297,7 +302,7 @@ class Session:
     def forget_bodies(self, numbers: Iterable[int]) -> None:
         """What comes later names other bodies."""
         for number in numbers:
-            for known in (self.body_keys, self.functions, self._computing, self.needs):
+            for known in (self.body_keys, self.functions, self._computing):
                 known.pop(number, None)
             run = self._body_runs.pop(number, 0)
             if run:
@@ -309,15 +314,25 @@ class Session:
             for number in self._run_bodies.pop(run, ()):
                 del self.body_keys[number], self.functions[number], self._body_runs[number]
                 self._computing.pop(number, None)
-                self.needs.pop(number, None)
             self._runs.pop(run, None)
-            name = self._params.pop(run, None)
-            if name is not None and self._functions is not None:
+            if self._params and (name := self._params.pop(run, None)) is not None and self._functions:
                 self._functions.drop_params(name)
 
 
 def _resource(message: graph_pb2.ResourceDefinition) -> tuple[str, int, bytes, tuple[str, ...]]:
     return message.name, message.scope, message.function, tuple(message.requires)
+
+
+def with_rare_parts(work: WorkReceived, part: Callable[[str, Any], Any], session: Session) -> WorkReceived:
+    """Adds what few messages have, by the name of the part."""
+    return work._replace(
+        retract=tuple(part("retract", ())),
+        cancel=tuple(part("cancel", ())),
+        promise=part("promise", 0),
+        close_runs=session.run_ids(part("close_runs", ())),
+        recall=tuple(part("recall", ())),
+        forget_bodies=tuple(part("forget_bodies", ())),
+    )
 
 
 def task_frame(
@@ -341,7 +356,8 @@ def task_frame(
         fast: loops may go the fast way.
         leased: it goes on with its loop by itself.
     """
-    if assignment.whole:  # no user code: the value is its first input
+    whole, observe = assignment.whole, assignment.observe
+    if whole:  # no user code: the value is its first input
         key = frames.body_key(
             frames.body_of(key)._replace(function=b"", cache_policy=b"", resources=(), spawn=False)
         )
@@ -355,11 +371,11 @@ def task_frame(
             assignment.node_id,
             getattr(assignment, "try"),
             assignment.map_index_plus_one - 1,
-            assignment.observe,
+            observe,
             assignment.publish,
             assignment.inline_bytes_max,
-            _flags(assignment, fast, leased),
-            _more(assignment),
+            frames.TAILS | fast * frames.FAST | leased * frames.LEASED if assignment.tail else 0,
+            _more(assignment, observe, whole),
             run_id,
         )
     )
@@ -372,31 +388,25 @@ def without_lease(frame: bytes) -> bytes:
     return frames.dumps(tuple(fields))
 
 
-def _flags(assignment: worker_pb2.Assignment, fast: bool, leased: bool) -> int:
-    if not assignment.tail:
-        return 0
-    return frames.TAILS | (frames.FAST if fast else 0) | (frames.LEASED if leased else 0)
-
-
-def _more(assignment: worker_pb2.Assignment) -> dict[str, Any] | None:
+def _more(assignment: worker_pb2.Assignment, observe: int, whole: bool) -> dict[str, Any] | None:
     """What few tasks have."""
     more: dict[str, Any] = {}
-    if assignment.observe:
+    if observe:
         if assignment.route_keys:
             more["route_keys"] = list(assignment.route_keys)
         if assignment.observe_only:
             more["observe_only"] = True
-    if assignment.whole:
+    if whole:
         more["whole"] = True
-    if assignment.jump_keys:
-        more["jump_keys"] = assignment.jump_keys
+    if jump_keys := assignment.jump_keys:
+        more["jump_keys"] = jump_keys
         more["jump_exits"] = tuple(assignment.jump_exits)
-    if assignment.overrides:
-        more["overrides"] = assignment.overrides
-    if assignment.step:
-        more["step"] = assignment.step
-    if assignment.within:
-        more["within"] = assignment.within
+    if overrides := assignment.overrides:
+        more["overrides"] = overrides
+    if step := assignment.step:
+        more["step"] = step
+    if within := assignment.within:
+        more["within"] = within
     return more or None
 
 
@@ -459,8 +469,10 @@ def reports_message(
         reports.copies.extend(copies)
     if of_resources:
         _add_resources(reports, command, session.run_numbers())
-    reports.draining = command.draining
-    reports.promised = command.promised
+    if command.draining:
+        reports.draining = True
+    if command.promised:
+        reports.promised = command.promised
     return message
 
 
@@ -491,7 +503,8 @@ def _done(report: worker_pb2.Report, ending: Ending, object_address: str) -> Non
         payload = payload.frame
     _, _, _, _, _, truth, length, items, observe_error, preview, _, more = payload
     done.preview = preview
-    done.cached = ending.flag
+    if ending.flag:
+        done.cached = True
     if truth is not None:
         done.truth = truth
     if length is not None:

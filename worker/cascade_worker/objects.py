@@ -210,6 +210,8 @@ class ObjectStore:
 
     def unpin(self, attempts: Iterable[int]) -> None:
         """These attempts need nothing any more."""
+        if not self._pinned_by:
+            return
         freed = False
         for attempt in attempts:
             for key in self._pinned_by.pop(attempt, ()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cascade_worker.core import followers, resources
 from cascade_worker.core.commands import (
     Command,
@@ -30,6 +32,10 @@ __all__ = [
     "timed_out",
 ]
 
+# Looking a member up on its class takes longer than most of what is done with it.
+_FINISHED: Final = Phase.FINISHED
+_NOTHING: Final = Wanted.NOTHING
+_DONE: Final = EndingKind.DONE
 RETURNED = Ending(EndingKind.RETURNED)
 CANCELLED = Ending(EndingKind.CANCELLED)
 
@@ -49,7 +55,7 @@ class ProtocolError(Exception):
 def finish(state: State, attempt: Attempt, ending: Ending) -> None:
     """An attempt has ended: its amounts are free, its report is due."""
     state.release(attempt)
-    attempt.phase = Phase.FINISHED
+    attempt.phase = _FINISHED
     attempt.executor = None
     attempt.ending = ending
     state.unreported.append(attempt)
@@ -111,7 +117,9 @@ def on_results(
 def _conclude(state: State, attempt: Attempt, result: Result, out: list[Command]) -> None:
     wanted = attempt.wanted
     attempt.tail = result.tail
-    if wanted == Wanted.DROP:
+    if wanted == _NOTHING and not result.publish:
+        finish(state, attempt, _own_ending(attempt, result))
+    elif wanted == Wanted.DROP:
         forget(state, attempt, out)
     elif wanted == Wanted.CANCEL:
         out.append(Discard(attempt.id))
@@ -127,9 +135,14 @@ def _conclude(state: State, attempt: Attempt, result: Result, out: list[Command]
         attempt.duration_ns = result.duration_ns
         out.append(Publish(attempt.id, result.payload))
     else:
-        kind = EndingKind.DONE if result.ok else EndingKind.FAILED
-        cached = result.ok and not attempt.begun
-        finish(state, attempt, Ending(kind, result.payload, "", cached, result.duration_ns, result.size))
+        finish(state, attempt, _own_ending(attempt, result))
+
+
+def _own_ending(attempt: Attempt, result: Result) -> Ending:
+    """The ending of an attempt that was left to end by itself."""
+    kind = _DONE if result.ok else EndingKind.FAILED
+    cached = result.ok and not attempt.begun
+    return Ending(kind, result.payload, "", cached, result.duration_ns, result.size)
 
 
 def on_reclaimed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from cascade_worker.core import events, followers, resources
 from cascade_worker.core.commands import (
@@ -47,6 +47,7 @@ __all__ = ["Core"]
 
 EXIT_GRACE = 5.0
 """Seconds that a draining worker on which nothing runs waits for its last reports to be acknowledged."""
+_STARTED: Final = (Phase.RUNNING, Phase.STORING)
 
 
 class Core:
@@ -133,13 +134,10 @@ class Core:
     def has_reports(self) -> bool:
         """Whether there is something to tell the scheduler."""
         state = self.state
-        return bool(
-            state.unreported
-            or state.starts_due
-            or state.draining != state.told_draining
-            or state.promised != state.told_promised
-            or state.closed_runs
-        )
+        if state.unreported or state.starts_due:
+            return True
+        other = state.draining != state.told_draining or state.promised != state.told_promised
+        return other or bool(state.closed_runs)
 
     @property
     def streaming(self) -> bool:
@@ -290,14 +288,13 @@ class Core:
         attempt = Attempt(assigned.attempt, body, False, assigned.ready, assigned.amounts, assigned.run_id)
         attempt.leased = attempt.stepping = assigned.leased
         state.attempts[attempt.id] = attempt
-        never_fits = any(state.total.get(name, 0) < micros for name, micros in attempt.amounts)
-        if state.draining or (assigned.ahead and never_fits):
+        if state.draining or (assigned.ahead and state.never_fits(attempt.amounts)):
             end_waiting(state, attempt, Wanted.RETRACT, out)
             return
         if assigned.behind:
             followers.follow(state, attempt, assigned.behind, out)
             return
-        if not assigned.ready:
+        if not attempt.ready:
             out.append(FetchInputs(attempt.id))
         if assigned.ahead:
             state.queue.append(attempt)
@@ -333,11 +330,11 @@ class Core:
         state = self.state
         if not state.connected or not (self.has_reports or force):
             return None
-        started = [a.id for a in state.started if a.phase in (Phase.RUNNING, Phase.STORING)]
+        started = [a.id for a in state.started if a.phase in _STARTED] if state.started else []
         state.started.clear()
         state.starts_due = False
         state.tell_started_at = None
-        told, complete = resources.take_news(state)
+        told, complete = resources.take_news(state) if state.news else ([], True)
         taken, rest = self._take_reports() if complete else ([], state.unreported)
         closed, state.closed_runs = tuple(state.closed_runs), []
         news = (
@@ -466,7 +463,7 @@ class Core:
             self._watch(now, out)
         if state.tell_started_at is not None and state.tell_started_at <= now:
             state.tell_started_at = None
-            running = any(a.phase in (Phase.RUNNING, Phase.STORING) for a in state.started)
+            running = any(a.phase in _STARTED for a in state.started)
             state.starts_due = running or bool(state.news)
             if not running:
                 state.started.clear()

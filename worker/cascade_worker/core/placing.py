@@ -9,6 +9,7 @@ round trip over the pipe each.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from cascade_worker.core.commands import (
     CloseExecutor,
@@ -34,6 +35,11 @@ __all__ = [
 ]
 
 Sends = dict[int, list[int]]
+
+# Looking a member up on its class takes longer than most of what is done with it.
+_RUNNING: Final = Phase.RUNNING
+_SENT: Final = Phase.SENT
+_NOTHING: Final = Wanted.NOTHING
 
 
 def place(state: State, now: float, out: list[Command]) -> None:
@@ -105,7 +111,7 @@ def _idle_executor(state: State, now: float, out: list[Command]) -> Executor | N
 
 def _start(state: State, executor: Executor, attempt: Attempt, now: float) -> None:
     attempt.executor = executor
-    attempt.phase = Phase.RUNNING
+    attempt.phase = _RUNNING
     if executor.asynchronous:
         executor.running[attempt.id] = attempt
     else:
@@ -174,7 +180,7 @@ def _fill(state: State, host: Executor, share: int, sends: Sends) -> bool:
             return True  # it lives on what the one before it gives back
         source.popleft()
         attempt.executor = host
-        attempt.phase = Phase.SENT
+        attempt.phase = _SENT
         host.pipe.append(attempt)
         sends.setdefault(host.id, []).append(attempt.id)
     return True
@@ -190,20 +196,20 @@ def _takes_more(executor: Executor, ahead_seconds: float) -> bool:
     head = executor.pipe[0]
     expected = head.body.profile.expected
     short = expected is not None and expected <= ahead_seconds
-    return short and head.wanted == Wanted.NOTHING and not head.leased
+    return short and head.wanted == _NOTHING and not head.leased
 
 
 def promote(state: State, executor: Executor, now: float, out: list[Command]) -> None:
     """The attempt before it has ended, so an executor's next one runs now."""
     head = executor.pipe[0]
-    head.phase = Phase.RUNNING
+    head.phase = _RUNNING
     if not head.charged:
         state.charge(head)
     has_started(state, head, now)
     executor.overrun = False
     if head.wanted == Wanted.RETRACT:
-        head.wanted = Wanted.NOTHING
-    elif head.wanted != Wanted.NOTHING:
+        head.wanted = _NOTHING
+    elif head.wanted != _NOTHING:
         out.append(StopAttempt(executor.id, head.id, False))
         state.set_timer(now + state.cancel_grace, Timer.KILL, head.id)
     if len(executor.pipe) > 1 and state.watch_at is None:

@@ -6,7 +6,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cascade_worker.core.commands import Ending, ResourceNews
 
@@ -41,6 +41,11 @@ class Wanted(IntEnum):
     CANCEL = 3
     DROP = 4
     """The scheduler does not want to hear of it again."""
+
+
+# Looking a member up on its class takes longer than most of what is done with it.
+_WAITING: Final = Phase.WAITING
+_NOTHING: Final = Wanted.NOTHING
 
 
 class Timer(IntEnum):
@@ -189,8 +194,8 @@ class Attempt:
         """It holds its amounts."""
         self.ready = ready
         """Its inputs are here."""
-        self.phase = Phase.WAITING
-        self.wanted = Wanted.NOTHING
+        self.phase: Phase = _WAITING
+        self.wanted: Wanted = _NOTHING
         self.leased = False
         """Its executor may go on with its loop by itself, until it is recalled."""
         self.stepping = False
@@ -369,6 +374,10 @@ class State:
             if free.get(name, 0) < micros:
                 return False
         return True
+
+    def never_fits(self, amounts: tuple[tuple[str, int], ...]) -> bool:
+        """Whether amounts are more than the worker has."""
+        return any(self.total.get(name, 0) < micros for name, micros in amounts)
 
     def charge(self, attempt: Attempt) -> None:
         """Takes an attempt's amounts."""
