@@ -29,11 +29,18 @@ from cascade_scheduler.core.commands import (
     WelcomeWorker,
     WorkerGone,
 )
-from cascade_scheduler.core.events import CacheAnswered, Event, RunForgotten, WorkerDisconnected
+from cascade_scheduler.core.events import (
+    AttemptFailed,
+    CacheAnswered,
+    Event,
+    RunForgotten,
+    WorkerDisconnected,
+    WorkerReported,
+)
 from cascade_scheduler.core.plans import PlanCache
 from cascade_scheduler.core.retelling import retell, retell_standing
 from cascade_scheduler.core.state import Core
-from cascade_scheduler.core.values import BlobValue, DeferredValue
+from cascade_scheduler.core.values import BlobValue, DeferredValue, ErrorInfo
 from cascade_scheduler.entries import EntryCache
 from cascade_scheduler.eventlog import Logged, LogLine
 from cascade_scheduler.functions import FunctionStore
@@ -58,6 +65,7 @@ from cascade_scheduler.wire.event_bytes import event_field
 from cascade_scheduler.wire.shapes import ShapeCache
 from cascade_scheduler.wire.updates import fill_finish, tree_nodes
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, duration_of, value_size
+from cascade_scheduler.wire.work import AssignmentTooLarge
 
 __all__ = ["Bounds", "Hub", "Times"]
 
@@ -193,6 +201,19 @@ class Hub:
             else:
                 session.order(command)
 
+    def not_sent(self, command: Assign, error: Exception) -> None:
+        """An assignment cannot be put into a message: its attempt fails, and the worker's stream goes on."""
+        if isinstance(error, AssignmentTooLarge):
+            told = ErrorInfo("GraphTooLargeError", str(error))
+        else:
+            logger.error("task %r could not be sent to a worker", command.spec.name, exc_info=error)
+            why = f"{type(error).__name__}: {error}"
+            told = ErrorInfo(
+                "TaskLoadError", f"task {command.spec.name!r} could not be sent to a worker: {why}"
+            )
+        failed = AttemptFailed(command.attempt, told, "unloadable", retryable=False)
+        self._loop.call_soon(self.turn.post, WorkerReported(command.worker, (failed,)))
+
     def _defer_inputs(self, command: Assign) -> Assign:
         """Names values instead of sending them, where all together are more than a message may carry."""
         run = self.core.runs.get(command.frame_id or command.run_id)
@@ -202,7 +223,7 @@ class Hub:
         inputs = list(command.inputs)
         for at, source in enumerate(run.graph.inputs(origin)):
             node = run.resolve(source)
-            if type(inputs[at]) is bytes and views.single_value(run, node) is inputs[at]:
+            if views.is_by_name(run, node, inputs[at]):
                 inputs[at] = DeferredValue(run.frame_id, node)
         return command._replace(inputs=tuple(inputs))
 

@@ -47,6 +47,20 @@ def test_a_200_mb_result_and_a_200_mb_argument_never_stand_in_the_scheduler() ->
         assert scheduler.memory_info().rss - before < 120 * MIB
 
 
+def test_many_lists_of_middling_size_are_one_task_s_inputs(cluster: cs.Cluster) -> None:
+    @cs.task
+    def part(n: int) -> bytes:
+        return bytes(30_000)
+
+    @cs.task
+    def total(*lists: list[bytes]) -> int:
+        return sum(len(part) for each in lists for part in each)
+
+    # Each list is small enough to go along; all together are more than one message may have.
+    lists = [part.map(n=[2 * i, 2 * i + 1]) for i in range(400)]
+    assert cluster.run(total(*lists), timeout=60) == 400 * 2 * 30_000
+
+
 @pytest.mark.parametrize("n", [0, 1, 65_000, 65_536, 66_000, MIB, 3 * MIB + 17])
 def test_values_around_the_borders(cluster: cs.Cluster, n: int) -> None:
     data = bytes(range(256)) * (n // 256) + bytes(n % 256)

@@ -9,7 +9,7 @@ from cascade_scheduler.core import frames, inputs, waiting
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.graph import NodeKind
 from cascade_scheduler.core.run import ACTIVE, DONE, READY, SKIPPED, STATE_NAMES, WAITING, Run
-from cascade_scheduler.core.values import BlobValue, Value
+from cascade_scheduler.core.values import BlobValue, CompoundValue, ListValue, Value
 from cascade_scheduler.core.worker import Worker
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "all_nodes",
     "cluster_info",
     "fetch_value",
+    "is_by_name",
     "open_nodes",
     "progress",
     "run_info",
@@ -255,6 +256,13 @@ def fetch_value(
     if run is None or not 0 <= node < run.graph.size or run.runs_code(node) or run.status[node] != DONE:
         return None
     return None if inputs.plain_value(run, node) is not None else inputs.parts(run, node)
+
+
+def is_by_name(run: Run, node: int, value: Value) -> bool:
+    """The value may as well be fetched by the node's name: it is its own bytes, list or container."""
+    if type(value) is bytes:
+        return single_value(run, node) is value
+    return isinstance(value, (ListValue, CompoundValue)) and run.built.get(node) is value
 
 
 def single_value(run: Run, node: int) -> Value | None:

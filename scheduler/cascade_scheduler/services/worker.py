@@ -107,6 +107,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             find_function=hub.functions.get,
             wants_logs=hub.runs.wants_logs,
             params=hub.runs.params,
+            refuse=hub.not_sent,
             stall_seconds=hub.times.stall,
         )
         session.taken = first.sequence

@@ -55,6 +55,7 @@ class WorkerSession:
         find_function: Callable[[bytes], FunctionBody | None],
         wants_logs: Callable[[str], bool],
         params: Callable[[str], bytes] = lambda run_id: b"",
+        refuse: Callable[[Assign, Exception], None] | None = None,
         stall_seconds: float,
     ) -> None:
         self.worker = worker
@@ -74,7 +75,7 @@ class WorkerSession:
         """Set when the stream has to end, with the reason."""
         self._acked_said = 0
         self._sequence = 0
-        self._encoder = WorkEncoder(find_function, wants_logs, params)
+        self._encoder = WorkEncoder(find_function, wants_logs, params, refuse)
         self._opening: worker_pb2.ConnectResponse | None = None
         self._assigns: list[Assign] = []
         self._retract: list[int] = []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cascade_dist.v1 import graph_pb2, worker_pb2
+from cascade_dist.wire import MESSAGE_BYTES_MAX
 from cascade_scheduler.core.commands import Assign
 from cascade_scheduler.core.graph import Spec
 from cascade_scheduler.functions import FunctionBody
 from cascade_scheduler.wire.graphs import spec_to
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, fill_value, value_size
 
-__all__ = ["WorkEncoder", "function_to"]
+__all__ = ["AssignmentTooLarge", "WorkEncoder", "function_to"]
 
 FUNCTIONS_REMEMBERED = 20_000
 """Functions that a session is known to have; of more, the least recently used is sent again."""
@@ -22,8 +23,14 @@ BODIES_MAX = 256
 """Of one run, that a session remembers; of more, the oldest is named anew when it comes again."""
 SHARED_BODIES_MAX = 2_000
 """The same, of those that are of any run."""
+ASSIGNMENT_BYTES_MAX = MESSAGE_BYTES_MAX - PAYLOAD_BYTES_MAX
+"""Of one assignment and all that goes along; orders in the same message have the rest."""
 _ASSIGNMENT_BYTES = 96
 """What an assignment takes beside its arguments and inputs."""
+
+
+class AssignmentTooLarge(ValueError):
+    """No message can carry it; the text names the task and the bound."""
 
 
 def function_to(function: FunctionBody) -> graph_pb2.Function:
@@ -89,6 +96,28 @@ def _fields(command: Assign, body: int) -> dict[str, Any]:
     return fields
 
 
+def _check_size(command: Assign, size: int) -> None:
+    """Refuses what no message can carry.
+
+    Args:
+        command: the assignment.
+        size: about what it takes, with what has to go along.
+
+    Raises:
+        AssignmentTooLarge: names the task, its inputs and the bound.
+    """
+    message = worker_pb2.Assignment()
+    for value in command.inputs:
+        fill_value(message.inputs.add(), value)
+    size += message.ByteSize() - sum(map(value_size, command.inputs))
+    if size > ASSIGNMENT_BYTES_MAX:
+        raise AssignmentTooLarge(
+            f"task {command.spec.name!r} has {len(command.inputs):,} inputs; what a worker has to be told "
+            f"of it takes {size:,} bytes, and at most {ASSIGNMENT_BYTES_MAX:,} can be sent at once. Let "
+            "several tasks take a part of the inputs each, or let a map make them, whose list is one input"
+        )
+
+
 _Bodies = dict[int, tuple[int, Spec, bytes]]
 """By the identity of the spec, which is cheaper than its hash; it is held, so the id stays its own."""
 
@@ -112,6 +141,8 @@ class WorkEncoder:
     Runs and bodies have numbers within the session. Runs are forgotten on both sides by `ended_runs`, and
     with them the bodies that are theirs alone: those with something that is kept for a run, as resources are.
     All others are of any run, and outlive them, so that runs of one shape have them in common.
+
+    An assignment that cannot be said is handed to `refuse` with the reason, and holds nobody else up.
     """
 
     def __init__(
@@ -119,10 +150,13 @@ class WorkEncoder:
         find_function: Callable[[bytes], FunctionBody | None],
         wants_logs: Callable[[str], bool],
         params: Callable[[str], bytes] = lambda run_id: b"",
+        refuse: Callable[[Assign, Exception], None] | None = None,
     ) -> None:
         self._find_function = find_function
         self._wants_logs = wants_logs
         self._params = params
+        self._refuse = refuse
+        self._adding: Assign | None = None
         self._runs: dict[str, _Run] = {}
         self._numbers: dict[int, str] = {}
         self._bodies: _Bodies = {}
@@ -151,13 +185,50 @@ class WorkEncoder:
         promise: int = 0,
     ) -> list[worker_pb2.ConnectResponse]:
         """Messages of at most 1 MiB of payload each, in order; none when there is nothing to say."""
-        message = worker_pb2.ConnectResponse()
-        messages = [message]
-        work = message.work
+        messages = [worker_pb2.ConnectResponse()]
+        left = iter(assigns)
+        while True:
+            try:
+                size = self._assign(left, messages)
+                break
+            except Exception as error:
+                self._give_up(messages, error)
+        work = messages[-1].work
+        if retract:
+            work.retract.extend(retract)
+        if cancel:
+            work.cancel.extend(cancel)
+        if release:
+            work.release.extend(release)
+        if recall:
+            work.recall.extend(recall)
+        if promise:
+            work.promise = promise
+        self._close_and_end(work, close, ended)
+        if not size and not work.ByteSize():
+            messages.pop()
+        return messages
+
+    def _give_up(self, messages: list[worker_pb2.ConnectResponse], error: Exception) -> None:
+        """The assignment that was being added cannot be said; what it was to bring along may stay."""
+        command = self._adding
+        if command is None or self._refuse is None:
+            raise error
+        work = messages[-1].work
+        if work.assignments and work.assignments[-1].attempt == command.attempt:
+            del work.assignments[-1]
+        if work.ByteSize():
+            messages.append(worker_pb2.ConnectResponse())
+        self._refuse(command, error)
+
+    def _assign(self, assigns: Iterator[Assign], messages: list[worker_pb2.ConnectResponse]) -> int:
+        """Adds assignments to the last message and further ones; returns the payload of the last one."""
+        work = messages[-1].work
         add = work.assignments.add
         size = 0
         runs = self._runs
         for command in assigns:
+            self._adding = command
             run = runs.get(command.run_id)
             extra = len(command.args) + _ASSIGNMENT_BYTES
             if run is None:
@@ -178,7 +249,12 @@ class WorkEncoder:
             functions: list[FunctionBody] = []
             if known is None or known[2] != command.function:
                 functions = self._unsent(command)
+                extra += _spec_message(spec).ByteSize()
                 extra += sum([len(function.body) for function in functions])
+            if command.jump is not None:
+                extra += len(command.jump.keys)
+            if extra > PAYLOAD_BYTES_MAX:
+                _check_size(command, extra)
             if size and size + extra > PAYLOAD_BYTES_MAX:
                 message = worker_pb2.ConnectResponse()
                 messages.append(message)
@@ -187,7 +263,7 @@ class WorkEncoder:
                 size = 0
             size += extra
             if functions:
-                work.functions.extend(map(function_to, functions))
+                self._name_functions(work, functions)
             if run is None:
                 run = self._name_run(work, command.run_id)
             if known is None or known[2] != command.function:
@@ -211,20 +287,8 @@ class WorkEncoder:
                         add_input().inline = value
                     else:
                         fill_value(add_input(), value)
-        if retract:
-            work.retract.extend(retract)
-        if cancel:
-            work.cancel.extend(cancel)
-        if release:
-            work.release.extend(release)
-        if recall:
-            work.recall.extend(recall)
-        if promise:
-            work.promise = promise
-        self._close_and_end(work, close, ended)
-        if not size and not work.ByteSize():
-            messages.pop()
-        return messages
+        self._adding = None
+        return size
 
     def _close_and_end(self, work: worker_pb2.Work, close: Iterable[str], ended: Iterable[str]) -> None:
         runs = self._runs
@@ -251,7 +315,7 @@ class WorkEncoder:
         if not command.function:
             return []  # it only observes
         spec = command.spec
-        unsent = []
+        unsent: list[FunctionBody] = []
         for cid in (command.function, *(resource.function for resource in spec.resources)):
             if cid in self._functions:
                 self._functions.move_to_end(cid)
@@ -260,10 +324,15 @@ class WorkEncoder:
             if function is None:
                 raise LookupError(f"a function of task {spec.name!r} is not in the function store")
             unsent.append(function)
-            self._functions[cid] = None
-            if len(self._functions) > FUNCTIONS_REMEMBERED:
-                self._functions.popitem(last=False)
         return unsent
+
+    def _name_functions(self, work: worker_pb2.Work, functions: list[FunctionBody]) -> None:
+        work.functions.extend(map(function_to, functions))
+        known = self._functions
+        for function in functions:
+            known[function.cid] = None
+            if len(known) > FUNCTIONS_REMEMBERED:
+                known.popitem(last=False)
 
     def _name_run(self, work: worker_pb2.Work, run_id: str) -> _Run:
         self._last_run += 1

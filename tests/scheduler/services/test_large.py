@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from cascade_dist.codec.values import load
-from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
-from tests.scheduler.peers import Client, Graph, Worker, done, pickled, scheduler
+from cascade_dist.v1 import client_pb2, graph_pb2, value_pb2, worker_pb2
+from tests.scheduler.peers import Client, Graph, Worker, done, one_task, pickled, scheduler
 
 VALUE = pickled(b"x" * 60_000)
 
@@ -98,6 +98,55 @@ async def test_many_inputs_are_fetched_one_by_one() -> None:
             assert loaded == b"x" * 60_000
         await worker.report(done(assignment.attempt, pickled(1)))
         await client.finish("r")
+
+
+async def test_lists_that_are_large_together_are_fetched_one_by_one() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        graph = Graph()
+        parts = [graph.node(asynchronous=True, amounts=[]) for _ in range(40)]
+        lists = [graph.gather(part) for part in parts]
+        graph.node(*lists)
+        await client.submit("r", graph)
+        work = await worker.work()
+        await worker.report(*(done(a.attempt, VALUE) for a in work.assignments))
+        (assignment,) = (await worker.work()).assignments
+        assert [given.deferred.node for given in assignment.inputs] == lists
+        request = worker_pb2.FetchValueRequest(value=assignment.inputs[7].deferred)
+        pieces = [piece async for piece in worker.stub.FetchValue(request)]
+        assert [item.inline for piece in pieces for item in piece.items] == [VALUE]
+        await worker.report(done(assignment.attempt, pickled(1)))
+        await client.finish("r")
+
+
+async def test_what_no_message_can_carry_fails_its_task_and_not_the_stream() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        graph = Graph()
+        graph.node(*[graph.node()] * 20_000, name="takes_all")
+        await client.submit("r", graph)
+        first = (await worker.work()).assignments[0].attempt
+        far = value_pb2.ObjectRef(attempt=first, size_bytes=1 << 30, holders=["h" * 1_000 + ":1"])
+        await worker.report(done(first, value_pb2.Value(object=far)))
+        _, finish = await client.finish("r")
+        assert (finish.state, finish.error.type) == (client_pb2.RUN_STATE_FAILED, "GraphTooLargeError")
+        assert "task 'takes_all' has 20,000 inputs" in finish.error.message
+        await client.submit("s", one_task())
+        serving = asyncio.create_task(worker.serve(lambda a: pickled(1)))
+        _, finish = await client.finish("s")
+        assert finish.state == client_pb2.RUN_STATE_SUCCEEDED
+        serving.cancel()
+
+
+async def test_a_function_that_is_gone_fails_its_task_and_not_the_stream() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        it.hub.functions._bodies.clear()
+        graph = Graph()
+        graph.node(name="bodyless")
+        it.hub.functions.put = lambda function: None  # type: ignore[method-assign]
+        await client.submit("r", graph)
+        _, finish = await client.finish("r")
+        assert (finish.state, finish.error.type) == (client_pb2.RUN_STATE_FAILED, "TaskLoadError")
+        assert "task 'bodyless' could not be sent" in finish.error.message
+        assert not worker.call.done()
 
 
 async def test_a_large_graph_is_planned_while_others_run() -> None:

@@ -324,6 +324,57 @@ def test_a_function_that_is_gone_is_a_bug_with_a_name() -> None:
         list(works_of(encoder(), [assign(1, function=b"gone")]))
 
 
+def refusing(*functions: FunctionBody) -> tuple[WorkEncoder, list[tuple[int, str]]]:
+    """An encoder, and the attempts that it refuses, with the reasons."""
+    refused: list[tuple[int, str]] = []
+    known = {function.cid: function for function in (FUNCTION, *functions)}
+
+    def refuse(command: Assign, error: Exception) -> None:
+        refused.append((command.attempt, f"{type(error).__name__}: {error}"))
+
+    return WorkEncoder(known.get, lambda run_id: False, refuse=refuse), refused
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"function": b"gone"}, "LookupError: a function of task 'f' is not in the function store"),
+        ({"inputs": (b"a", "no value")}, "TypeError: str is no value"),
+        ({"amounts": (("cpu", 2**70),)}, "ValueError: "),
+    ],
+)
+def test_an_assignment_that_cannot_be_said_is_refused_and_the_others_are_said(
+    wrong: dict[str, Any], why: str
+) -> None:
+    coder, refused = refusing()
+    works = works_of(coder, [assign(1), assign(2, run_id="s", **wrong), assign(3), assign(4)], cancel=[9])
+    assert [a.attempt for work in works for a in work.assignments] == [1, 3, 4]
+    assert list(works[-1].cancel) == [9]
+    ((attempt, told),) = refused
+    assert attempt == 2
+    assert told.startswith(why)
+    (work,) = works_of(coder, [assign(5, run_id="s")])
+    runs = {run.run: run.run_id for part in (*works, work) for run in part.runs}
+    assert [(runs[a.run], a.body) for a in work.assignments] == [("s", 1)]
+    assert [f.cid for part in (*works, work) for f in part.functions] == [FUNCTION.cid]
+
+
+def test_a_refused_assignment_alone_is_no_message() -> None:
+    coder, refused = refusing()
+    assert works_of(coder, [assign(1, function=b"gone")]) == []
+    assert works_of(coder, [assign(2, inputs=(OBJECT,) * 700_000)]) == []
+    assert [attempt for attempt, _ in refused] == [1, 2]
+    assert "task 'f' has 700,000 inputs" in refused[1][1]
+    (work,) = works_of(coder, [assign(3)])
+    assert (len(work.functions), len(work.bodies), len(work.runs)) == (1, 1, 1), "nothing was taken as said"
+
+
+def test_large_specs_count_where_messages_are_split() -> None:
+    specs = [SPEC._replace(name=f"f{n}", cache_policy=b"p" * 600_000) for n in range(30)]
+    works = works_of(encoder(), [assign(n, spec=spec) for n, spec in enumerate(specs)])
+    assert [len(work.assignments) for work in works] == [1] * 30
+
+
 # --- reports ---------------------------------------------------------------------------------------
 
 
