@@ -16,7 +16,7 @@ from cascade_dist.errors import ConnectionFailedError, VersionMismatchError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import client_pb2_grpc
 from cascade_dist.wire import Address, check_versions, local_versions, open_channel
-from cascade_dist.wire.direct import open_stream
+from cascade_dist.wire.direct import DirectCall, open_stream
 from cascade_dist.wire.eager import advance, forget
 
 __all__ = ["Link", "Metadata", "frame_submit"]
@@ -61,6 +61,7 @@ class Link:
         self.alive = True
         self._channel = channel
         self._call = call
+        self._direct = call if isinstance(call, DirectCall) else None
         self._outbox: deque[tuple[bytes, Callable[[], object] | None]] = deque()
         self._writing: Coroutine[Any, Any, None] | None = None
         """The write that has begun and has not ended."""
@@ -113,6 +114,10 @@ class Link:
         self._idle.clear()
         if self._writing is None:
             self._pump()
+
+    def send_now(self, message: bytes) -> bool:
+        """Sends a short message from any thread, if it can be sent at once; returns whether it was."""
+        return self._direct is not None and self.alive and self._direct.send_now(message)
 
     def _pump(self) -> None:
         """Begins to write what waits, in this very iteration of the loop: there is no task to be woken."""

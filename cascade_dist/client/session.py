@@ -359,6 +359,11 @@ class Session:
     def begin(self, tracker: Tracker) -> None:
         """Starts to follow a run, and sends its submit if it is in one part. Any thread."""
         self._trackers[tracker.run.id] = tracker
+        link, message = self.link, tracker.message
+        if link is not None and message is not None:
+            tracker.begun = True  # before it is sent: a connection that comes now has to tell of the run too
+            if link.send_now(message):
+                return
         self.background.post(self._begin, tracker)
 
     def _begin(self, tracker: Tracker) -> None:

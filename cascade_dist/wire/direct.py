@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +19,14 @@ import grpc.aio
 
 from cascade_dist.wire.addresses import Address
 from cascade_dist.wire.channels import MESSAGE_BYTES_MAX
-from cascade_dist.wire.frames import CLOSE, MESSAGE, OPEN, STATUS, FrameSocket
+from cascade_dist.wire.frames import CLOSE, HEAD, MESSAGE, OPEN, STATUS, FrameSocket
+from cascade_dist.wire.socket_writer import SocketWriter
 
 __all__ = ["Call", "DirectCall", "open_stream"]
 
 CONNECT_SECONDS = 5.0
+NOW_BYTES_MAX = 16_384
+"""A longer message is sent by the loop: who calls should not wait for the copying."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Call = Any
@@ -70,11 +75,33 @@ class DirectCall(FrameSocket):
         self._parse = parse
         self._status: tuple[grpc.StatusCode, str] | None = None
         self._cancelled = False
+        self._writer: SocketWriter | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the transport."""
         super().connection_made(transport)
+        own = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        own.setblocking(False)
+        self._writer = SocketWriter(self._loop, own, self._on_room)
         self.send(OPEN, self._opening)
+
+    def _on_room(self, room: bool) -> None:
+        if room:
+            self.resume_writing()
+        else:
+            self.pause_writing()
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Sends a frame, however much waits to leave; after the end, nothing happens."""
+        if self._writer is not None:
+            self._writer.send(HEAD.pack(len(payload), kind) + payload)
+
+    def send_now(self, message: bytes) -> bool:
+        """Sends a short message if nothing waits to leave; returns whether it did. Any thread."""
+        writer = self._writer
+        if writer is None or self._status is not None or len(message) > NOW_BYTES_MAX:
+            return False
+        return writer.send_now(HEAD.pack(len(message), MESSAGE) + message)
 
     async def write(self, message: bytes) -> None:
         """Sends a serialized message; waits while too much has not left.
@@ -153,6 +180,11 @@ class DirectCall(FrameSocket):
             self._ended(grpc.StatusCode.INTERNAL, f"a frame of the unknown kind {kind} came")
         self.finish()
         self.drop()
+
+    def on_lost(self) -> None:
+        """The connection is gone."""
+        if self._writer is not None:
+            self._writer.close()
 
     def on_broken(self, reason: str) -> None:
         """The scheduler cannot be talked to any more."""
