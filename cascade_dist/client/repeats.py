@@ -54,6 +54,10 @@ class _Call(NamedTuple):
     """The field with the submit without what differs."""
     template_id: bytes
     params_digest: bytes
+    content: bytes
+    """The id of the node of a call without arguments."""
+    own: bytes
+    """The fields that say so."""
 
 
 class _Watched(NamedTuple):
@@ -104,14 +108,20 @@ def repeat(target: Any, options: Hashable, link: Link | None) -> Repeat | None:
     call = _calls.get((id(spec), options))
     if call is None or call.cid not in link.known:
         return None
-    payload = plain_payload(args, {})
-    if payload is None or (cid or FunctionCache().encode(spec.task, spec.code_hash).cid) != call.cid:
+    if (cid or FunctionCache().encode(spec.task, spec.code_hash).cid) != call.cid:
         return None
-    if payload and len(payload) > min(_PAYLOAD_MAX, link.inline_max or _PAYLOAD_MAX):
-        return None
-    content = scalars_content(spec, args)
-    own = field(_NODE_ID, content) + field(_ARGS, payload)
+    content, own = call.content, call.own
+    if args:
+        payload = plain_payload(args, {})
+        if payload is None or len(payload) > min(_PAYLOAD_MAX, link.inline_max or _PAYLOAD_MAX):
+            return None
+        content = scalars_content(spec, args)
+        own = _own_fields(content, payload)
     return Repeat(call.head, own, call.functions, (call.template_id, content, call.params_digest))
+
+
+def _own_fields(content: bytes, payload: bytes) -> bytes:
+    return field(_NODE_ID, content) + field(_ARGS, payload)
 
 
 def _code_of(task: Task[Any]) -> tuple[TaskSpec, bytes]:
@@ -163,6 +173,7 @@ def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionC
         _calls.clear()
         _specs.clear()
     cid = chunk.functions[0].cid
+    bare = scalars_content(spec, ())
     if (held := watch(target.task)) is not None:
         _specs[id(target.task)] = _Watched(spec, held, _reference(target.task), cid)
     _calls[id(spec), options] = _Call(
@@ -172,4 +183,6 @@ def keep(target: Any, options: Hashable, submit: pb.Submit, functions: FunctionC
         field(_HEAD, shared.SerializeToString()),
         submit.end.template_id,
         submit.end.params_digest,
+        bare,
+        _own_fields(bare, b""),
     )

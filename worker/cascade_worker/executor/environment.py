@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from typing import Any
 
 __all__ = ["set_variable"]
 
 _BYTES_MAX = 1024
+# As os.fsencode does it, which looks at more than strings.
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 _buffers: dict[str, _Buffer] = {}
 _data: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
@@ -54,7 +57,7 @@ def set_variable(name: str, value: str) -> None:
         name: of the variable.
         value: its value.
     """
-    data = os.fsencode(value)
+    data = value.encode(_ENCODING, _ERRORS)
     buffer = _buffers.get(name)
     if buffer is None:
         buffer = _buffers[name] = _Buffer(os.fsencode(name))
