@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -13,7 +14,10 @@ import redis.asyncio
 from cascade_dist.storage.seal import Sealer
 from cascade_scheduler.core.commands import SaveConstraint, SaveResult, SaveSkip
 from cascade_scheduler.core.limits import PAUSE, Constraint
+from cascade_scheduler.store import redis as redis_module
 from cascade_scheduler.store.base import (
+    Batch,
+    Record,
     RunRenewed,
     StoredResult,
     StoreError,
@@ -357,3 +361,87 @@ async def test_a_large_run_is_read_piece_by_piece(store: RedisStore) -> None:
     assert found.created == many
     assert found.results == {result.key: StoredResult(result.attempt, result.value) for result in results}
     assert found.skipped == {"x": "Pruned"}
+
+
+# --- batches without a task ---------------------------------------------------------------------------
+
+
+async def begun(store: RedisStore, number: int, *records: Record) -> bool:
+    """Sends a batch at once; whether it has landed."""
+    landed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    assert store.begin(Batch(number, records), landed.set_result)
+    return await asyncio.wait_for(landed, 20)
+
+
+async def test_a_batch_lands_without_a_task_once_redis_has_answered(store: RedisStore) -> None:
+    first = Batch(1, [created()])
+    assert not store.begin(first, lambda landed: None), "there is no connection yet"
+    await store.commit(first)
+    assert await begun(store, 2, SaveResult("r", 0, "aa", 7, b"one", True))
+    assert await begun(store, 2, SaveResult("r", 0, "aa", 7, b"one", True)), "it had landed"
+    await land(store, 3, SaveSkip("r", 1, "bb", "Pruned"))
+    assert await begun(store, 4, SaveSkip("r", 2, "cc", "Pruned"))
+    run = (await load(store))["r"]
+    assert run.results == {"aa": StoredResult(7, b"one", True, None)}
+    assert set(run.skipped) == {"bb", "cc"}
+
+
+async def test_one_batch_is_under_way_at_a_time(store: RedisStore) -> None:
+    await land(store, 1, created())
+    landed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    assert store.begin(Batch(2, [SaveSkip("r", 1, "bb", "Pruned")]), landed.set_result)
+    assert not store.begin(Batch(3, [SaveSkip("r", 2, "cc", "Pruned")]), lambda landed: None)
+    assert await asyncio.wait_for(landed, 20)
+
+
+async def test_what_is_refused_has_not_landed_and_commit_says_why(store: RedisStore, client: Any) -> None:
+    await land(store, 1, created())
+    skip = SaveSkip("r", 1, "bb", "Pruned")
+    assert not await begun(store, 3, skip)
+    with pytest.raises(StoreGap):
+        await land(store, 3, skip)
+    await client.set("cascade:run:r:skipped", "something else")
+    assert not await begun(store, 2, skip)
+    with pytest.raises(StoreUnavailable, match="cascade:run:r:skipped is a string"):
+        await land(store, 2, skip)
+    await client.delete("cascade:run:r:skipped")
+    await client.script_flush()
+    await land(store, 2, skip)
+    await client.script_flush()
+    assert not await begun(store, 3, skip), "Redis does not know the script any more"
+    await land(store, 3, skip)
+    assert await begun(store, 4, skip)
+    await client.incr("cascade:epoch")
+    assert not await begun(store, 5, skip)
+    with pytest.raises(StoreFenced):
+        await land(store, 5, skip)
+
+
+async def test_a_connection_that_breaks_is_made_anew(store: RedisStore, client: Any) -> None:
+    await land(store, 1, created())
+    skip = SaveSkip("r", 1, "bb", "Pruned")
+    await client.client_kill_filter(_type="normal", skipme=True)
+    answers: asyncio.Queue[bool] = asyncio.Queue()
+    # Whether the end of the connection has been read by now is up to the machine.
+    sent = store.begin(Batch(2, [skip]), answers.put_nowait)
+    assert not sent or not await asyncio.wait_for(answers.get(), 20)
+    await land(store, 2, skip)
+    assert await begun(store, 3, skip)
+
+
+async def test_an_answer_that_does_not_come_is_waited_for_so_long(
+    redis_server: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_module, "TIMEOUT_SECONDS", 0.2)
+    store = RedisStore(redis_server, Sealer(KEY))
+    await store.open()
+    await land(store, 1, created())
+    skip = SaveSkip("r", 1, "bb", "Pruned")
+    await client.client_pause(60_000, all=False)
+    assert not await begun(store, 2, skip)
+    with pytest.raises(StoreUnavailable):
+        await land(store, 2, skip)
+    await client.client_unpause()
+    await land(store, 2, skip)
+    assert await begun(store, 3, skip)
+    await store.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -21,6 +21,7 @@ from cascade_scheduler.core.values import ErrorInfo
 from cascade_scheduler.store import writer as module
 from cascade_scheduler.store.base import (
     Batch,
+    Record,
     StoredFrame,
     StoredFunction,
     StoredJump,
@@ -269,3 +270,151 @@ async def test_a_bug_is_told_and_nobody_hears_of_what_was_lost() -> None:
     await writer.flush(5)
     assert isinstance(bugs[0], ZeroDivisionError)
     assert not called
+
+
+# --- a store that takes batches without a task ---------------------------------------------------------
+
+
+class Prompt(Scripted):
+    """A store that takes batches at once, as long as `takes` says so; the test says what became of them."""
+
+    def __init__(self, *script: str) -> None:
+        super().__init__(*script)
+        self.takes = True
+        self.begun: list[Batch] = []
+        self.answer: list[Callable[[bool], None]] = []
+
+    def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
+        """Sends it."""
+        if self.takes:
+            self.begun.append(batch)
+            self.answer.append(then)
+        return self.takes
+
+    def land(self, landed: bool = True) -> None:
+        """Answers the batch that was sent."""
+        self.answer.pop()(landed)
+
+
+def prompt_writer(store: Prompt) -> tuple[StoreWriter, list[int], Callable[..., None]]:
+    """A writer, what it has told, and how to put a turn with a number in."""
+    writer = StoreWriter(store, on_fenced=never)
+    called: list[int] = []
+
+    def put(number: int, *records: Record) -> None:
+        writer.put(records, [lambda: called.append(number)])
+
+    return writer, called, put
+
+
+async def test_a_batch_goes_out_and_is_told_of_without_a_turn_of_the_loop() -> None:
+    store = Prompt()
+    writer, called, put = prompt_writer(store)
+    put(1, skip(1), END)
+    assert [(batch.number, list(batch.records)) for batch in store.begun] == [(1, [skip(1), END])]
+    put(2, skip(2))
+    put(3)
+    assert called == [], "it is under way"
+    store.land()
+    assert called == [1], "the second turn goes next, and the third waits for it"
+    assert [batch.number for batch in store.begun] == [1, 2]
+    store.land()
+    assert called == [1, 2, 3]
+    put(4)
+    assert called == [1, 2, 3, 4], "nothing is under way any more"
+    assert store.seen == [], "no task was needed"
+    assert writer.batches == 2
+
+
+async def test_who_only_waited_for_what_has_landed_is_told_at_once() -> None:
+    store = Prompt()
+    _, called, put = prompt_writer(store)
+    put(1, END)
+    put(2)
+    put(3)
+    store.land()
+    assert called == [1, 2, 3]
+    assert len(store.begun) == 1
+
+
+async def test_what_is_put_while_others_are_told_comes_after_them() -> None:
+    store = Prompt()
+    writer, called, put = prompt_writer(store)
+    writer.put([END], [lambda: put(2), lambda: called.append(1)])
+    store.land()
+    assert called == [1, 2]
+
+
+async def test_a_batch_of_which_nobody_knows_is_sent_again_by_a_task(quick: None) -> None:
+    store = Prompt("away", "land")
+    writer, called, put = prompt_writer(store)
+    put(1, END)
+    put(2, END)
+    store.land(False)
+    assert called == []
+    assert await writer.flush(5)
+    assert called == [1, 2]
+    assert [batch.number for batch in store.seen] == [1, 1, 2]
+    put(3, END)
+    store.land()
+    assert called == [1, 2, 3], "after that there is no need for a task again"
+    assert [batch.number for batch in store.begun] == [1, 3]
+
+
+async def test_a_store_that_is_not_ready_gets_its_batch_by_a_task() -> None:
+    store = Prompt()
+    store.takes = False
+    writer, called, put = prompt_writer(store)
+    put(1, END)
+    assert await writer.flush(5)
+    assert called == [1]
+    assert [batch.number for batch in store.seen] == [1]
+
+
+async def test_a_large_turn_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_BYTES_MAX", 1000)
+    store = Prompt()
+    writer, called, put = prompt_writer(store)
+    put(1, *(SaveResult("r", number, f"{number}", 1, b"\x80" * 400) for number in range(5)), END)
+    assert store.begun == []
+    assert await writer.flush(5)
+    assert called == [1]
+    assert len(store.seen) == 3
+
+
+async def test_flush_waits_for_what_was_sent() -> None:
+    store = Prompt()
+    writer, called, put = prompt_writer(store)
+    put(1, END)
+    assert not await writer.flush(0.01)
+    asyncio.get_running_loop().call_soon(store.land)
+    assert await writer.flush(5)
+    assert called == [1]
+
+
+async def test_nobody_is_told_after_the_end() -> None:
+    store = Prompt()
+    writer, called, put = prompt_writer(store)
+    put(1, END)
+    await writer.close()
+    store.land()
+    put(2, END)
+    assert called == []
+    assert len(store.begun) == 1
+    await writer.close()
+
+
+async def test_a_bug_while_it_is_sent_or_told_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    store = Prompt()
+    writer, called, put = prompt_writer(store)
+    bugs: list[BaseException] = []
+    writer.on_bug = bugs.append
+    writer.put([END], [lambda: called.append(1 // 0)])
+    store.land()
+    assert [type(bug) for bug in bugs] == [ZeroDivisionError]
+    assert await writer.flush(0.01) is False, "what was to be told is lost, and so nothing more is"
+    store.begin = lambda batch, then: bool(1 // 0)  # type: ignore[method-assign]
+    other, _, put = prompt_writer(store)
+    other.on_bug = bugs.append
+    put(2, END)
+    assert len(bugs) == 2

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias, Union
+from typing import NamedTuple, Protocol, TypeAlias, Union, runtime_checkable
 
 from cascade_scheduler.core.cached import Facts
 from cascade_scheduler.core.commands import (
@@ -30,6 +30,7 @@ from cascade_scheduler.core.values import BlobValue, ErrorInfo, ObjectValue
 __all__ = [
     "Batch",
     "Place",
+    "PromptStore",
     "Record",
     "RunAnswered",
     "RunCreated",
@@ -436,3 +437,17 @@ class RunStore(Protocol):
 
     async def close(self) -> None:
         """Lets go of connections."""
+
+
+@runtime_checkable
+class PromptStore(Protocol):
+    """A `RunStore` that can also take a batch without a task that waits for it."""
+
+    def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
+        """Sends a batch now, and returns whether it was sent; if not, it is to be landed by `commit`.
+
+        Args:
+            batch: as for `commit`.
+            then: called later with whether it has landed; where that is not known, `commit` is to land it, or
+                says why it cannot.
+        """

@@ -34,8 +34,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Container, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import redis.asyncio
@@ -70,7 +70,7 @@ from cascade_scheduler.store.redis_batch import (
 )
 from cascade_scheduler.store.redis_call import ScriptCall
 from cascade_scheduler.store.redis_checks import check_redis, check_url, explain, unusable
-from cascade_scheduler.store.redis_commands import ARGUMENTS_MAX, COMMIT, Lifetimes
+from cascade_scheduler.store.redis_commands import ARGUMENTS_MAX, COMMIT, Commands, Lifetimes
 from cascade_scheduler.store.redis_garbage import RedisGarbage
 from cascade_scheduler.store.redis_lead import RedisLead
 from cascade_scheduler.store.redis_read import Parts, Reader, constraints_from, workers_from
@@ -86,6 +86,9 @@ AT_ONCE = {"results": 200, "observed": 200, "graph": 8, "events": 20, "functions
 """So many fields of a run are read in one answer, by how large they may be."""
 HEADS_AT_ONCE = 500
 """Runs per question, where only their heads are wanted."""
+KEYS = (EPOCH_KEY, BATCH_KEY)
+"""Of the script that lands a batch."""
+_LANDED = (b"OK", b"LANDED")
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -98,6 +101,20 @@ def masked(url: str) -> str:
     user = parts.username or ""
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+
+
+class _Prepared(NamedTuple):
+    """A batch as it is sent."""
+
+    number: int
+    commands: Commands
+    functions: Mapping[str, frozenset[bytes]]
+    arguments: Sequence[Any]
+    """Of the script."""
+    given: Mapping[str, Sequence[str]]
+    """By run, the parts that are given a new time."""
+    at: float
+    """Seconds, monotonic."""
 
 
 class RedisStore:
@@ -210,26 +227,49 @@ class RedisStore:
         """Redis is waited for: see `commit`."""
         raise TypeError("a Redis store takes batches by commit")
 
+    def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
+        """Sends a batch where that can be done at once."""
+        if not self._commit.ready:
+            return False
+        prepared = self._prepared(batch)
+
+        def answered(answer: Any) -> None:
+            landed = type(answer) is list and answer[0] in _LANDED
+            if landed:
+                self._has_landed(prepared)
+            then(landed)
+
+        self._commit.begin(KEYS, prepared.arguments, answered)
+        return True
+
     async def commit(self, batch: Batch) -> None:
         """Lands a batch."""
-        script = Script(self._sealer, self._ttl, self._functions)
-        commands, now = script.take(without_superseded(batch.records)), time.monotonic()
-        arguments, given = commands.arguments(self._lifetimes, self._ttl, now)
+        prepared = self._prepared(batch)
         try:
-            status, told = await self._commit(
-                (EPOCH_KEY, BATCH_KEY), (self._epoch, batch.number, ARGUMENTS_MAX, *arguments)
-            )
+            status, told = await self._commit(KEYS, prepared.arguments)
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(await explain(error, self._client, self.url, keys_of(commands))) from None
+            keys = keys_of(prepared.commands)
+            raise StoreUnavailable(await explain(error, self._client, self.url, keys)) from None
         if status == b"EPOCH":
             raise self._lead.other_epoch(told, self._epoch)
         if status == b"GAP":
             raise self._lead.gap(told)
+        self._has_landed(prepared)
+
+    def _prepared(self, batch: Batch) -> _Prepared:
+        script = Script(self._sealer, self._ttl, self._functions)
+        commands, now = script.take(without_superseded(batch.records)), time.monotonic()
+        arguments, given = commands.arguments(self._lifetimes, self._ttl, now)
+        arguments[:0] = (self._epoch, batch.number, ARGUMENTS_MAX)
+        return _Prepared(batch.number, commands, script.functions, arguments, given, now)
+
+    def _has_landed(self, batch: _Prepared) -> None:
         self._landed = batch.number
-        self._lifetimes.landed(commands, given, now)
-        self._functions.update(script.functions)
-        while len(self._functions) > FUNCTION_SETS_MAX:
-            del self._functions[next(iter(self._functions))]
+        self._lifetimes.landed(batch.commands, batch.given, batch.at)
+        if batch.functions:
+            self._functions.update(batch.functions)
+            while len(self._functions) > FUNCTION_SETS_MAX:
+                del self._functions[next(iter(self._functions))]
 
     # --- reading ---------------------------------------------------------------------------------
 

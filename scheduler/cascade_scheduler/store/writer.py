@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cascade_scheduler.core.commands import (
     SaveAttempt,
@@ -22,6 +22,7 @@ from cascade_scheduler.core.commands import (
 from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import (
     Batch,
+    PromptStore,
     Record,
     RunCreated,
     RunEvents,
@@ -62,12 +63,29 @@ _MAY_WAIT = frozenset(
 logger = logging.getLogger("cascade.scheduler")
 
 
+class _Flight(NamedTuple):
+    """Whole turns that go to the store together."""
+
+    records: Sequence[Record]
+    then: Sequence[Then]
+    size: int
+    """Bytes."""
+
+    @property
+    def is_one_batch(self) -> bool:
+        """There is something to write, and it need not be parted."""
+        return 0 < len(self.records) <= BATCH_RECORDS_MAX and self.size <= BATCH_BYTES_MAX
+
+
 class StoreWriter:
     """At most one batch is in flight; what comes meanwhile is the next one, so batches land in order.
 
     What nobody is in a hurry for waits a moment for more of its kind: a batch costs the scheduler and the
     store about the same, whether it brings one result or a hundred. The end of a run goes at once, with all
     that waits; so a short run is one batch.
+
+    A batch goes out in the iteration of the loop in which it is wanted, and its answer is told in the one
+    that reads it, without a task. What goes otherwise than it should is left to a task, which has patience.
 
     While the store is away, records wait here. Past `backlog_max` bytes `room` is cleared: services then take
     no reports and no submits until it is set again, so the cluster holds still instead of growing.
@@ -77,11 +95,17 @@ class StoreWriter:
         self, store: RunStore, *, on_fenced: Callable[[StoreFenced], None], backlog_max: int = 256 << 20
     ) -> None:
         self._store = store
+        self._prompt = store if isinstance(store, PromptStore) else None
         self.bell = Bell()
         """Held while callbacks run, so that what they say to one peer is one message."""
         self._on_fenced = on_fenced
         self._backlog_max = backlog_max
-        self._waiting: deque[tuple[Sequence[Record], Sequence[Then]]] = deque()
+        self._waiting: deque[_Flight] = deque()
+        """By turns."""
+        self._flight: _Flight | None = None
+        """What is under way without a task."""
+        self._landing: asyncio.Future[None] | None = None
+        """Set when that has ended; somebody waits for it."""
         self._task: asyncio.Task[None] | None = None
         self._number = 0
         self._backlog = 0
@@ -114,22 +138,28 @@ class StoreWriter:
             for call in then:
                 call()
             return
-        if not records and not self._waiting and self._task is None:
+        if not records and not self._waiting and not self._busy:
             for call in then:
                 call()
             return
         self.beginnings.note(records)
-        self._waiting.append((records, then))
-        self._backlog += sum(map(size_of, records))
+        size = sum(map(size_of, records))
+        self._waiting.append(_Flight(records, then, size))
+        self._backlog += size
         if self._backlog > self._backlog_max:
             self.room.clear()
         if not records or self._backlog > BATCH_BYTES_AT_ONCE or not _MAY_WAIT.issuperset(map(type, records)):
             self._hurry = True
         self._go_on()
 
+    @property
+    def _busy(self) -> bool:
+        """A batch is in flight, or what it led to is being told."""
+        return self._task is not None or self._flight is not None
+
     def _go_on(self) -> None:
         """Begins to write, now or when what waits has waited for its moment."""
-        if self._task is not None:
+        if self._busy:
             return
         if self._hurry:
             self._start()
@@ -140,7 +170,7 @@ class StoreWriter:
         """Somebody else has asked the store: why it is away; None: it has answered."""
         if error is not None:
             self._is_away(error)
-        elif self._task is None:  # else whoever writes finds out
+        elif not self._busy:  # else whoever writes finds out
             self._is_back()
 
     def _is_away(self, error: StoreUnavailable) -> None:
@@ -163,8 +193,67 @@ class StoreWriter:
             self._timer.cancel()
             self._timer = None
         self._hurry = True
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._drain(), name="store writer")
+        if not self._busy:
+            self._send()
+
+    def _send(self) -> None:
+        """Sends what waits: here and now, where that is simple; else a task does it."""
+        flight = None
+        if self._prompt is not None and self._gap is None and self._waiting:
+            flight = self._flight = self._next()
+            try:
+                batch = Batch(self._number + 1, flight.records)
+                if flight.is_one_batch and self._prompt.begin(batch, self._answered):
+                    return
+            except Exception as error:
+                self._bug(error)
+                return
+            self._flight = None
+        self._drain_patiently(flight)
+
+    def _answered(self, landed: bool) -> None:
+        """The store has taken what was sent, or has not, or nobody knows."""
+        flight = self._flight
+        if flight is None:  # closed meanwhile
+            return
+        if self._landing is not None and not self._landing.done():
+            self._landing.set_result(None)
+        if not landed:
+            self._flight = None
+            self._drain_patiently(flight)
+            return
+        self._number += 1
+        self.batches += 1
+        self._is_back()
+        try:
+            self.beginnings.landed(flight.records)
+            self._tell(flight)
+            while self._waiting and not self._waiting[0].records:  # they have waited for nothing else
+                self._tell(self._waiting.popleft())
+        except Exception as error:
+            self._bug(error)
+            return
+        self._flight = None
+        if self._waiting or self._gap is not None:
+            self._go_on()
+
+    def _drain_patiently(self, flight: _Flight | None) -> None:
+        """Has a task land what was begun, and all that waits."""
+        self._task = asyncio.get_running_loop().create_task(self._drain(flight), name="store writer")
+
+    def _tell(self, flight: _Flight) -> None:
+        """Tells of what has landed."""
+        with self.bell:
+            for call in flight.then:
+                call()
+        self._backlog -= flight.size
+        if self._backlog <= self._backlog_max // 2:
+            self.room.set()
+
+    def _bug(self, error: Exception) -> None:
+        if self.on_bug is None:
+            raise error
+        self.on_bug(error)  # what it had taken to write is gone, and nobody may be told of more
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         """What the store has of a run; what waits to be written is not part of it.
@@ -189,10 +278,14 @@ class StoreWriter:
     async def flush(self, timeout: float) -> bool:
         """Waits until everything has landed; False when that took longer than `timeout` seconds."""
         until = time.monotonic() + timeout
-        while self._waiting or self._task is not None:
+        while self._waiting or self._busy:
             self._start()
-            assert self._task is not None
-            done, _ = await asyncio.wait((self._task,), timeout=max(0.0, until - time.monotonic()))
+            ending: asyncio.Future[None] | None = self._task
+            if ending is None:
+                if self._landing is None or self._landing.done():
+                    self._landing = asyncio.get_running_loop().create_future()
+                ending = self._landing
+            done, _ = await asyncio.wait((ending,), timeout=max(0.0, until - time.monotonic()))
             if not done:
                 return False
         return True
@@ -201,51 +294,47 @@ class StoreWriter:
         """Stops; what has not landed is lost."""
         if self._timer is not None:
             self._timer.cancel()
+        self._flight = None
+        self._prompt = None
         task = self._task
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
 
-    async def _drain(self) -> None:
+    async def _drain(self, flight: _Flight | None) -> None:
         try:
-            while (self._waiting and self._hurry) or self._gap is not None:
+            while flight is not None or (self._waiting and self._hurry) or self._gap is not None:
                 if self._gap is not None:
                     await self._mend(self._gap)
                     continue
-                records, then, rest = self._next()
-                for part in _parts(records):
+                flight = flight or self._next()
+                for part in _parts(flight.records):
                     await self._land(part)
-                with self.bell:
-                    for call in then:
-                        call()
-                self._backlog -= rest
-                if self._backlog <= self._backlog_max // 2:
-                    self.room.set()
+                self._tell(flight)
+                flight = None
         except StoreFenced as error:
             self._on_fenced(error)
             return
         except Exception as error:
-            if self.on_bug is None:
-                raise
-            self.on_bug(error)  # what it had taken to write is gone, and nobody may be told of more
+            self._bug(error)
             return
         finally:
             self._task = None
         if self._waiting:
             self._go_on()
 
-    def _next(self) -> tuple[list[Record], list[Then], int]:
+    def _next(self) -> _Flight:
         """Takes whole turns up to the bound; one turn above it becomes several batches."""
         records: list[Record] = []
         calls: list[Then] = []
         size = 0
         while self._waiting and size < BATCH_BYTES_MAX and len(records) < BATCH_RECORDS_MAX:
-            more, then = self._waiting.popleft()
-            records.extend(more)
-            calls.extend(then)
-            size += sum(map(size_of, more))
+            turn = self._waiting.popleft()
+            records.extend(turn.records)
+            calls.extend(turn.then)
+            size += turn.size
         self._hurry = bool(self._waiting)
-        return records, calls, size
+        return _Flight(records, calls, size)
 
     async def _land(self, records: Sequence[Record]) -> None:
         """Brings records to the store, whatever it loses meanwhile."""
