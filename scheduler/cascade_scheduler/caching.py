@@ -55,6 +55,9 @@ class ClusterCache:
         self._spawn = spawn
         self._post = post
         self._waiting = 0
+        """Bytes of the entries that are on their way to the store."""
+        self._on_the_way: dict[bytes, bytes] = {}
+        """These entries: who has heard of a result finds it, though the store may not have it yet."""
         self._warned_at = -WARN_SECONDS
         self.hits = 0
         self.misses = 0
@@ -80,6 +83,7 @@ class ClusterCache:
             self._warn("values are not kept", "too many wait to be written")
             return
         self._waiting += size
+        self._on_the_way.update(entries)
         self._spawn(self._keep(entries, size))
 
     async def find(self, graph: Graph) -> Mapping[int, bytes | BlobValue]:
@@ -99,7 +103,7 @@ class ClusterCache:
                     piece = [(node, key) for node, key in piece if wanted.is_wanted(node, found)]
                     if not piece:
                         continue
-                    records = await self._store.get([key for _, key in piece])
+                    records = await self._get([key for _, key in piece])
                     for (node, _), record in zip(piece, records, strict=True):
                         value = self._value(record)
                         if value is not None:
@@ -115,7 +119,7 @@ class ClusterCache:
         trouble = ""
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
-                records = await self._store.get([lookup.key for lookup in lookups])
+                records = await self._get([lookup.key for lookup in lookups])
         except (StoreUnavailable, TimeoutError) as error:
             trouble = f"the cache could not be asked: {_why(error)}"
             self._warn("tasks run that may be cached", _why(error))
@@ -124,6 +128,17 @@ class ClusterCache:
             self.hits += value is not None
             self.misses += value is None
             self._post(CacheAnswered(lookup.frame_id, lookup.node, lookup.number, value, trouble))
+
+    async def _get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The entries of keys, of which some may be on their way to the store."""
+        near = [self._on_the_way.get(key) for key in keys] if self._on_the_way else ()
+        if not any(near):
+            return await self._store.get(keys)
+        if all(near):
+            return near
+        far = [key for key, record in zip(keys, near, strict=True) if record is None]
+        found = iter(await self._store.get(far))
+        return [next(found) if record is None else record for record in near]
 
     def _value(self, record: bytes | None) -> bytes | BlobValue | None:
         """The value of an entry; None when it is not there, or its blob is not."""
@@ -151,6 +166,9 @@ class ClusterCache:
             self._warn("values are not kept", _why(error))
         finally:
             self._waiting -= size
+            for key, record in entries:
+                if self._on_the_way.get(key) is record:  # else a later one has taken its place
+                    del self._on_the_way[key]
 
     def _warn(self, what: str, why: str) -> None:
         now = time.monotonic()

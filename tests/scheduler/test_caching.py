@@ -171,3 +171,33 @@ async def test_a_redis_that_is_not_there_is_said() -> None:
     with pytest.raises(StoreUnavailable):
         await store.put([(KEY, b"\x80value")])
     await store.close()
+
+
+class Gated(Counting):
+    """A store that takes entries only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = asyncio.Event()
+
+    async def put(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        await self.may.wait()
+        await super().put(entries)
+
+
+async def test_an_entry_on_its_way_to_the_store_is_found() -> None:
+    store = Gated()
+    desk = Desk(store)
+    other = b"o" * 16
+    await MemoryCacheStore.put(store, [(other, b"\x80stored")])
+    desk.cache.carry_out([StoreCached("f", KEY, b"\x80new")])
+    desk.cache.carry_out([look_up(), look_up(other), look_up(b"n" * 16)])
+    async with asyncio.timeout(10):
+        await desk.tasks[-1]
+    assert [answer.value for answer in desk.answers] == [b"\x80new", b"\x80stored", None]
+    desk.answers.clear()
+    assert store.asked == [other, b"n" * 16]
+    store.may.set()
+    await asyncio.gather(*desk.tasks)
+    assert [answer.value for answer in await desk.do(look_up())] == [b"\x80new"]
+    assert store.asked[-1] == KEY, "it is asked for where it is now"
