@@ -29,6 +29,7 @@ from cascade_scheduler.store.memory import ForgetfulStore
 from cascade_scheduler.store.shared import Holder
 from tests.integration.processes import Redis
 from tests.machine import own_certificate
+from tests.scheduler.old_redis import old_redis
 from tests.scheduler.peers import Client, Worker, code_of, done, one_task, pickled
 
 SECONDS = 20.0
@@ -290,6 +291,24 @@ async def refusing(client: Client) -> None:
                 return
             await client.say(cancel=client_pb2.Cancel(run_id=f"new{number}"))
             await client.finish(f"new{number}")
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "told"),
+    [
+        ("5.0.7", "", "is older than version 6"),
+        ("5.0.7", "?protocol=2", "is version 5.0.7"),
+        ("6.0.16", "", "is version 6.0.16"),
+    ],
+)
+async def test_an_old_redis_is_refused_with_its_version(
+    command: Command, version: str, options: str, told: str
+) -> None:
+    async with old_redis(version) as port:
+        url = f"redis://127.0.0.1:{port}/0{options}"
+        code, err = await asyncio.to_thread(command.refuse, "--port", "0", "--state", url)
+    why = f"Redis at {url} {told}, which is too old: use 6.2 or later (7 is tested)"
+    assert (code, err) == (1, f"cascade-scheduler: {why}\n")
 
 
 async def test_a_run_lives_in_redis(command: Command, redis_server: str) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,42 +91,6 @@ async def test_a_redis_cluster_is_refused_with_the_reason(start: Start) -> None:
     text = await refused(server.url)
     assert "is a Redis Cluster" in text
     assert "keys of many runs" in text
-
-
-@asynccontextmanager
-async def old_server(version: str) -> AsyncIterator[int]:
-    """Answers PING and INFO as a Redis of that version does: there is no such old one to start."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            words = []
-            for _ in range(int(line[1:])):
-                size = int((await reader.readline())[1:])
-                words.append((await reader.readexactly(size + 2))[:-2].upper())
-            info = f"# Server\r\nredis_version:{version}\r\nrole:master\r\n".encode()
-            answer = b"+OK\r\n"
-            if words[0] == b"HELLO":
-                answer = b"-ERR unknown command `HELLO`\r\n"
-            elif words[0] == b"PING":
-                answer = b"+PONG\r\n"
-            elif words[0] == b"INFO":
-                answer = b"$%d\r\n%s\r\n" % (len(info), info)
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-
-
-async def test_an_old_redis_is_refused_with_its_version() -> None:
-    for version in ("5.0.7", "6.0.16"):
-        async with old_server(version) as port:
-            text = await refused(f"redis://127.0.0.1:{port}/0?protocol=2")
-        assert f"is version {version}, which is too old: use 6.2 or later" in text
 
 
 @pytest.mark.parametrize(

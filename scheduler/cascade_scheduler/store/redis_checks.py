@@ -17,6 +17,7 @@ __all__ = ["VERSION_MIN", "check_redis", "check_url", "explain", "unusable", "wa
 
 VERSION_MIN = (6, 2)
 """Older ones are no longer maintained by anybody, and are not tested with."""
+_NEWER = f"use {'.'.join(map(str, VERSION_MIN))} or later (7 is tested)"
 LEADER_KEY = "cascade:leader"
 EPOCH_MAX = (1 << (64 - EPOCH_SHIFT)) - 1
 TYPES = {
@@ -73,7 +74,9 @@ async def check_redis(client: Any, url: str) -> None:
             "program wrote it; delete it, and make sure that no scheduler leads there"
         )
     try:
-        settings = await client.config_get(*SETTINGS)
+        settings: dict[str, str] = {}
+        for name in SETTINGS:  # a Redis before 7 tells of one at a time
+            settings.update(await client.config_get(name))
     except RedisError:
         logger.info("Redis at %s does not tell its settings: whether it can lose results is unknown", url)
         return
@@ -84,7 +87,7 @@ async def check_redis(client: Any, url: str) -> None:
 async def _facts(client: Any, url: str) -> Mapping[str, Any]:
     """What the server tells of itself; nothing when it does not."""
     try:
-        facts: Mapping[str, Any] = await client.info("everything")
+        facts: Mapping[str, Any] = await client.info()
     except NoPermissionError:
         logger.info("Redis at %s does not tell what it is: its version and role are unknown", url)
         return {}
@@ -96,8 +99,7 @@ def _unfit(facts: Mapping[str, Any], url: str) -> str | None:
     version = str(facts.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < VERSION_MIN:
-        wanted = ".".join(map(str, VERSION_MIN))
-        return f"Redis at {url} is version {version}, which is too old: use {wanted} or later (7 is tested)"
+        return f"Redis at {url} is version {version}, which is too old: {_NEWER}"
     if facts.get("cluster_enabled"):
         return (
             f"Redis at {url} is a Redis Cluster, which cannot be used: a batch is one script over the keys "
@@ -155,6 +157,8 @@ def unusable(error: BaseException, url: str) -> StoreError:
     if isinstance(error, ResponseError):
         if "NOAUTH" in why or "WRONGPASS" in why:
             return StoreError(f"Redis at {url} refuses us: {why}; correct user and password in --state")
+        if "unknown command" in why and "HELLO" in why:
+            return StoreError(f"Redis at {url} is older than version 6, which is too old: {_NEWER}")
         return StoreError(f"Redis at {url} cannot be used: {why}")
     if "CERTIFICATE_VERIFY_FAILED" in why:
         return StoreError(
