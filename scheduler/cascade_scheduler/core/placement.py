@@ -19,7 +19,8 @@ from cascade_scheduler.core import attempts, feasible, followers, leases, nodes,
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.commands import RetractAttempt
 from cascade_scheduler.core.plans import AmountClass
-from cascade_scheduler.core.run import Run
+from cascade_scheduler.core.queues import NODE_MASK
+from cascade_scheduler.core.run import READY, Run
 from cascade_scheduler.core.values import ErrorInfo, ObjectValue
 from cascade_scheduler.core.worker import Worker
 
@@ -30,11 +31,14 @@ MICROS = 1_000_000
 
 def dispatch(books: Books) -> None:
     """Places what is ready, class by class; one class that finds no room holds up no other."""
+    if books.queues.alone is not None:
+        _place_alone(books, *books.queues.alone)
     classes = books.queues.classes()
     if books.lease_waits:
         leases.wait_no_more(books, classes)
     books.token_at = 0.0
-    books.crowd.clear()
+    if books.crowd:
+        books.crowd.clear()
     if books.kept is not None and books.kept not in classes:
         _let_pools_go(books)
     if books.reserved:
@@ -53,14 +57,35 @@ def dispatch(books: Books) -> None:
         followers.review(books)
 
 
+def _place_alone(books: Books, run: Run, cls: AmountClass, key: int) -> None:
+    """Places the one node that is ready, if a worker has room: as its line would, but without a line."""
+    node = key & NODE_MASK
+    if run.status[node] != READY or books.reserved or books.kept is not None or books.lease_waits:
+        return
+    asynchronous, least, found = cls.asynchronous, 0.0, None
+    for worker in books.workers.values():
+        if worker.connected and not (worker.draining or worker.queue) and worker.fits(cls):
+            load = worker.load(asynchronous)
+            if found is None or load < least:
+                least, found = load, worker
+    if found is None:
+        return
+    worker = _at_input(books, run, node, cls) or found
+    expected = books.expected(run.graph.functions[run.spec(node).function].cid)
+    books.queues.go_alone(expected)
+    attempts.assign(books, run, node, worker, cls, ahead=False, expected=expected)
+
+
 class _Room:
     """Workers with room for a class: first free ones, then busy ones that may be sent work ahead."""
 
-    __slots__ = ("busy", "cls", "free", "limit", "only_cpu")
+    __slots__ = ("busy", "cls", "free", "limit", "only_cpu", "touched")
 
     def __init__(self, books: Books, cls: AmountClass) -> None:
         self.cls = cls
         self.only_cpu = cls.only_cpu
+        self.touched = False
+        """Nodes have been placed since it was worked out who has room."""
         self.free: list[tuple[float, int, Worker]] = []
         self.busy: list[tuple[float, int, Worker]] = []
         self.limit = books.settings.ahead_seconds
@@ -68,11 +93,13 @@ class _Room:
             if not worker.usable or (worker.reserved is not None and worker.reserved != cls):
                 continue
             if not worker.queue and self._fits(worker):
-                self.free.append((self._load(worker), order, worker))
+                self.free.append((worker.load(cls.asynchronous), order, worker))
             elif self._takes_ahead(worker):
                 self.busy.append((worker.ahead_seconds / worker.cpu, order, worker))
-        heapify(self.free)
-        heapify(self.busy)
+        if len(self.free) > 1:
+            heapify(self.free)
+        if len(self.busy) > 1:
+            heapify(self.busy)
 
     def _fits(self, worker: Worker) -> bool:
         cls = self.cls
@@ -96,16 +123,11 @@ class _Room:
             and worker.could(self.cls.amounts)
         )
 
-    def _load(self, worker: Worker) -> float:
-        if self.cls.asynchronous:
-            return worker.async_running / max(1, worker.async_credits)
-        return 1.0 - worker.free.get("cpu", 0) / worker.cpu
-
     def take(self) -> tuple[Worker, bool] | None:
         """(worker, ahead) for the next node; the caller places it there, then calls `placed`."""
         while self.free:
             worker = self.free[0][2]
-            if not worker.queue and self._fits(worker):
+            if not self.touched or (not worker.queue and self._fits(worker)):
                 return worker, False
             _, order, _ = heappop(self.free)
             if self._takes_ahead(worker):
@@ -119,9 +141,10 @@ class _Room:
 
     def placed(self, worker: Worker, ahead: bool) -> None:
         """Brings the order up to date after a node was placed."""
+        self.touched = True
         heap = self.busy if ahead else self.free
         if heap and heap[0][2] is worker:
-            load = worker.ahead_seconds / worker.cpu if ahead else self._load(worker)
+            load = worker.ahead_seconds / worker.cpu if ahead else worker.load(self.cls.asynchronous)
             heapreplace(heap, (load, heap[0][1], worker))
 
 
@@ -149,15 +172,8 @@ def _place_class(books: Books, cls: AmountClass) -> None:
             _no_room(books, cls, placed is not None)
             break
         worker, ahead = place
-        holder = _holder(books, run, node)
-        if (
-            holder is not None
-            and holder is not worker
-            and holder.usable
-            and not holder.queue
-            and holder.reserved in (None, cls)
-            and holder.fits(cls)
-        ):
+        holder = _at_input(books, run, node, cls)
+        if holder is not None:
             worker, ahead = holder, False
         expected = books.expected(run.graph.functions[run.spec(node).function].cid)
         queues.pop(cls, expected)
@@ -238,8 +254,8 @@ def _tell_contention(books: Books, cls: AmountClass) -> None:
         books.tell(run, "TaskBlocked", node, reason="ResourceContention")
 
 
-def _holder(books: Books, run: Run, node: int) -> Worker | None:
-    """The worker that holds most of the node's input, when the input is large."""
+def _at_input(books: Books, run: Run, node: int, cls: AmountClass) -> Worker | None:
+    """The worker that holds most of the node's input, when the input is large and the worker has room."""
     if not books.objects or node >= run.graph.size:
         return None
     held: dict[str, int] = {}
@@ -249,7 +265,16 @@ def _holder(books: Books, run: Run, node: int) -> Worker | None:
             held[value.worker] = held.get(value.worker, 0) + value.size
     if not held:
         return None
-    return books.workers.get(max(held, key=lambda name: held[name]))
+    holder = books.workers.get(max(held, key=lambda name: held[name]))
+    if (
+        holder is None
+        or not holder.usable
+        or holder.queue
+        or holder.reserved not in (None, cls)
+        or not holder.fits(cls)
+    ):
+        return None
+    return holder
 
 
 def _no_room(books: Books, cls: AmountClass, placed: bool) -> None:

@@ -20,9 +20,9 @@ from cascade_scheduler.core.lines import Lines
 from cascade_scheduler.core.plans import AmountClass, ready_key
 from cascade_scheduler.core.run import READY, Run
 
-__all__ = ["Lane", "Queues"]
+__all__ = ["NODE_MASK", "Lane", "Queues"]
 
-_NODE_MASK = (1 << 32) - 1
+NODE_MASK = (1 << 32) - 1
 LANES_KEPT = 8
 """Empty lanes of a run beyond so many are forgotten: amounts that are made at run time may all differ."""
 NEWS_MAX = 1_000
@@ -49,7 +49,7 @@ class Lane:
         """The next key; nodes that are no longer ready are thrown away. -1 when there is none."""
         heap, status = self.heap, self.run.status
         while heap:
-            if status[heap[0] & _NODE_MASK] == READY:
+            if status[heap[0] & NODE_MASK] == READY:
                 return heap[0]
             heappop(heap)
         return -1
@@ -78,26 +78,54 @@ class Queues:
         self._orders: dict[AmountClass, _Order] = {}
         self._entries = 0
         self._vtime = 0.0
+        self.alone: tuple[Run, AmountClass, int] | None = None
+        """The one ready node of all, which stands in no line yet: (run, line, key).
+
+        A short run and a step of a loop are one node each, and mostly nothing else waits: such a node is
+        looked at in the same turn, and may go without a line having been made for it.
+        """
 
     def push(self, run: Run, cls: AmountClass, key: int) -> None:
         """Adds one node, whose status is READY, to its line."""
+        if self.alone is not None:
+            self._line_up_alone()
         lane = self._lane(run, cls)
         heappush(lane.heap, key)
         if lane.heap[0] == key:
             self._enter(lane)
         if lane.told:
-            lane.told.discard(key & _NODE_MASK)
+            lane.told.discard(key & NODE_MASK)
         if cls.limits:
             self._note(lane, (key,))
 
     def push_all(self, run: Run, cls: AmountClass, keys: list[int]) -> None:
         """Adds many nodes that hold the same, to their lines; `keys` is taken over."""
         if self._lines.plain:
+            if len(keys) == 1 and not self._orders and self.alone is None:
+                self.alone = run, cls, keys[0]
+                return
+            if self.alone is not None:
+                self._line_up_alone()
             self._fill(run, cls, keys)
             return
+        if self.alone is not None:
+            self._line_up_alone()
         for limited, some in self._apart(run, keys).items():
-            task = run.spec(some[0] & _NODE_MASK).name
+            task = run.spec(some[0] & NODE_MASK).name
             self._fill(run, self._lines.of(run.run_id, task, cls)._replace(limits=limited), some)
+
+    def _line_up_alone(self) -> None:
+        """The one ready node is not the only one any more, or cannot go at once: it stands in its line."""
+        alone, self.alone = self.alone, None
+        if alone is not None:
+            run, cls, key = alone
+            self._fill(run, cls, [key])
+
+    def go_alone(self, cost: float) -> None:
+        """The one ready node goes; its run is charged `cost` seconds."""
+        if self.alone is not None:
+            self.charge(self.alone[0], cost)
+            self.alone = None
 
     def push_node(self, run: Run, node: int) -> None:
         """Adds one node by its number."""
@@ -112,6 +140,7 @@ class Queues:
 
     def line_up_again(self) -> None:
         """Limits have come or gone: every node goes to the line that is now its own."""
+        self._line_up_alone()
         self._lines.changed()
         lanes = [
             lane for order in self._orders.values() for *_, entry, lane in order.heap if entry == lane.entry
@@ -137,7 +166,7 @@ class Queues:
             return {by_spec[0]: keys}
         found: dict[tuple[Limit, ...], list[int]] = {}
         for key in keys:
-            node = key & _NODE_MASK
+            node = key & NODE_MASK
             under = by_spec[spec_of[node]] if node < size else limits.of(run.run_id, run.spec(node).name)
             found.setdefault(under, []).append(key)
         return found
@@ -153,7 +182,7 @@ class Queues:
             lane.heap = keys  # a plan's roots are sorted, and a sorted list is a heap
         self._enter(lane)
         if told:
-            lane.told.update(key & _NODE_MASK for key in keys if key & _NODE_MASK in told)
+            lane.told.update(key & NODE_MASK for key in keys if key & NODE_MASK in told)
         if cls.limits:
             self._note(lane, keys)
 
@@ -171,7 +200,7 @@ class Queues:
         for lane in lanes:
             news, lane.news = lane.news, []
             for key in news:
-                node = key & _NODE_MASK
+                node = key & NODE_MASK
                 if lane.run.status[node] == READY and node not in lane.told:
                     lane.told.add(node)
                     yield lane.run, node
@@ -197,14 +226,17 @@ class Queues:
 
     def everywhere(self) -> Iterator[tuple[Run, int, AmountClass]]:
         """Every node that stands somewhere, with its line; those that are no longer ready among them."""
+        self._line_up_alone()
         for order in self._orders.values():
             for *_, entry, lane in order.heap:
                 if entry == lane.entry:
                     for key in lane.heap:
-                        yield lane.run, key & _NODE_MASK, lane.cls
+                        yield lane.run, key & NODE_MASK, lane.cls
 
     def forget(self, run: Run) -> None:
         """Throws a run's ready nodes away."""
+        if self.alone is not None and self.alone[0] is run:
+            self.alone = None
         for lane in run.lanes.values():
             assert isinstance(lane, Lane)
             lane.heap.clear()
@@ -213,6 +245,10 @@ class Queues:
 
     def classes(self) -> list[AmountClass]:
         """Classes with ready nodes, in the order in which their heads would go."""
+        if self.alone is not None:
+            self._line_up_alone()
+        if not self._orders:
+            return []
         orders = [(cls, order) for cls, order in self._orders.items() if self._prune(order)]
         if len(orders) != len(self._orders):
             self._orders = dict(orders)
@@ -226,7 +262,7 @@ class Queues:
         if order is None or not self._prune(order):
             return None
         lane = order.heap[0][4]
-        return lane.run, lane.heap[0] & _NODE_MASK
+        return lane.run, lane.heap[0] & NODE_MASK
 
     def runs_of(self, cls: AmountClass) -> list[Run]:
         """Runs with ready nodes of a class, in the order of their submits."""
@@ -243,7 +279,7 @@ class Queues:
             return -1
         assert isinstance(lane, Lane)
         key = lane.head()
-        return -1 if key < 0 else key & _NODE_MASK
+        return -1 if key < 0 else key & NODE_MASK
 
     def pop(self, cls: AmountClass, cost: float) -> None:
         """Takes the head of a class out and charges its run `cost` seconds."""
@@ -252,11 +288,11 @@ class Queues:
         key = heappop(lane.heap)
         run = lane.run
         if lane.told:
-            lane.told.discard(key & _NODE_MASK)
+            lane.told.discard(key & NODE_MASK)
         self._vtime = run.vtime
         run.vtime += cost
         heappop(order.heap)
-        if lane.head() >= 0:
+        if lane.heap and lane.head() >= 0:
             self._enter(lane)
         else:
             lane.entry = 0
@@ -319,7 +355,7 @@ class Queues:
             _, vtime, _, entry, lane = heap[0]
             if entry != lane.entry:
                 heappop(heap)
-            elif lane.head() < 0:
+            elif not lane.heap or lane.head() < 0:
                 lane.entry = 0
                 lane.news.clear()
                 heappop(heap)

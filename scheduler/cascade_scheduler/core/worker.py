@@ -175,6 +175,12 @@ class Worker:
                 return False
         return True
 
+    def load(self, asynchronous: bool) -> float:
+        """How busy it is, from 0 to 1, with work of a kind."""
+        if asynchronous:
+            return self.async_running / max(1, self.async_credits)
+        return 1.0 - self.free.get("cpu", 0) / self.cpu
+
     def add(self, attempt: Attempt) -> None:
         """Puts an attempt on the books."""
         self.attempts[attempt.id] = attempt
