@@ -86,8 +86,9 @@ def order(
 ) -> Assign:
     """What the worker is told of an attempt."""
     run, node, spec, amounts = attempt.run, attempt.node, attempt.spec, attempt.cls.amounts
-    graph = run.graph
-    origin, index = run.origin(node)
+    graph, plan, loop = run.graph, run.plan, run.loop
+    origin, index = (node, -1) if node < graph.size else run.origin(node)
+    at = 16 * origin
     return Assign(
         attempt.worker.id,
         attempt.id,
@@ -102,19 +103,19 @@ def order(
         ahead,
         run.observe(node),
         spec.durable or spec.cluster_cache or books.settings.publishes or run.is_told(node),
-        graph.node_ids[16 * origin : 16 * origin + 16].hex(),
+        graph.node_ids[at : at + 16].hex(),
         index if index >= 0 else graph.map_index(node) if graph.maps else -1,
         None if amounts == spec.amounts else amounts,
-        _route_keys(run, node) if run.plan.wanted else (),
+        _route_keys(run, node) if plan.wanted else (),
         False,
-        node in run.plan.tails,
+        node in plan.tails,
         "" if run.parent is None else run.frame_id,
         False,
         graph.overrides if node == graph.target else b"",
         graph.jumps.get(node) if graph.jumps else None,
         attempt.leased,
         behind,
-        0 if run.loop is None else run.loop.own,
+        0 if loop is None else loop.own,
         run.within,
     )
 
@@ -140,11 +141,12 @@ def off_the_books(books: Books, attempt: Attempt) -> None:
     del books.attempts[attempt.id]
     attempt.worker.remove(attempt)
     books.leased -= attempt.leased
-    for pool, micros in attempt.cls.pools:
-        pool.free += micros
-    for limit in attempt.limits:
-        limit.release()
-    run = attempt.run
+    cls, run = attempt.cls, attempt.run
+    if cls.pools or attempt.limits:
+        for pool, micros in cls.pools:
+            pool.free += micros
+        for limit in attempt.limits:
+            limit.release()
     del run.nodes_active[attempt.node]
     run.active -= 1
 
@@ -176,9 +178,9 @@ def on_started(books: Books, worker: Worker, attempt_id: int) -> None:
 def on_report(books: Books, worker: Worker, report: Report) -> None:
     """An attempt has ended."""
     attempt = books.attempts.get(report.attempt)
-    if attempt is None and books.followers:
-        followers.given_back(books, worker, report.attempt)
     if attempt is None or attempt.worker is not worker:
+        if attempt is None and books.followers:
+            followers.given_back(books, worker, report.attempt)
         if isinstance(report, AttemptTail):
             frames.gone(books, report.frame)
         return
@@ -186,7 +188,7 @@ def on_report(books: Books, worker: Worker, report: Report) -> None:
     if attempt.observing:
         observing.on_report(books, attempt, report)
         return
-    if attempt.run.halting:
+    if attempt.run.loop is not None and attempt.run.halting:
         frames.in_vain(books, attempt, report)
     elif isinstance(report, AttemptDone):
         _done(books, attempt, report)
@@ -222,7 +224,8 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     if run.status[node] != ACTIVE:
         return
     run.status[node] = DONE
-    leases.advance(books, attempt, report.iterations)
+    if report.iterations:
+        leases.advance(books, attempt, report.iterations)
     value = report.value
     books.keep(run, node, value)
     if run.observe(node):
@@ -234,15 +237,17 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
     if run.cached is not None and not report.cached:  # what a policy has need not be what the task makes
         cluster_cache.store(books, run, node, value)
     run.done += 1
-    if node not in run.finished_once and not (run.root.quiet and node not in run.plan.tails):
+    first = node not in run.finished_once
+    if first and not (run.root.quiet and node not in run.plan.tails):
         if report.cached:
             books.tell(run, "TaskSkipped", node, reason=CACHE_HIT)
         else:
             _tell_done(books, attempt, report)
-    if run.is_told(node) and not run.told_late and (whole or node not in run.finished_once):
+    leaf = run.is_leaf(node)
+    if leaf and (first or whole) and run.parent is None and not run.told_late:
         out.append(TargetValue(run.run_id, node, value))
     nodes.inputs_used(books, run, node)
-    if not run.uses[node] and not run.is_leaf(node):
+    if not leaf and not run.uses[node]:
         nodes.drop_value(books, run, node)
     if run.state == "running":
         nodes.settle(books, run, node)

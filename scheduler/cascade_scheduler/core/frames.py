@@ -107,8 +107,12 @@ def is_tail(run: Run, node: int) -> bool:
 
 def _is_like(new: Graph, old: Graph) -> bool:
     """Both are calls of one spec: what the old one had, when it ran, the new one may have too."""
-    same = new.specs is old.specs and new.functions is old.functions
-    return same and new.size == old.size == 1 and new.base is None
+    return (
+        new.specs is old.specs
+        and new.functions is old.functions
+        and new.size == old.size == 1
+        and new.base is None
+    )
 
 
 def _refusal(books: Books, run: Run, frame: NextFrame) -> str | None:
@@ -142,12 +146,14 @@ def _finish(books: Books, attempt: Attempt, report: AttemptTail, *, told: bool, 
 
 def _go_on(books: Books, attempt: Attempt, report: AttemptTail) -> None:
     run, node = attempt.run, attempt.node
-    leases.advance(books, attempt, report.iterations)
+    if report.iterations:
+        leases.advance(books, attempt, report.iterations)
     _step(books, run, 1)
     _finish(books, attempt, report, told=False)
     run.status[node] = DONE
     run.done += 1
-    loop = run.loop = run.loop or Loop()
+    loop = run.loop
+    assert loop is not None, "the step was counted"
     loop.own += 1
     loop.next = report.frame
     loop.asked = False
@@ -230,7 +236,8 @@ def on_plan_made(books: Books, event: PlanMade) -> None:
 def _enter(books: Books, run: Run, loop: Loop, frame: NextFrame) -> None:
     for node in list(run.values):
         books.drop(run, node)
-    books.forget_spares(run)
+    if run.spares is not None:
+        books.forget_spares(run)
     if not loop.number and run.parent is None:
         loop.first_ids, loop.first_children, loop.first_size = (
             run.graph.node_ids,
@@ -349,7 +356,7 @@ def _nest(books: Books, attempt: Attempt, report: AttemptTail) -> None:
         run.submitted, number,
     )  # fmt: skip
     child.frame_id = f"{run.run_id}/{number}"
-    child.parent, child.parent_node, child.parent_attempt, child.root = run, node, attempt.id, root
+    child.parent, child.parent_node, child.parent_attempt, child.outermost = run, node, attempt.id, root
     step = 0 if run.loop is None else run.loop.own
     child.within = f"{run.within}{step}:{run.key(node)}/"
     child.vtime = run.vtime

@@ -6,7 +6,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from cascade_scheduler.core.values import BlobValue
 
@@ -155,6 +156,10 @@ class GraphInvalid(Exception):
     """The columns do not make a graph."""
 
 
+_NOTHING: Mapping[int, Any] = MappingProxyType({})
+_NO_NODES: frozenset[int] = frozenset()
+
+
 class Graph:
     """Nodes and edges in columns. Immutable once validated."""
 
@@ -215,8 +220,8 @@ class Graph:
         self.edge_source = edge_source
         self.edge_kind = edge_kind
         self.target = target
-        self.blob_args = blob_args or {}
-        self.blob_inputs = blob_inputs or {}
+        self.blob_args: Mapping[int, BlobValue] = blob_args or {}
+        self.blob_inputs: Mapping[int, tuple[BlobValue, ...]] = blob_inputs or {}
         self.maps = maps
         self.map_columns = map_columns or {}
         """Per map over lazy lists: the length of the literal lists that it also maps."""
@@ -233,29 +238,33 @@ class Graph:
         """A pickle that is laid over the target's arguments."""
         self.shape = b""
         """Names its plan, where parts are made of it."""
-        self.value_keys = value_keys or {}
+        self.value_keys: Mapping[int, ValueKey] = value_keys or {}
         """Of nodes whose values are kept for the cluster, and of pure nodes that these need."""
         self.digested = self._digested() if value_keys else frozenset()
         """Nodes whose values' digests are parts of keys."""
 
     def with_literals(self, node_ids: bytes, node_args: Sequence[bytes]) -> Graph:
-        """The same columns, with other literals."""
-        made = Graph(
-            specs=self.specs,
-            functions=self.functions,
-            node_spec=self.node_spec,
-            node_ids=node_ids,
-            node_args=node_args,
-            edge_start=self.edge_start,
-            edge_source=self.edge_source,
-            edge_kind=self.edge_kind,
-            target=self.target,
-            maps=self.maps,
-            map_columns=self.map_columns,
-            amount_names=self.amount_names,
-            timers=self.timers,
-        )
+        """The same columns, with other literals; they are shared, since every short run is made so."""
+        made = object.__new__(Graph)
+        made.specs = self.specs
+        made.functions = self.functions
+        made.node_spec = self.node_spec
+        made.size = self.size
+        made.node_ids = node_ids
+        made.node_args = node_args
+        made.edge_start = self.edge_start
+        made.edge_source = self.edge_source
+        made.edge_kind = self.edge_kind
+        made.target = self.target
+        made.blob_args = made.blob_inputs = made.entries = made.value_keys = _NOTHING
+        made.maps = self.maps
+        made.map_columns = self.map_columns
+        made.amount_names = self.amount_names
+        made.timers = self.timers
         made.jumps = self.jumps
+        made.base = None
+        made.overrides = made.shape = b""
+        made.digested = _NO_NODES
         return made
 
     def _digested(self) -> frozenset[int]:

@@ -235,7 +235,7 @@ def skip(books: Books, run: Run, node: int, skip: Skip) -> None:
     told = not recovering.is_past(run, node, skip)
     if kind != NodeKind.ROUTER and told and skip.reason != routers.NO_ROUTE:
         # A router is no node to users: what it stands for has its own event.
-        if run.parent is None:
+        if run.parent is None and books.settings.saves:
             books.out.append(SaveSkip(run.run_id, node, run.key(node), skip.reason))
         if not _is_silent(run, node):
             books.tell(run, "TaskSkipped", node, reason=skip.reason)

@@ -141,6 +141,7 @@ class Run:
         "observed",
         "observing",
         "on_failure",
+        "outermost",
         "parent",
         "parent_attempt",
         "parent_node",
@@ -152,7 +153,6 @@ class Run:
         "ready",
         "received",
         "retried",
-        "root",
         "routes",
         "run_id",
         "sequence",
@@ -197,8 +197,8 @@ class Run:
         self.ended = 0.0
         self.sequence = sequence
         self.state = "running"
-        self.root = self
-        """The run that a nested frame belongs to; of a run itself."""
+        self.outermost: Run | None = None
+        """Of a nested frame: the run that it belongs to."""
         self.parent: Run | None = None
         """Of a nested frame: the frame with the node whose value it makes."""
         self.parent_node = -1
@@ -288,6 +288,14 @@ class Run:
         self.active = 0
         self.ready = 0
         self.waiting_retry = 0
+
+    @property
+    def root(self) -> Run:
+        """The run that a nested frame belongs to; of a run itself.
+
+        No run holds on to itself, so that it goes when it is forgotten and not when garbage is collected.
+        """
+        return self.outermost or self
 
     @property
     def live(self) -> bool:
@@ -389,7 +397,8 @@ class Run:
     @property
     def told_late(self) -> bool:
         """Which values are the target's is known at the end: routes may return what the run goes on with."""
-        return self.graph.spec(self.graph.target).kind == NodeKind.ROUTER
+        picks = self.picks
+        return picks is not None and self.graph.spec(self.graph.target).kind == NodeKind.ROUTER
 
     def height(self, node: int) -> int:
         """Length of the longest chain of calls that waits for it."""

@@ -17,6 +17,7 @@ from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Cached
 from cascade_scheduler.core.commands import (
     CancelAttempt,
+    EventRecord,
     RunEnded,
     RunRefused,
     SaveCancel,
@@ -40,13 +41,17 @@ __all__ = [
 ]
 
 
+_STATUS = {"succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled"}
+
+
 def on_submitted(books: Books, event: RunSubmitted) -> None:
     """A graph is in: refuses what can never run, else sets it going."""
     message = feasible.refusal(books, event)
     if message is not None:
         books.out.append(RunRefused(event.run_id, "infeasible", message))
         return
-    books.lines.open_run(event.run_id, event.pools)
+    if event.pools:
+        books.lines.open_run(event.run_id, event.pools)
     run = Run(
         event.run_id,
         event.name,
@@ -58,7 +63,7 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
         books.next_sequence(),
     )
     books.runs[run.run_id] = run
-    books.tell(run, "RunStarted")
+    books.out.append(EventRecord(run.run_id, "RunStarted", books.now))
     if event.recovered is not None and run.cached is None:
         run.cached = Cached()
     nodes.start(books, run, event.hits, event.recovered)
@@ -67,12 +72,14 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
 
 def settle_if_stuck(books: Books, run: Run) -> None:
     """Ends a run in which nothing moves and nothing will: stopped, failed, or answered."""
-    if run.active or run.watching or run.nested or not run.live:
+    state = run.state
+    if run.active or run.watching or run.nested or not (state == "running" or run.live):
         return
-    if run.loop is not None and run.state == "running" and frames.advance(books, run):
+    loop = run.loop
+    if loop is not None and loop.next is not None and state == "running" and frames.advance(books, run):
         return
     if (
-        run.state == "cancelling"
+        state == "cancelling"
         or run.status[run.graph.target] in (DONE, SKIPPED)
         or (run.error is not None and not _goes_on(run))
     ):
@@ -157,15 +164,20 @@ def end(books: Books, run: Run) -> None:
         _shed(books, run)
         frames.over(books, run)
         return
-    if run.told_late and run.state == "succeeded":
+    if run.picks is not None and run.told_late and run.state == "succeeded":
         values = [(node, value) for node, value in run.values.items() if run.is_leaf(node)]
         books.out.extend(TargetValue(run.run_id, node, value) for node, value in values)
-    frames.tell_steps(books, run)
+    if run.loop is not None:
+        frames.tell_steps(books, run)
     told = "" if error is None else f"{error.type}: {error.message}"
     duration = run.ended - run.submitted
-    status = {"succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled"}[run.state]
-    books.tell(run, "RunFinished", status=status, error=told, duration=duration)
-    books.out.append(SaveOutcome(run.run_id, run.state, told))
+    books.out.append(
+        EventRecord(
+            run.run_id, "RunFinished", books.now, -1, "", _STATUS[run.state], "", told, "", "", duration
+        )
+    )
+    if books.settings.saves:
+        books.out.append(SaveOutcome(run.run_id, run.state, told))
     why = run.missing or ("", 0, "")
     books.out.append(RunEnded(run.run_id, run.state, error, run.failed_task, *why, duration))
     _shed(books, run)
@@ -185,11 +197,14 @@ def _shed(books: Books, run: Run) -> None:
     for node in list(run.values):
         if not (keep and run.is_leaf(node)):
             books.drop(run, node)
-    books.forget_spares(run)
-    recovering.shed(run)
+    if run.spares is not None:
+        books.forget_spares(run)
+    if run.cached is not None:
+        recovering.shed(run)
     run.observing.clear()
     run.parked.clear()
-    waits.forget(books, run)
+    if run.waits:
+        waits.forget(books, run)
     run.items.clear()
     run.routes.clear()
     if run.picks is not None:
@@ -207,14 +222,15 @@ def _shed(books: Books, run: Run) -> None:
         return  # its value is still to be handed over
     if run.loop is not None or run.whole:
         frames.forget(books, run)
-    books.lines.close_run(run.run_id)
-    books.finished[run.run_id] = len(run.status)
-    books.finished_nodes += len(run.status)
-    settings = books.settings
-    while len(books.finished) > settings.runs_kept or (
-        books.finished_nodes > settings.nodes_kept and len(books.finished) > 1
+    if books.lines.run_pools:
+        books.lines.close_run(run.run_id)
+    settings, finished = books.settings, books.finished
+    finished[run.run_id] = count = len(run.status)
+    books.finished_nodes += count
+    while len(finished) > settings.runs_kept or (
+        books.finished_nodes > settings.nodes_kept and len(finished) > 1
     ):
-        _forget(books, next(iter(books.finished)))
+        _forget(books, next(iter(finished)))
 
 
 def on_forgotten(books: Books, event: RunForgotten) -> None:
