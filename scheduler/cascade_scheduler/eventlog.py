@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeAlias, Union
 
@@ -72,6 +72,14 @@ class EventLog:
         if len(self._events) > self._events_max:
             self._events.popleft()
         return self.last
+
+    def extend(self, events: Sequence[EventRecord]) -> None:
+        """Adds events that are no lines of text."""
+        kept = self._events
+        kept.extend(events)
+        self.last += len(events)
+        while len(kept) > self._events_max:
+            kept.popleft()
 
     def restore(self, events: Iterable[tuple[int, Logged]]) -> None:
         """Begins with events of an earlier life, oldest first; numbers that are missing are holes."""

@@ -40,6 +40,14 @@ class FunctionStore:
     def __len__(self) -> int:
         return len(self._bodies)
 
+    def has_all(self, cids: Iterable[bytes]) -> bool:
+        """Whether all of these are here."""
+        bodies = self._bodies
+        for cid in cids:  # noqa: SIM110 - a loop is faster here, and this is hot
+            if cid not in bodies:
+                return False
+        return True
+
     def get(self, cid: bytes) -> FunctionBody | None:
         """The function, if it is here."""
         found = self._bodies.get(cid)

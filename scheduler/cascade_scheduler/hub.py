@@ -313,7 +313,7 @@ class Hub:
         if record is not None and record.live:
             # Later events wait to be stored for the first time.
             pieces = list(self._pieces(record, record.events.first - 1, record.events.published))
-            waiting = [first for first in record.pieces if first > record.events.published]
+            waiting = [first for first in record.pieces or () if first > record.events.published]
             record.pieces = deque([*(piece.first for piece in pieces), *waiting])
             told += pieces
         return told
@@ -374,7 +374,7 @@ class Hub:
             return ()
         has_value = command.state == "succeeded" and not command.skip_reason
         tree = views.target_tree(run) if run is not None and has_value else None
-        if tree is not None:
+        if tree is not None and type(tree) is not int:
             for blob in _template_blobs(tree):
                 self._keep(record, blob)
         progress = views.progress(run) if run is not None else views.Progress(0, 0, 0, 0, 0, 0)
@@ -400,17 +400,20 @@ class Hub:
     def _run_forgotten(self, record: RunRecord) -> None:
         """Nobody may ask for it any more."""
         self._let_graph_go(record)
-        self.blobs.unpin(record.kept)
-        record.kept = []
+        if record.kept:
+            self.blobs.unpin(record.kept)
+            record.kept = []
 
     def _let_graph_go(self, record: RunRecord) -> None:
-        self.unpin(record.pinned)
+        if record.pinned:
+            self.unpin(record.pinned)
+            record.pinned = ()
         self.graph_bytes -= record.graph_bytes
-        record.pinned, record.graph_bytes = (), 0
+        record.graph_bytes = 0
 
     def pin(self, cids: Iterable[bytes]) -> None:
         """Keeps functions and blobs; a large function is both."""
-        cids = tuple(cids)
+        cids = tuple(cids)  # it may be an iterator, and is gone through twice
         self.functions.pin(cids)
         self.blobs.pin(cids)
 
@@ -490,7 +493,7 @@ class Hub:
             line = LogLine(
                 record.run_id, self.now(), whose.node, whose.task, session.name, stream, text, node_id
             )
-            self.runs.record((line,))
+            self.runs.record_line(record, line)
             for client, feed in record.feeds.items():
                 if feed.logs:
                     feed.add_line(record.events.last, line)

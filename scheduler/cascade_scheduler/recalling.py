@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 
 from cascade_dist.v1 import client_pb2
@@ -51,7 +52,7 @@ async def restore_events(record: RunRecord, stored: StoredRun) -> Sequence[Logge
             await asyncio.sleep(0)
     record.events.restore(events)
     record.stored_through = record.events.last
-    record.pieces.extend(stored.events)
+    record.pieces = deque((*(record.pieces or ()), *stored.events))
     return [event for _, event in events]
 
 

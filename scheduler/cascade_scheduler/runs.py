@@ -6,10 +6,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cascade_scheduler.core.commands import RunEnded, RunRefused, TargetValue
+from cascade_scheduler.core.commands import EventRecord, RunEnded, RunRefused, TargetValue
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.views import Progress, Tree
-from cascade_scheduler.eventlog import EventLog, Logged
+from cascade_scheduler.eventlog import EventLog, LogLine
 
 if TYPE_CHECKING:
     from cascade_scheduler.services.client_session import ClientSession, Feed
@@ -108,7 +108,7 @@ class RunRecord:
         self.events = EventLog()
         self.stored_through = 0
         """Id of the last event that went to the store."""
-        self.pieces: deque[int] = deque()
+        self.pieces: deque[int] | None = None
         """First ids of the pieces in which events went to the store."""
         self.feeds: dict[ClientSession, Feed] = {}
         self.owner: ClientSession | None = None
@@ -132,6 +132,8 @@ class RunRecord:
     def add_piece(self, first: int) -> tuple[int, ...]:
         """Notes a piece of events that goes to the store; returns those that are past the bound by now."""
         pieces = self.pieces
+        if pieces is None:
+            pieces = self.pieces = deque()
         pieces.append(first)
         dropped = []
         while len(pieces) > 1 and pieces[1] <= self.events.first:
@@ -207,17 +209,24 @@ class RunBook:
         record = self._runs.get(run_id)
         return b"" if record is None else record.params
 
-    def record(self, events: Sequence[Logged]) -> None:
+    def record(self, events: Sequence[EventRecord]) -> None:
         """Keeps events."""
-        run_id, record = "", None
-        for event in events:
-            if event.run_id is not run_id:  # the same object, nearly always: events come run by run
-                run_id = event.run_id
-                record = self._runs.get(run_id)
-                if record is not None:
-                    self._dirty[record] = None
+        first, count = 0, len(events)
+        while first < count:
+            run_id = events[first].run_id
+            end = first + 1
+            while end < count and events[end].run_id is run_id:  # mostly: events come run by run
+                end += 1
+            record = self._runs.get(run_id)
             if record is not None:
-                record.events.append(event)
+                self._dirty[record] = None
+                record.events.extend(events if end - first == count else events[first:end])
+            first = end
+
+    def record_line(self, record: RunRecord, line: LogLine) -> None:
+        """Keeps a line that a task printed."""
+        self._dirty[record] = None
+        record.events.append(line)
 
     def publish(self) -> None:
         """Watchers may see all events."""

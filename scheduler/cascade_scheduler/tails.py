@@ -129,7 +129,7 @@ class Tails:
         if len(node_id) != _NODE_ID_BYTES:
             raise BadMessage("it names no node")
         known = self._heads.get(head)
-        if known is not None and all(map(hub.functions.__contains__, known.pins)):
+        if known is not None and hub.functions.has_all(known.pins):
             hub.pin(known.pins)
             hub.plans.hits += 1
             frame = known.frame(head, node_id, tail.args)

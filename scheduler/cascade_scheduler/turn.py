@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Protocol, TypeAlias, Union
+from typing import Any, Protocol, TypeAlias, Union
 
 from cascade_scheduler.core.commands import (
     AskPromise,
@@ -71,25 +71,19 @@ Order: TypeAlias = Union[
 ]
 """What a worker is to do."""
 
-_ORDERS = frozenset((Assign, RetractAttempt, CancelAttempt, CloseRun, ReleaseObject, AskPromise, RecallLease))
-_SAVES = frozenset(
-    (
-        SaveAttempt,
-        SaveDue,
-        SaveFacts,
-        SaveFailure,
-        SaveCancel,
-        SaveFrame,
-        SaveCheckpoint,
-        SaveResult,
-        SaveSkip,
-        SaveOutcome,
-        SaveConstraint,
-        DropConstraint,
-        SaveWorker,
-        DropWorker,
-    )
-)
+_EVENTS, _SAVES, _ORDERS, _RELEASES, _TOLD, _CACHED = range(6)
+_PILES: dict[type[Any], int] = {
+    EventRecord: _EVENTS,
+    **dict.fromkeys((SaveAttempt, SaveDue, SaveFacts, SaveFailure, SaveCancel, SaveFrame), _SAVES),
+    **dict.fromkeys((SaveCheckpoint, SaveResult, SaveSkip, SaveOutcome), _SAVES),
+    **dict.fromkeys((SaveConstraint, DropConstraint, SaveWorker, DropWorker), _SAVES),
+    **dict.fromkeys((Assign, RetractAttempt, CancelAttempt, CloseRun, AskPromise, RecallLease), _ORDERS),
+    ReleaseObject: _RELEASES,
+    TargetValue: _TOLD,
+    LookUpCached: _CACHED,
+    StoreCached: _CACHED,
+}
+"""Commands that are carried out together with their like."""
 
 STORY_TURNS = 64
 """Turns whose events are kept for the story that a bug report needs."""
@@ -257,24 +251,15 @@ class Turn:
 
     def _carry_out(self, commands: Sequence[Command], records: list[Record], then: list[Then]) -> None:
         listener = self._listener
-        events: list[EventRecord] = []
-        orders: list[Order] = []
-        releases: list[Order] = []
-        told: list[TargetValue | RunEnded] = []
-        cached: list[LookUpCached | StoreCached] = []
-        # The commonest first: each command is looked at by type, and handed on in a list with its like.
+        piles: tuple[list[Any], ...] = ([], records, [], [], [], [])
+        events, _, orders, releases, told, cached = piles
+        pile_of = _PILES
         for command in commands:
             kind = type(command)
-            if kind is EventRecord:
-                events.append(command)  # type: ignore[arg-type]  # mypy does not narrow by `type(x) is`
-            elif kind in _SAVES:
-                records.append(command)  # type: ignore[arg-type]
-            elif kind is ReleaseObject:
-                releases.append(command)  # type: ignore[arg-type]
-            elif kind in _ORDERS:
-                orders.append(command)  # type: ignore[arg-type]
-            elif kind is TargetValue:
-                told.append(command)  # type: ignore[arg-type]
+            if kind in pile_of:
+                piles[pile_of[kind]].append(command)
+            elif isinstance(command, FrameGone):
+                listener.frame_gone(command)
             elif isinstance(command, RunEnded):
                 told.append(command)
                 # Before the outcome, by which the run is one that has ended.
@@ -286,12 +271,8 @@ class Turn:
                 listener.welcome(command)
             elif isinstance(command, WorkerGone):
                 listener.worker_gone(command)
-            elif isinstance(command, LookUpCached | StoreCached):
-                cached.append(command)
             elif isinstance(command, PlanWanted):
                 listener.plan_wanted(command)
-            elif isinstance(command, FrameGone):
-                listener.frame_gone(command)
             elif isinstance(command, ConstraintsAnswered):
                 then.append(partial(listener.constraints_answered, command))
             else:

@@ -173,22 +173,21 @@ class Submits:
             return False
         if hub.keeps_graphs and (submit.options.resume or run_id in hub.past):
             return False
-        functions = [function.cid for function in known.graph.functions]
-        if not all(map(hub.functions.__contains__, functions)):
+        if not hub.functions.has_all(known.pins):
             return False
-        hub.pin(functions)
+        hub.pin(known.pins)
         hub.plans.hits += 1
         graph = known.graph_of(literals)
         facts = SubmitFacts(
             target_id=graph.node_id(graph.target).hex(),
             template_id=known.template_id,
             params_digest=literals.params_digest,
-            node_count=len(graph),
+            node_count=graph.size,
             on_failure=known.on_failure,
         )
         record = RunRecord(run_id, known.name, facts, logs=known.logs, submitted=hub.now())
         record.params = known.params
-        record.pinned = tuple(functions)
+        record.pinned = known.pins
         record.graph_bytes = RUN_BYTES + len(literals.key) + sum(map(len, literals.node_args))
         hub.graph_bytes += record.graph_bytes
         record.cancel_on_disconnect = known.cancel_on_disconnect
@@ -370,6 +369,7 @@ class Submits:
             record.disconnect_grace,
             record.params,
             record.pools,
+            tuple([function.cid for function in whole.graph.functions]),
             chunk,
             end,
         )

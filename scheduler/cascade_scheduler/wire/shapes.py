@@ -60,6 +60,8 @@ class KnownShape(NamedTuple):
     disconnect_grace: float
     params: bytes = b""
     pools: tuple[tuple[str, int], ...] = ()
+    pins: tuple[bytes, ...] = ()
+    """CIDs of its functions."""
     chunk: bytes = b""
     """Of the graph, for a store: serialized, but for the literals."""
     end: bytes = b""
@@ -165,7 +167,7 @@ class ShapeCache:
         known = self._shapes.get(literals.key)
         if known is None:
             return None
-        nodes = len(known.graph)
+        nodes = known.graph.size
         if len(literals.node_args) != nodes or len(literals.node_ids) != NODE_ID_BYTES * nodes:
             return None  # the way of graphs that are not known says what is wrong
         self._shapes.move_to_end(literals.key)
