@@ -296,10 +296,20 @@ class Hub:
             found = [event for event in found if event[0] <= through]
             if not found:
                 return
-            node_id = self.node_id
-            payload = b"".join([event_field(number, logged, node_id(logged)) for number, logged in found])
-            yield RunEvents(run.run_id, after + 1, payload)
+            yield RunEvents(run.run_id, after + 1, self._event_fields(found))
             after = found[-1][0]
+
+    def _event_fields(self, found: Iterable[tuple[int, Logged]]) -> bytes:
+        parts = []
+        node, node_id = -1, ""
+        for number, logged in found:
+            known = logged.node_id
+            if not known:
+                if logged.node != node:  # what is told of a node comes together
+                    node, node_id = logged.node, self.node_id(logged)
+                known = node_id
+            parts.append(event_field(number, logged, known))
+        return b"".join(parts)
 
     def standing(self) -> Standing:
         """What belongs to no run, for a store that has lost it."""

@@ -37,7 +37,7 @@ def event_field(event_id: int, logged: Logged, node_id: str) -> bytes:
         _number(event_id),
         _TIMESTAMP,
         _time(*split_seconds(logged.at)),
-        _same(logged.kind, logged.task, logged.status, logged.worker),
+        _same(logged.kind, logged.task, logged.status, logged.worker, logged.attempt, logged.max_attempts),
     ]
     if node_id:
         parts.append(field(_NODE_ID, node_id.encode()))
@@ -49,21 +49,16 @@ def event_field(event_id: int, logged: Logged, node_id: str) -> bytes:
 
 
 def _is_rare(event: EventRecord) -> bool:
-    return bool(
-        event.reason
-        or event.error
-        or event.attempt
-        or event.max_attempts
-        or event.delay
-        or event.iterations
-        or event.resource
-    )
+    return bool(event.reason or event.error or event.delay or event.iterations or event.resource)
 
 
 @lru_cache(maxsize=4_096)
-def _same(kind: str, task: str, status: str, worker: str) -> bytes:
+def _same(kind: str, task: str, status: str, worker: str, attempt: int, max_attempts: int) -> bytes:
     """What many events have in common."""
-    return client_pb2.Event(kind=kind, task=task, status=status, worker=worker).SerializeToString()
+    event = client_pb2.Event(
+        kind=kind, task=task, status=status, worker=worker, attempt=attempt, max_attempts=max_attempts
+    )
+    return event.SerializeToString()
 
 
 def _number(number: int) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_dist.v1 import client_pb2
 from cascade_scheduler.core.commands import EventRecord
 from cascade_scheduler.eventlog import Logged, LogLine
+from cascade_scheduler.wire import event_bytes
 from cascade_scheduler.wire.event_bytes import event_field
 from cascade_scheduler.wire.updates import event_to
 
@@ -46,7 +48,9 @@ common = st.builds(
     duration=st.floats(-1, 2**33),
     node=st.just(0),
     **{name: st.just("") for name in ("reason", "error", "node_id", "resource")},
-    **{name: st.just(0) for name in ("attempt", "max_attempts", "delay", "iterations")},
+    attempt=st.integers(0, 3),
+    max_attempts=st.integers(0, 3),
+    **{name: st.just(0) for name in ("delay", "iterations")},
 )
 lines = st.builds(LogLine, st.just("r"), st.just(1.5), st.just(0), TEXTS, TEXTS, st.integers(1, 2), TEXTS)
 
@@ -65,3 +69,11 @@ def test_the_bytes_say_what_the_messages_say(logged: list[tuple[int, Logged, str
     written = b"".join(event_field(*one) for one in logged)
     said = client_pb2.WatchResponse(events=[event_to(*one) for one in logged])
     assert client_pb2.WatchResponse.FromString(written) == said
+
+
+@pytest.mark.parametrize("kind", ["TaskExecutionStarted", "TaskExecutionFinished"])
+def test_what_each_task_leaves_needs_no_message(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = EventRecord("r", kind, 1.5, 0, "f", "Succeeded", "", "", "None", "w", 0.25, attempt=1)
+    said = client_pb2.WatchResponse(events=[event_to(1, event, "ab")])
+    monkeypatch.delattr(event_bytes, "event_to")
+    assert client_pb2.WatchResponse.FromString(event_field(1, event, "ab")) == said
