@@ -176,7 +176,22 @@ def _array(value: Any, kind: type, library: str, depth: int) -> str:
     if library == "numpy" and shape == ():
         return _text(value.item(), depth - 1)
     dtype = getattr(value, "dtype", None)
-    return f"<{_name(kind)} shape={tuple(shape)}{'' if dtype is None else f' dtype={str(dtype)[:30]}'}>"
+    told = "" if dtype is None else f" dtype={_dtype(dtype, library)}"
+    return f"<{_name(kind)} shape={tuple(shape)}{told}>"
+
+
+_dtypes: dict[str, str] = {}
+"""Names of the types that NumPy has built in, which are few, by their letter: it takes long to say one."""
+
+
+def _dtype(dtype: Any, library: str) -> str:
+    if library != "numpy" or dtype.isbuiltin != 1:
+        return str(dtype)[:30]
+    letter: str = dtype.char
+    name = _dtypes.get(letter)
+    if name is None:
+        name = _dtypes[letter] = str(dtype)[:30]
+    return name
 
 
 def _object(kind: type) -> str:

@@ -72,6 +72,8 @@ class ObjectStore:
         bytes_max: Sequence[int | None] = (),
     ) -> None:
         self._directories = directories
+        self.object_dirs = tuple([str(each.room("objects")) for each in directories])
+        """Where executors write large results."""
         self._cache_bytes_max = cache_bytes_max
         self._free_bytes_max = free_bytes_max
         self.bytes_max = (*bytes_max, None, None)[: len(directories)]
@@ -93,11 +95,6 @@ class ObjectStore:
         """Links to files of other workers of this host, as long as attempts here need them."""
         self._released: set[int] = set()
         """Results that were released while they were needed here."""
-
-    @property
-    def object_dirs(self) -> tuple[str, ...]:
-        """Where executors write large results."""
-        return tuple(str(directories.room("objects")) for directories in self._directories)
 
     def held(self) -> list[int]:
         """Results made here, and copies of others', for Hello."""
@@ -152,10 +149,10 @@ class ObjectStore:
 
     def add_made(self, attempt: int, size: int) -> None:
         """An executor has written a result."""
-        for place, directories in enumerate(self._directories):
-            path = directories.room("objects") / f"{attempt:016x}"
-            if path.exists():
-                self._made[attempt] = Kept(str(path), size, place)
+        for place, directory in enumerate(self.object_dirs):
+            path = f"{directory}/{attempt:016x}"
+            if os.path.exists(path):
+                self._made[attempt] = Kept(path, size, place)
                 self._hold(place, size)
                 return
 
@@ -193,9 +190,9 @@ class ObjectStore:
             return None
         name = f"{attempt:016x}"
         for directories in self._directories:
-            path = str(directories.room("copies") / name)
+            path = f"{directories.root}/copies/{name}"
             with contextlib.suppress(OSError):
-                os.link(directories.root.parent / maker / "objects" / name, path)
+                os.link(f"{directories.root.parent}/{maker}/objects/{name}", path)
                 if os.stat(path).st_size == size:
                     self._links[attempt] = (path, size)
                     return path, size

@@ -98,12 +98,15 @@ def _lock_shared(fd: int, path: str) -> None:
     raise FileNotFoundError(f"{path} was released while it was opened")
 
 
-def is_named(fd: int, path: str) -> bool:
-    """An open file still has this name."""
+def is_named(fd: int, path: str, links: int = 0) -> bool:
+    """An open file still has this name, and so many names in all; 0: as many as it likes."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
+        named = os.stat(path)
     except FileNotFoundError:
         return False
+    opened = os.fstat(fd)
+    same = named.st_ino == opened.st_ino and named.st_dev == opened.st_dev
+    return same and links in (0, opened.st_nlink)
 
 
 def reserve(fd: int, size: int) -> None:

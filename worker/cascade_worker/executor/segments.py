@@ -71,13 +71,13 @@ def _parts(name: str) -> tuple[int, int]:
 
 def lock_alone(fd: int, path: str) -> bool:
     """Locks a free segment; False when it is mapped, linked by another worker, or claimed by somebody."""
-    if os.fstat(fd).st_nlink != 1 or not is_named(fd, path):
+    if os.fstat(fd).st_nlink != 1:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return os.fstat(fd).st_nlink == 1 and is_named(fd, path)
+    return is_named(fd, path, links=1)
 
 
 def remove_file(path: str) -> None:
