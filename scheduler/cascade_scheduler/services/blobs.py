@@ -78,14 +78,16 @@ class BlobService(client_pb2_grpc.BlobServiceServicer):
                     await upload.write(piece.data)
                 piece = await self._piece(context)
             await upload.finish()
+            return client_pb2.PutBlobResponse()
         except BlobWrong as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            code, told = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except BlobError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            code, told = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
         finally:
             if upload is not None:
                 await upload.abort()
-        return client_pb2.PutBlobResponse()
+        await context.abort(code, told)  # its room is free by now: who hears of it may try again at once
+        raise BlobError(told)  # abort has raised already
 
     async def _begin(self, cid: bytes, size: int) -> BlobUpload:
         while True:

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cascade_dist.codec.cid import cid_of, cid_to_text
 from cascade_dist.storage.kubo import Kubo
 from cascade_dist.v1 import client_pb2, value_pb2
+from cascade_scheduler.blobs import memory
 from cascade_scheduler.blobs.files import FileBlobStore
 from cascade_scheduler.blobs.ipfs import IpfsBlobStore
 from cascade_scheduler.blobs.memory import MemoryBlobStore
@@ -58,6 +59,23 @@ async def test_wrong_bytes_are_refused(cid: bytes | None, size: int | None, told
             await put_blob(client, b"0123456789", cid=cid, size=size)
         assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert it.hub.blobs.bytes_held == 0
+
+
+async def test_the_room_of_a_refused_blob_is_free_when_its_sender_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    abort = memory._Upload.abort
+
+    async def slow(upload: memory._Upload) -> None:
+        await asyncio.sleep(0.05)
+        await abort(upload)
+
+    monkeypatch.setattr(memory._Upload, "abort", slow)
+    async with scheduler(blobs=MemoryBlobStore(1_000)) as it, Client(it.address) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match="are those of"):
+            await put_blob(client, b"x" * 600, cid=cid_of(b"y"))
+        assert it.hub.blobs.bytes_held == 0
+        await put_blob(client, b"x" * 600)
 
 
 async def test_an_unknown_blob() -> None:
