@@ -12,14 +12,15 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Container, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from cascade_dist.codec.cid import CidHasher, cid_from_text, cid_to_text
 from cascade_dist.config import format_size
-from cascade_scheduler.blobs.base import PIECE_BYTES, BlobError, BlobInfo, BlobTooLarge, BlobWrong
+from cascade_scheduler.blobs.base import PIECE_BYTES, BlobError, BlobTooLarge, BlobWrong
 from cascade_scheduler.blobs.index import BlobIndex
+from cascade_scheduler.blobs.indexed import IndexedBlobs
 from cascade_scheduler.blobs.memory import check_whole
 
 __all__ = ["FileBlobStore"]
@@ -31,7 +32,7 @@ _PARTIAL_SECONDS = 3600.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class FileBlobStore:
+class FileBlobStore(IndexedBlobs):
     """`file://`. A blob appears under its name whole and checked, or not at all.
 
     Reads and writes of files run in threads, piece by piece: a disk that hangs holds the one transfer, not
@@ -47,9 +48,9 @@ class FileBlobStore:
     """
 
     def __init__(self, directory: Path, bytes_max: int, *, lasting: bool = True) -> None:
+        super().__init__(bytes_max)
         self._directory = directory
         self._lasting = lasting
-        self._index = BlobIndex(bytes_max)
         self.on_gone: Callable[[bytes], None] = lambda cid: None
         """Told of each blob that is deleted."""
         try:
@@ -82,26 +83,12 @@ class FileBlobStore:
         """Where the files are."""
         return self._directory
 
-    @property
-    def ipfs_url(self) -> str:
-        """None has them."""
-        return ""
-
-    @property
-    def bytes_held(self) -> int:
-        """Bytes of all blobs held."""
-        return self._index.bytes
-
     async def open(self) -> None:
         """Finds what came since."""
         try:
             self._scan()
         except OSError as error:
             raise self._unusable(error) from None
-
-    def has(self, cid: bytes) -> bool:
-        """Whether the blob is here."""
-        return self._index.use(cid)
 
     async def find(self, cid: bytes, seconds: float = 0.0) -> int | None:
         """The length of a blob; one that another scheduler has put into the directory is found too."""
@@ -111,10 +98,6 @@ class FileBlobStore:
             except OSError:
                 return None
             self._index.found(cid, found.st_size)
-        return self._index.size(cid)
-
-    def size(self, cid: bytes) -> int:
-        """Its length in bytes."""
         return self._index.size(cid)
 
     # --- writing -------------------------------------------------------------------------------------
@@ -196,10 +179,6 @@ class FileBlobStore:
 
     # --- what stays ----------------------------------------------------------------------------------
 
-    def pin(self, cids: Iterable[bytes]) -> None:
-        """Keeps these."""
-        self._index.pin(cids)
-
     def unpin(self, cids: Iterable[bytes]) -> None:
         """Undoes one pin of each. From now on their time runs, also for a scheduler that comes after this."""
         for cid in self._index.unpin(cids):
@@ -228,23 +207,6 @@ class FileBlobStore:
             with contextlib.suppress(OSError):
                 os.utime(self._path(cid))
         return kept
-
-    def listing(self) -> list[BlobInfo]:
-        """What is here."""
-        return self._index.listing()
-
-    async def collect(
-        self, named: Container[bytes], *, idle_seconds: float, dry_run: bool = False
-    ) -> tuple[int, int]:
-        """Deletes what nobody needs."""
-        gone = self._index.idle(named, idle_seconds)
-        size = sum(map(self._index.size, gone))
-        if not dry_run:
-            await self.drop(gone)
-        return len(gone), size
-
-    async def close(self) -> None:
-        """Does nothing."""
 
     def _path(self, cid: bytes, suffix: str = "") -> Path:
         return self._directory / (cid_to_text(cid) + suffix)

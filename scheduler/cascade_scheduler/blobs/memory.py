@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from cascade_dist.codec.cid import CidHasher, cid_to_text
-from cascade_scheduler.blobs.base import PIECE_BYTES, BlobInfo, BlobWrong
+from cascade_scheduler.blobs.base import PIECE_BYTES, BlobWrong
 from cascade_scheduler.blobs.index import BlobIndex
+from cascade_scheduler.blobs.indexed import IndexedBlobs
 
 __all__ = ["MemoryBlobStore"]
 
 
-class MemoryBlobStore:
+class MemoryBlobStore(IndexedBlobs):
     """`memory://`: for tests, and for clusters without large values."""
 
     def __init__(self, bytes_max: int) -> None:
-        self._index = BlobIndex(bytes_max)
+        super().__init__(bytes_max)
         self._data: dict[bytes, bytes] = {}
-
-    @property
-    def ipfs_url(self) -> str:
-        """None has them."""
-        return ""
-
-    @property
-    def bytes_held(self) -> int:
-        """Bytes of all blobs held."""
-        return self._index.bytes
 
     async def open(self) -> None:
         """Does nothing."""
 
-    def has(self, cid: bytes) -> bool:
-        """Whether the blob is here."""
-        return self._index.use(cid)
-
     async def find(self, cid: bytes, seconds: float = 0.0) -> int | None:
         """The length of a blob."""
         return self._index.size(cid) if self._index.use(cid) else None
-
-    def size(self, cid: bytes) -> int:
-        """Its length in bytes."""
-        return self._index.size(cid)
 
     async def begin(self, cid: bytes, size: int) -> _Upload:
         """Starts to store a blob."""
@@ -55,10 +38,6 @@ class MemoryBlobStore:
         self._index.use(cid)
         for start in range(0, len(data), piece_bytes):
             yield data[start : start + piece_bytes]
-
-    def pin(self, cids: Iterable[bytes]) -> None:
-        """Keeps these."""
-        self._index.pin(cids)
 
     def unpin(self, cids: Iterable[bytes]) -> None:
         """Undoes one pin of each."""
@@ -76,23 +55,11 @@ class MemoryBlobStore:
         self._index.use(cid)
         return kept
 
-    def listing(self) -> list[BlobInfo]:
-        """What is here."""
-        return self._index.listing()
-
-    async def collect(
-        self, named: Container[bytes], *, idle_seconds: float, dry_run: bool = False
-    ) -> tuple[int, int]:
-        """Deletes what nobody needs."""
-        gone = self._index.idle(named, idle_seconds)
-        size = sum(map(self._index.size, gone))
-        for cid in () if dry_run else gone:
+    async def drop(self, cids: Iterable[bytes]) -> None:
+        """Deletes blobs."""
+        for cid in cids:
             self._index.remove(cid)
             del self._data[cid]
-        return len(gone), size
-
-    async def close(self) -> None:
-        """Does nothing."""
 
 
 class _Upload:
