@@ -17,7 +17,7 @@ import pytest
 from cascade_dist.codec.values import Packed, dump_inline_or_packed, load
 from cascade_worker.directories import Directories
 from cascade_worker.executor.files import map_file
-from cascade_worker.executor.segments import ObjectWriter, claim
+from cascade_worker.executor.segments import ObjectWriter, claim, fit
 from cascade_worker.objects import ObjectStore
 
 from .tmpfs import ROOT, run_on_tmpfs
@@ -102,6 +102,43 @@ def test_a_file_of_another_size_is_left_alone(bench: Bench, size: int) -> None:
     bench.store.release(1)
     bench.write(2, 2.0, size)
     assert len(bench.free()) == 1
+
+
+def test_a_result_that_grows_a_little_is_written_into_the_same_map(bench: Bench) -> None:
+    bench.write(1, 0.0, 2 * MIB)
+    bench.store.release(1)
+    maps: list[int] = []
+    for attempt in range(2, 12):  # 64 bytes more each time
+        path = bench.write(attempt, float(attempt), 2 * MIB + 64 * attempt)
+        assert numbers(path) == {float(attempt)}
+        maps += map(id, bench.writer._kept.values())
+        bench.store.release(attempt)
+        found = os.stat(bench.free()[0])
+        assert found.st_blocks * 512 - found.st_size < 65_536, "what the map has room for takes no memory"
+    assert len(set(maps)) == 1
+
+
+def test_only_what_a_file_lacks_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserved: list[tuple[int, int]] = []
+    reserve = os.posix_fallocate
+
+    def note(fd: int, begin: int, size: int) -> None:
+        reserved.append((begin, size))
+        reserve(fd, begin, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", note)
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    try:
+        for size in (MIB, MIB, MIB + 64, MIB // 2, MIB):
+            fit(fd, size)
+            assert os.fstat(fd).st_size == size
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, MIB)  # a hole: nothing of it is there
+        fit(fd, MIB + 1)
+    finally:
+        os.close(fd)
+    half = MIB // 2
+    assert reserved == [(0, MIB), (MIB, 64), (half, MIB - half), (0, MIB + 1)]
 
 
 def test_what_somebody_has_mapped_is_not_written_again(bench: Bench) -> None:
@@ -214,7 +251,7 @@ import errno, os, sys
 import numpy as np
 from cascade_dist.codec.values import dump_inline_or_packed, load
 from cascade_worker.executor.files import map_file
-from cascade_worker.executor.segments import ObjectWriter, claim
+from cascade_worker.executor.segments import ObjectWriter, claim, fit
 
 room = sys.argv[1]
 for name in ("objects", "free"):

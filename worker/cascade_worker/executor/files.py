@@ -109,8 +109,13 @@ def is_named(fd: int, path: str, links: int = 0) -> bool:
     return same and links in (0, opened.st_nlink)
 
 
-def reserve(fd: int, size: int) -> None:
+def reserve(fd: int, size: int, begin: int = 0) -> None:
     """Makes room before a byte is written: a full tmpfs is an error here and a SIGBUS in a mapped page.
+
+    Args:
+        fd: of the file.
+        size: that it is to have.
+        begin: up to here it has room already.
 
     Raises:
         OSError: there is no room.
@@ -118,6 +123,6 @@ def reserve(fd: int, size: int) -> None:
     if not size:
         return
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
+        os.posix_fallocate(fd, begin, size - begin)
     else:
         os.ftruncate(fd, size)

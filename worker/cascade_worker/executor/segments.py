@@ -43,9 +43,12 @@ SEGMENT_BYTES_MIN = 1 << 18
 
 _CANDIDATES_MAX = 8
 _VECTORS_MAX = 512
+_MAP_STEP = 1 << 20
+"""Maps are multiples of this, so that a value that is a little larger than the last needs no new one."""
 _KEPT_MAX = 8
 _KEPT_BYTES_MAX = 1 << 28
-_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+_POPULATE_WRITE = 23
+"""Linux's MADV_POPULATE_WRITE, for which Python has no name: maps all pages at once."""
 
 _Inode = tuple[int, int]
 
@@ -155,7 +158,7 @@ class ObjectWriter:
             self._drop(made)
             made = None
         if made is None:
-            made = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | _POPULATE)
+            made = _map_with_room(fd, size)
             self._kept_bytes += len(made)
         self._kept[inode] = made
         while len(self._kept) > _KEPT_MAX or (self._kept_bytes > _KEPT_BYTES_MAX and len(self._kept) > 1):
@@ -167,13 +170,30 @@ class ObjectWriter:
         mapped.close()
 
 
+def _map_with_room(fd: int, size: int) -> mmap.mmap:
+    """A map of a file, in which that may grow a little; nothing behind the file's end is touched."""
+    room = -size % _MAP_STEP
+    os.ftruncate(fd, size + room)  # a hole, for a moment: Python maps no more than there is
+    try:
+        made = mmap.mmap(fd, size + room)
+    finally:
+        os.ftruncate(fd, size)
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # elsewhere each page is a fault
+        made.madvise(_POPULATE_WRITE, 0, size)
+    return made
+
+
 def fit(fd: int, size: int) -> None:
     """Gives the file its size, with all its pages."""
     found = os.fstat(fd)
     if found.st_size > size:
         os.ftruncate(fd, size)
-    elif found.st_size < size or found.st_blocks * 512 < size:
+    elif found.st_blocks * 512 < found.st_size:
         reserve(fd, size)
+    elif found.st_size < size:
+        reserve(fd, size, found.st_size)  # the pages before are there: looking at each would take long
 
 
 def _fill(mapped: mmap.mmap, packed: Packed) -> None:
