@@ -11,8 +11,8 @@ class Stored:
     """An object that is in the blob store of a cluster, by the content id of its pickle.
 
     Where it is an argument of a task, alone or in lists, tuples, dicts, sets and dataclasses, the task gets
-    the object. Handles of equal pickles are equal. It may be pickled, and used in any number of graphs and
-    processes.
+    the object. In a target's own containers and in what a task returns it stays a handle. Handles of equal
+    pickles are equal. It may be pickled, and used in any number of graphs and processes.
 
     Args:
         cid: content id, as text.

@@ -94,6 +94,26 @@ def test_it_is_an_argument_of_maps_pipelines_and_returned_targets(cluster: cs.Cl
     assert cluster.run([inc(1), total(short)]) == [2, 6.0]
 
 
+def test_only_arguments_are_replaced(cluster: cs.Cluster) -> None:
+    handle = cluster.put([1, 2, 3])
+
+    @cs.task
+    def passed_on(wrapped: bool) -> Any:
+        return [handle] if wrapped else handle
+
+    @cs.task
+    def kind(x: Any) -> str:
+        return type(x[0] if isinstance(x, list) and len(x) == 1 else x).__name__
+
+    assert cluster.run([handle, {"a": handle}, inc(1)]) == [handle, {"a": handle}, 2]
+    assert cluster.run(passed_on(False)) == handle
+    assert cluster.run([kind(passed_on(False)), kind(passed_on(True))]) == ["Stored", "Stored"]
+    assert cluster.run(kind(cs.Param("p")), params={"p": handle}) == "list"
+    assert cluster.run(kind(cs.Router(kind(1), {"int": handle, "str": 1}))) == "list"
+    with pytest.raises(cs.GraphError, match="nothing to run in <Stored"):
+        cluster.run(handle)
+
+
 def test_arrays_are_read_only_as_those_of_other_objects(cluster: cs.Cluster, array: Any) -> None:
     @cs.task
     def write(data: Any) -> None:
