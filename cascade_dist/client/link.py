@@ -19,7 +19,7 @@ from cascade_dist.wire import Address, check_versions, local_versions, open_chan
 from cascade_dist.wire.direct import DirectCall, open_stream
 from cascade_dist.wire.eager import advance, forget
 
-__all__ = ["Link", "Metadata", "frame_submit"]
+__all__ = ["Link", "LinkLostError", "Metadata", "frame_submit"]
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -39,6 +39,10 @@ def frame_submit(submit: pb.Submit) -> bytes:
         size >>= 7
     head.append(size)
     return bytes(head) + body
+
+
+class LinkLostError(Exception):
+    """The connection was lost while a graph was being sent; the submit starts again."""
 
 
 class _MaskedError(ConnectionFailedError):

@@ -22,7 +22,7 @@ from cascade_dist.client.background import BackgroundLoop
 from cascade_dist.client.diagnosis import NotLeadingError, rpc_error
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
-from cascade_dist.client.link import Link, Metadata, frame_submit
+from cascade_dist.client.link import Link, LinkLostError, Metadata, frame_submit
 from cascade_dist.client.records import RunStatus
 from cascade_dist.client.tracker import Tracker
 from cascade_dist.client.watching import watch
@@ -597,7 +597,3 @@ class Session:
 
 
 CLOSED = "the cluster handle is closed"
-
-
-class LinkLostError(Exception):
-    """The connection was lost while a graph was being sent; the submit starts again."""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cascade_dist.client import repeats, storing
 from cascade_dist.client.handles import Run
-from cascade_dist.client.link import Link, frame_submit
-from cascade_dist.client.session import LinkLostError, Session
+from cascade_dist.client.link import Link, LinkLostError, frame_submit
+from cascade_dist.client.session import Session
 from cascade_dist.client.tracker import KEPT_GRAPH_BYTES_MAX, Tracker
 from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.codec.params import dump_params
