@@ -306,6 +306,15 @@ def test_a_selector_that_is_skipped(cluster: cs.Cluster) -> None:
     }
 
 
+def test_a_chosen_route_that_is_a_skipped_stage_has_the_value_that_it_lets_pass(cluster: cs.Cluster) -> None:
+    stage = node("stage", node("before", 5)).run_if(False).passthrough()
+    router = cs.Router(node("choose", "a"), {"a": stage, "b": node("on b", 6)})
+    run = cluster.submit(node("end", router))
+    assert run.result(SECONDS) == 5
+    assert skips(run) == {"stage": "ConditionFalse", "on b": "Pruned"}
+    assert cluster.run(router) == 5
+
+
 def test_a_skipped_stage_selects_by_the_value_that_it_lets_pass(cluster: cs.Cluster) -> None:
     selector = cs.pipeline("b", [lambda v: node("stage", v).run_if(False)])
     value, skipped = ended(
