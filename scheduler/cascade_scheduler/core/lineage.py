@@ -56,6 +56,7 @@ def remake(books: Books, run: Run, node: int) -> None:
         return
     todo = [node]
     remade: list[int] = []
+    parked: list[int] = []
     while todo:
         node = todo.pop()
         if not run.has_value(node):
@@ -66,7 +67,7 @@ def remake(books: Books, run: Run, node: int) -> None:
         run.status[node] = WAITING
         run.built.pop(node, None)
         if run.observing:
-            observing.forget(run, node)
+            parked += observing.forget(run, node)
         for consumer in dict.fromkeys(run.consumers(node)):
             _unanswer(run, node, consumer, todo)
         if makes:
@@ -87,6 +88,8 @@ def remake(books: Books, run: Run, node: int) -> None:
                 nodes.settle(books, run, node)
             else:
                 nodes.make_ready(books, run, node)
+    if parked:
+        nodes.resume(books, run, parked)
 
 
 def _makes_its_value(run: Run, node: int) -> bool:

@@ -160,7 +160,7 @@ def _again(books: Books, run: Run, node: int, observation: Observation, report: 
     if run.state != "running" or run.observing.get(node) is not observation:
         return
     if run.status[node] != DONE:  # the value is being made again; who needs to know will ask again
-        forget(run, node)
+        nodes.resume(books, run, forget(run, node))
     elif observation.losses < books.settings.loss_budget:
         books.to_observe.append((run, node))
     else:
@@ -179,10 +179,14 @@ def _over(books: Books, run: Run, node: int) -> None:
     nodes.resume(books, run, run.parked.pop(node, ()))
 
 
-def forget(run: Run, node: int) -> None:
-    """Nobody waits for the observation any more: the value is being made again."""
+def forget(run: Run, node: int) -> list[int]:
+    """Nobody waits for the observation any more: the value is being made again. Returns those that waited.
+
+    Who waits for the value too asks again when it is there. Others, whose keys only depend on it, are to be
+    decided without it.
+    """
     run.observing.pop(node, None)
-    run.parked.pop(node, None)
+    return run.parked.pop(node, [])
 
 
 def stop(books: Books, run: Run) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cascade_scheduler.core import commands as c
@@ -174,6 +174,7 @@ def test_random_graphs_with_a_cache_end_right(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32))
+@example(seed=16378074)  # what the key of a node depends on is lost while it is being observed
 @settings(max_examples=300, deadline=None)
 def test_random_graphs_with_a_cache_end_right_under_loss(seed: int) -> None:
     drive(seed, chaos=True, routers=seed % 2 == 0)
