@@ -139,7 +139,7 @@ class Hub:
         )
         self.bell = writer.bell
         self.turn: Turn
-        self.runs = RunBook(self._run_told, self._run_forgotten, self._keep)
+        self.runs = RunBook(self._run_told, self._run_forgotten, self._keep, shows_at_once=writer.immediate)
         self.past: dict[str, StoredHead] = {}
         """Runs that had ended before this scheduler began, oldest first; they are read when asked for."""
         self.workers: dict[str, WorkerSession] = {}
@@ -268,7 +268,6 @@ class Hub:
         if commands:
             runs.record(commands)
         if not self.keeps_graphs:
-            runs.publish()
             return (), None
         dirty = runs.take_dirty()
         if not dirty:
@@ -402,19 +401,22 @@ class Hub:
 
     def _run_told(self, record: RunRecord) -> None:
         """Its clients know how it ended."""
-        self._let_graph_go(record)
+        self._let_go(record)
         self.runs.prune(self.core.runs.__contains__)
         if self.draining and not self.runs.live():
             self._idle.set()
 
     def _run_forgotten(self, record: RunRecord) -> None:
         """Nobody may ask for it any more."""
-        self._let_graph_go(record)
+        self._let_go(record)
         if record.kept:
             self.blobs.unpin(record.kept)
             record.kept = []
 
-    def _let_graph_go(self, record: RunRecord) -> None:
+    def _let_go(self, record: RunRecord) -> None:
+        owner, record.owner = record.owner, None
+        if owner is not None:  # which may stay for long, and is not to hold on to all that it submitted
+            owner.owned.discard(record)
         if record.pinned:
             self.unpin(record.pinned)
             record.pinned = ()

@@ -147,13 +147,22 @@ class RunRecord:
 
 
 class RunBook:
-    """All runs that clients may ask for, oldest first."""
+    """All runs that clients may ask for, oldest first.
+
+    Args:
+        on_end: called when the clients of a run know how it ended.
+        on_forget: called when nobody may ask for a run any more.
+        on_blob: called with the blobs that results are.
+        shows_at_once: watchers see events without waiting for a store.
+    """
 
     def __init__(
         self,
         on_end: Callable[[RunRecord], None],
         on_forget: Callable[[RunRecord], None],
         on_blob: Callable[[RunRecord, BlobValue], None],
+        *,
+        shows_at_once: bool,
     ) -> None:
         self._runs: OrderedDict[str, RunRecord] = OrderedDict()
         self._finished: OrderedDict[str, RunRecord] = OrderedDict()
@@ -161,7 +170,9 @@ class RunBook:
         self._on_end = on_end
         self._on_forget = on_forget
         self._on_blob = on_blob
+        self._shows_at_once = shows_at_once
         self._dirty: dict[RunRecord, None] = {}
+        """Those that have had events that watchers may not see yet."""
         self._over: list[RunRecord] = []
         """Runs whose clients are told of the end just now."""
 
@@ -219,21 +230,20 @@ class RunBook:
                 end += 1
             record = self._runs.get(run_id)
             if record is not None:
-                self._dirty[record] = None
                 record.events.extend(events if end - first == count else events[first:end])
+                self._recorded(record)
             first = end
 
     def record_line(self, record: RunRecord, line: LogLine) -> None:
         """Keeps a line that a task printed."""
-        self._dirty[record] = None
         record.events.append(line)
+        self._recorded(record)
 
-    def publish(self) -> None:
-        """Watchers may see all events."""
-        if self._dirty:
-            for record in self._dirty:
-                record.events.publish(record.events.last)
-            self._dirty.clear()
+    def _recorded(self, record: RunRecord) -> None:
+        if self._shows_at_once:
+            record.events.publish(record.events.last)
+        else:
+            self._dirty[record] = None
 
     def take_dirty(self) -> list[RunRecord]:
         """Runs that have had events since the last call."""
@@ -254,9 +264,10 @@ class RunBook:
             if record is None:
                 continue
             if type(command) is TargetValue:
-                record.results.append((command.node, command.value))
-                if isinstance(command.value, BlobValue):
-                    self._on_blob(record, command.value)
+                _, node, value = command
+                record.results.append((node, value))
+                if type(value) is BlobValue:
+                    self._on_blob(record, value)
                 continue
             record.ended = record.ending
             self._finished[run_id] = record
@@ -289,10 +300,11 @@ class RunBook:
 
     def prune(self, kept: Callable[[str], bool]) -> None:
         """Forgets finished runs that the core no longer keeps, oldest first, and events past the bound."""
-        while self._finished:
-            oldest: RunRecord | None = next(iter(self._finished.values()))
+        finished = self._finished
+        while finished:
+            oldest: RunRecord | None = next(iter(finished.values()))
             if oldest is not None and oldest.recalled:
-                oldest = next((record for record in self._finished.values() if not record.recalled), None)
+                oldest = next((record for record in finished.values() if not record.recalled), None)
             if oldest is None or kept(oldest.run_id):
                 break
             self.forget(oldest)

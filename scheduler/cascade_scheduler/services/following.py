@@ -148,7 +148,9 @@ def _attach(hub: Hub, session: ClientSession, request: client_pb2.Attach, record
 
 
 def own(session: ClientSession, record: RunRecord) -> None:
-    """The session takes the run's owner's place."""
+    """The session takes the run's owner's place, if that has not ended."""
+    if not record.live:
+        return
     if record.owner is not None:
         record.owner.owned.discard(record)
     record.owner = session

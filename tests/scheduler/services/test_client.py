@@ -336,6 +336,23 @@ async def test_an_owner_that_comes_back_keeps_its_run() -> None:
         assert finish.state == client_pb2.RUN_STATE_SUCCEEDED
 
 
+async def test_an_owner_that_stays_holds_on_to_no_run_that_has_ended() -> None:
+    async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
+        for run in ("r", "s"):
+            await client.submit(run, one_task())
+            await client.accepted()
+            (session,) = it.hub.clients
+            assert session.owned == {it.hub.runs.get(run)}
+            work = await worker.work()
+            await worker.report(done(work.assignments[0].attempt, pickled(1)))
+            await client.finish(run)
+            assert not session.owned
+        await client.say(attach=client_pb2.Attach(run_id="r", own=True))
+        await client.accepted()
+        await client.finish("r")
+        assert not session.owned
+
+
 async def test_detach_ends_the_updates() -> None:
     async with scheduler() as it, Client(it.address) as client, Worker(it.address) as worker:
         for run in ("r", "s"):
