@@ -200,14 +200,12 @@ class Turn:
             self._records.extend(records)
         if self._scheduled:
             return
-        if not self._running and monotonic() - self._ended > TOGETHER_SECONDS and not self._is_due():
+        alone = not self._running and monotonic() - self._ended > TOGETHER_SECONDS
+        if alone and (self._due is None or self._due > self._clock()):
             self._run()
         else:
             self._scheduled = True
             self._loop.call_soon(self._run)
-
-    def _is_due(self) -> bool:
-        return self._due is not None and self._due <= self._clock()
 
     def stop(self) -> None:
         """No further turn is run."""
@@ -281,7 +279,8 @@ class Turn:
             listener.orders(orders)
             self._bell.answer_all()  # workers may begin while the rest is being written down here
         more, published = listener.events(events)
-        records.extend(more)
+        if more:
+            records.extend(more)
         if published is not None:
             then.append(published)
         if cached:

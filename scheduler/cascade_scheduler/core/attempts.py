@@ -101,8 +101,11 @@ def order(
         graph.blob_args.get(origin) if graph.blob_args else None,
         inputs,
         ahead,
-        run.observe(node),
-        spec.durable or spec.cluster_cache or books.settings.publishes or run.is_told(node),
+        run.observe(node) if index >= 0 or graph.digested else plan.observe[node],
+        spec.durable
+        or spec.cluster_cache
+        or books.settings.publishes
+        or (run.parent is None and bool(plan.leaves[origin])),
         graph.node_ids[at : at + 16].hex(),
         index if index >= 0 else graph.map_index(node) if graph.maps else -1,
         None if amounts == spec.amounts else amounts,
@@ -238,13 +241,13 @@ def _done(books: Books, attempt: Attempt, report: AttemptDone) -> None:
         cluster_cache.store(books, run, node, value)
     run.done += 1
     first = node not in run.finished_once
-    if first and not (run.root.quiet and node not in run.plan.tails):
+    if first and (node in run.plan.tails or not run.root.quiet):
         if report.cached:
             books.tell(run, "TaskSkipped", node, reason=CACHE_HIT)
         else:
             _tell_done(books, attempt, report)
     leaf = run.is_leaf(node)
-    if leaf and (first or whole) and run.parent is None and not run.told_late:
+    if leaf and (first or whole) and run.parent is None and not (run.picks is not None and run.told_late):
         out.append(TargetValue(run.run_id, node, value))
     nodes.inputs_used(books, run, node)
     if not leaf and not run.uses[node]:

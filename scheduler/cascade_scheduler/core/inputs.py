@@ -28,14 +28,14 @@ _DEPTH_MAX = 32
 
 def of_node(run: Run, node: int) -> tuple[Value, ...]:
     """The inputs of a node that runs code, in the order of their ordinals."""
-    origin, index = run.origin(node)
-    graph = run.graph
-    if index < 0:
+    graph, origin = run.graph, node
+    if node < graph.size:
         first, last = graph.edge_start[node], graph.edge_start[node + 1]
         if first == last:
             return graph.blob_inputs.get(node, ())
         values = [value_of(run, s) for s in graph.inputs(node)]
     else:
+        origin, index = run.origin(node)
         values = [
             item_of(run, s, index) if kind == EdgeKind.ITEMS else value_of(run, s)
             for s, kind in graph.sources(origin)

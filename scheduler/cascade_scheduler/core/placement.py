@@ -351,9 +351,12 @@ def _unreserve(books: Books, worker: Worker) -> None:
 def _balance(books: Books) -> None:
     """Asks back what waits on busy workers while others are idle."""
     books.balance_at = 0.0
-    victims = [w for w in books.workers.values() if w.queue and w.connected]
-    if not victims:
+    for worker in books.workers.values():
+        if worker.queue and worker.connected:
+            break
+    else:
         return
+    victims = [w for w in books.workers.values() if w.queue and w.connected]
     idle = [
         w
         for w in books.workers.values()

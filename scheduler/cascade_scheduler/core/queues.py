@@ -123,9 +123,9 @@ class Queues:
 
     def go_alone(self, cost: float) -> None:
         """The one ready node goes; its run is charged `cost` seconds."""
-        if self.alone is not None:
-            self.charge(self.alone[0], cost)
-            self.alone = None
+        alone, self.alone = self.alone, None
+        if alone is not None:
+            self.charge(alone[0], cost)
 
     def push_node(self, run: Run, node: int) -> None:
         """Adds one node by its number."""

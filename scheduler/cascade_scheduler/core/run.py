@@ -21,6 +21,7 @@ __all__ = [
     "DELAYED",
     "DONE",
     "FAILED",
+    "LIVE",
     "NESTED",
     "READY",
     "SKIPPED",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 WAITING, READY, ACTIVE, DELAYED, DONE, SKIPPED, FAILED, NESTED = range(8)
+LIVE = ("running", "cancelling", "closing")
+"""States of a run that has not ended."""
 STATE_NAMES = ("waiting", "ready", "running", "waiting to retry", "done", "skipped", "failed", "nested")
 
 
@@ -300,7 +303,7 @@ class Run:
     @property
     def live(self) -> bool:
         """The run has not ended."""
-        return self.state in ("running", "cancelling", "closing")
+        return self.state in LIVE
 
     @property
     def halting(self) -> bool:

@@ -25,7 +25,7 @@ from cascade_scheduler.core.commands import (
     TargetValue,
 )
 from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
-from cascade_scheduler.core.run import DONE, SKIPPED, Run
+from cascade_scheduler.core.run import DONE, LIVE, SKIPPED, Run
 from cascade_scheduler.core.values import ErrorInfo
 
 __all__ = [
@@ -73,7 +73,7 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
 def settle_if_stuck(books: Books, run: Run) -> None:
     """Ends a run in which nothing moves and nothing will: stopped, failed, or answered."""
     state = run.state
-    if run.active or run.watching or run.nested or not (state == "running" or run.live):
+    if run.active or run.watching or run.nested or state not in LIVE:
         return
     loop = run.loop
     if loop is not None and loop.next is not None and state == "running" and frames.advance(books, run):

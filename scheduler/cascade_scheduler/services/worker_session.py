@@ -192,9 +192,12 @@ class WorkerSession:
 
     def _orders(self) -> list[worker_pb2.ConnectResponse]:
         encoder = self._encoder
-        if not (self._ended or self._urgent):
+        if not self._urgent:
             assigns, self._assigns = self._assigns, []
-            return encoder.encode(assigns)
+            if not self._ended:
+                return encoder.encode(assigns)
+            ended, self._ended = self._ended, []
+            return encoder.encode(assigns, ended=ended)
         changed = [encoder.logs_changed(run_id) for run_id in self._logs_changed]
         messages = encoder.encode(
             self._assigns,

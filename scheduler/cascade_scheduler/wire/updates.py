@@ -108,8 +108,8 @@ def fill_finish(
 ) -> None:
     """Writes into a message how a run ended."""
     finish.state = RUN_STATES[ended.state]
-    seconds, nanos = split_seconds(ended.duration)
-    finish.duration.seconds, finish.duration.nanos = seconds, nanos
+    duration = finish.duration
+    duration.seconds, duration.nanos = split_seconds(ended.duration)
     if ended.failed_task:
         finish.failed_task = ended.failed_task
     if ended.skip_reason:

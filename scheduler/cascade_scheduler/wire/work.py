@@ -54,8 +54,11 @@ def _spec_message(spec: Spec) -> graph_pb2.TaskSpec:
     return found[1]
 
 
-def _fields(command: Assign, body: int) -> dict[str, Any]:
-    """What an assignment says, but for what has to be added to it piece by piece."""
+def _fields(command: Assign, body: int, run: int) -> dict[str, Any]:
+    """What an assignment says, but for what has to be added to it piece by piece.
+
+    `run` is 0 where the body tells it.
+    """
     # What has its default is not named: each name costs something.
     fields: dict[str, Any] = {
         "attempt": command.attempt,
@@ -64,6 +67,8 @@ def _fields(command: Assign, body: int) -> dict[str, Any]:
         "try": command.try_,
         "publish": command.publish,
     }
+    if run:
+        fields["run"] = run
     if command.args:
         fields["args"] = command.args
     if command.ahead:
@@ -231,9 +236,10 @@ class WorkEncoder:
             self._adding = command
             run = runs.get(command.run_id)
             extra = len(command.args) + _ASSIGNMENT_BYTES
+            params = b""
             if run is None:
-                params = len(self._params(command.run_id))
-                extra += params
+                params = self._params(command.run_id)
+                extra += len(params)
                 own = bool(params)
             else:
                 own = run.own
@@ -241,13 +247,15 @@ class WorkEncoder:
             shared = not (own or spec.resources or spec.cache_policy)
             bodies = self._bodies if shared else None if run is None else run.bodies
             known = None if bodies is None else bodies.get(id(spec))
+            if known is not None and known[2] != command.function:
+                known = None
             inputs = command.inputs
             if inputs:
                 extra += sum(map(value_size, inputs))
             if command.route_keys:
                 extra += sum(map(len, command.route_keys))
             functions: list[FunctionBody] = []
-            if known is None or known[2] != command.function:
+            if known is None:
                 functions = self._unsent(command)
                 extra += _spec_message(spec).ByteSize()
                 extra += sum([len(function.body) for function in functions])
@@ -265,15 +273,13 @@ class WorkEncoder:
             if functions:
                 self._name_functions(work, functions)
             if run is None:
-                run = self._name_run(work, command.run_id)
-            if known is None or known[2] != command.function:
+                run = self._name_run(work, command.run_id, params)
+            if known is None:
                 if shared:
                     known = self._name_body(work, self._bodies, 0, command)
                 else:
                     known = self._name_body(work, run.bodies, run.number, command)
-            assignment = add(**_fields(command, known[0]))
-            if shared:
-                assignment.run = run.number
+            assignment = add(**_fields(command, known[0], run.number if shared else 0))
             if command.args_blob is not None:
                 assignment.args_blob.cid, assignment.args_blob.size_bytes = command.args_blob
             if command.amounts is not None:
@@ -293,7 +299,8 @@ class WorkEncoder:
     def _close_and_end(self, work: worker_pb2.Work, close: Iterable[str], ended: Iterable[str]) -> None:
         runs = self._runs
         for run_id in close:
-            work.close_runs.append((runs.get(run_id) or self._name_run(work, run_id)).number)
+            run = runs.get(run_id) or self._name_run(work, run_id, self._params(run_id))
+            work.close_runs.append(run.number)
         for run_id in ended:
             over = runs.pop(run_id, None)
             if over is not None:
@@ -334,12 +341,12 @@ class WorkEncoder:
             if len(known) > FUNCTIONS_REMEMBERED:
                 known.popitem(last=False)
 
-    def _name_run(self, work: worker_pb2.Work, run_id: str) -> _Run:
-        self._last_run += 1
-        params = self._params(run_id)
-        run = self._runs[run_id] = _Run(self._last_run, self._wants_logs(run_id), bool(params))
-        self._numbers[run.number] = run_id
-        work.runs.add(run=run.number, run_id=run_id, logs=run.logs, params=params)
+    def _name_run(self, work: worker_pb2.Work, run_id: str, params: bytes) -> _Run:
+        number = self._last_run = self._last_run + 1
+        logs = self._wants_logs(run_id)
+        run = self._runs[run_id] = _Run(number, logs, bool(params))
+        self._numbers[number] = run_id
+        work.runs.add(run=number, run_id=run_id, logs=logs, params=params)
         return run
 
     def _name_body(
