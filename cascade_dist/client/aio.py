@@ -34,6 +34,7 @@ from cascade_dist.client.storing import BlobInfo
 from cascade_dist.client.submitting import check_run_id
 from cascade_dist.language.resources import Resource
 from cascade_dist.language.stored import Stored
+from cascade_dist.language.warn import called_from_here
 from cascade_dist.state.source import StateSource
 
 __all__ = ["AsyncCluster", "AsyncRun", "connect", "put", "run"]
@@ -349,7 +350,8 @@ def _close_orphan(connecting: asyncio.Future[Cluster]) -> None:
 
 
 async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    return await asyncio.to_thread(call, *args, **kwargs)
+    with called_from_here():
+        return await asyncio.to_thread(call, *args, **kwargs)
 
 
 def connect(address: str | None = None, **options: Any) -> _Connecting:

@@ -12,6 +12,9 @@ from tests.client.fake import FakeScheduler
 from tests.client.test_events import make
 
 
+UNKNOWN = {"unknown": 1}
+
+
 @cs.task
 def add(a: int) -> int:
     return a + 1
@@ -52,6 +55,14 @@ async def test_the_same_names_to_be_awaited(scheduler: FakeScheduler) -> None:
     assert await run == 3, "what has come can still be had"
     with pytest.raises(cs.ClusterClosedError):
         await cluster.run(add(1))
+
+
+async def test_warnings_point_at_the_line_that_awaits(scheduler: FakeScheduler) -> None:
+    async with cs.aio.connect(scheduler.address) as cluster:
+        for run in (cluster.run(add(1), params=UNKNOWN), cs.aio.run(add(1), cluster=cluster, params=UNKNOWN)):
+            with pytest.warns(UserWarning, match="no Param is named 'unknown'") as told:
+                await run
+            assert [warning.filename for warning in told] == [__file__]
 
 
 async def test_connect_may_be_awaited_and_errors_are_the_same() -> None:
