@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -216,7 +217,8 @@ async def _shake_hands(address: Address, call: Any, timeout: float) -> pb.Client
     hello = pb.OpenRequest(hello=pb.ClientHello(versions=local_versions()))
     try:
         async with asyncio.timeout(timeout):
-            await call.write(hello.SerializeToString())
+            with contextlib.suppress(asyncio.InvalidStateError):  # it has ended already: reading says how
+                await call.write(hello.SerializeToString())
             message = await call.read()
             if message is grpc.aio.EOF:
                 details = await call.details()

@@ -124,7 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-cert", help="PEM file with this side's certificate")
     add("--tls-key", help="PEM file with its private key")
     add("--tls-ca", help="PEM file with the authorities of clients' certificates: mutual TLS")
-    add("--socket", metavar="PATH", help="for private clusters: a unix socket to listen on too, without TLS")
+    add(
+        "--socket",
+        metavar="PATH",
+        help="for private clusters: a unix socket to listen on too, and PATH.direct for sessions; no TLS",
+    )
     add("--ready-file", help="written when the scheduler listens: JSON with address and pid")
     add(
         "--lifeline-fd",

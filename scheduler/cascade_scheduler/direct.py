@@ -89,6 +89,7 @@ class DirectStream(FrameSocket):
 
         Raises:
             asyncio.CancelledError: the connection is gone.
+            grpc.aio.AbortError: what came is no message.
         """
         if not self.messages:
             await self.wait()
@@ -96,7 +97,10 @@ class DirectStream(FrameSocket):
                 if self.lost:
                     raise asyncio.CancelledError
                 return grpc.aio.EOF
-        return self._parse(self.take())
+        try:
+            return self._parse(self.take())
+        except Exception as error:
+            await self.abort(grpc.StatusCode.INTERNAL, f"a message cannot be read: {error}")
 
     async def write(self, message: Any) -> None:
         """Sends a message; waits first while too much has not left.
