@@ -265,13 +265,19 @@ def _unpicklable(value: object, what: str, error: Exception) -> ResultSerializat
     if isinstance(error, ResultSerializationError):
         return error
     path, part, found = culprit(value, lambda part: dump(part, out_of_band=True))
-    if isinstance(part, LazyResult):
-        return ResultSerializationError(
-            f"{what} is a {type_name(value)} that holds, at {path}, the lazy result of {part.task.name!r}, "
-            "which nothing would run: return a lazy result by itself to go on as that; for several, return a "
-            "call of a task that takes them as its arguments"
-        )
     reason = found or error
+    if isinstance(reason, SerializationError):  # only lazy results raise it
+        if isinstance(part, LazyResult):
+            held = f"at {path}, the lazy result of {part.task.name!r}"
+        else:
+            held = (
+                f"in the {type_name(part)} at {path}, a lazy result" if path else "somewhere, a lazy result"
+            )
+        return ResultSerializationError(
+            f"{what} is a {type_name(value)} that holds, {held}, which nothing would run: return a lazy "
+            "result by itself to go on as that; for several, return a call of a task that takes them as its "
+            "arguments"
+        )
     where = f"; at {path} there is a {type_name(part)}" if path else ""
     return ResultSerializationError(
         f"{what} is a {type_name(value)} and cannot be pickled ({reason}){where}: {remedy(part, reason)}"

@@ -11,7 +11,6 @@ from cascade_dist.client import events
 from tests.client.fake import FakeScheduler
 from tests.client.test_events import make
 
-
 UNKNOWN = {"unknown": 1}
 
 

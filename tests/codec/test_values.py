@@ -333,9 +333,28 @@ def test_a_lazy_value_inside_is_refused() -> None:
     def later() -> int:
         return 1
 
-    for value in ([later()], {"k": later()}):
-        with pytest.raises(ResultSerializationError, match="lazy result of 'later'"):
+    class Own:
+        def __init__(self, held: object) -> None:
+            self.held = held
+
+        def __reduce__(self) -> Any:
+            return Own, (self.held,)
+
+    deep: list[Any] = [later()]
+    for _ in range(30):
+        deep = [deep]
+    for value, where in (
+        ([later()], r"at \[0\], the lazy result of 'later'"),
+        ({"k": later()}, r"at \['k'\], the lazy result of 'later'"),
+        ({"k": Own(later())}, r"in the \S*Own at \['k'\], a lazy result"),
+        (deep, r"in the list at \[0\](\[0\])+, a lazy result"),
+        ({later(): 1}, "somewhere, a lazy result"),
+    ):
+        with pytest.raises(ResultSerializationError, match=where) as raised:
             dump_inline_or_packed(value)
+        assert "return a lazy result by itself" in str(raised.value)
+        assert "call of a task that takes them as its arguments" in str(raised.value)
+        assert "__reduce__" not in str(raised.value), "the remedy for things that cannot be pickled"
 
 
 def test_payloads_that_are_cut_short_are_refused() -> None:
