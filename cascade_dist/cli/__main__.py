@@ -44,9 +44,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    command = typer.main.get_command(app)
     given = None if arguments is None else list(arguments)
     try:
+        command = typer.main.get_command(app)
         code = command.main(args=given, prog_name="cascade", standalone_mode=False)
         return code if isinstance(code, int) else OK
     except (KeyboardInterrupt, typer.Abort):

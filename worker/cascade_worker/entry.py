@@ -12,7 +12,8 @@ def main() -> NoReturn:
     """The console script. Importing the rest takes a moment, in which Ctrl-C is no error either."""
     try:
         from cascade_worker.__main__ import main as command
+
+        command()
     except KeyboardInterrupt:
         sys.exit(130)
-    command()
     sys.exit(0)

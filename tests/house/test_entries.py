@@ -1,0 +1,58 @@
+"""Where the console scripts begin: Ctrl-C while they start is no error with a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Ctrl-C comes while a module is imported, or while a function is called.
+IMPORTING = """
+import importlib, sys
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stop())
+importlib.import_module(sys.argv[1]).main()
+"""
+CALLING = """
+import importlib, sys
+
+def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+module, _, name = sys.argv[2].rpartition(".")
+entry = importlib.import_module(sys.argv[1])
+setattr(importlib.import_module(module), name, stop)
+entry.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "entry", "where"),
+    [
+        (IMPORTING, "cascade_dist.cli.entry", "typer"),
+        (IMPORTING, "cascade_scheduler.entry", "grpc"),
+        (IMPORTING, "cascade_worker.entry", "grpc"),
+        (CALLING, "cascade_dist.cli.entry", "typer.main.get_command"),
+        (CALLING, "cascade_scheduler.entry", "cascade_scheduler.__main__.main"),
+        (CALLING, "cascade_worker.entry", "cascade_worker.__main__.main"),
+    ],
+)
+def test_ctrl_c_while_a_command_starts_is_quiet(program: str, entry: str, where: str, root: Path) -> None:
+    path = os.pathsep.join(map(str, (root, root / "scheduler", root / "worker")))
+    done = subprocess.run(
+        [sys.executable, "-c", program, entry, where],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
