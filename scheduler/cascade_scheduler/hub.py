@@ -264,12 +264,11 @@ class Hub:
 
     def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
         """Keeps events; returns their records, and what to call when these have landed."""
-        runs = self.runs
         if commands:
-            runs.record(commands)
+            self.runs.record(commands)
         if not self.keeps_graphs:
             return (), None
-        dirty = runs.take_dirty()
+        dirty = self.runs.take_dirty()
         if not dirty:
             return (), None
         marks = [(run, run.events.last) for run in dirty]
@@ -408,7 +407,8 @@ class Hub:
 
     def _run_forgotten(self, record: RunRecord) -> None:
         """Nobody may ask for it any more."""
-        self._let_go(record)
+        if record.ended is None:  # else it was let go then
+            self._let_go(record)
         if record.kept:
             self.blobs.unpin(record.kept)
             record.kept = []

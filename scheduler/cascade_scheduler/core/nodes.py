@@ -84,7 +84,10 @@ def make_ready(books: Books, run: Run, node: int) -> None:
 
 def settle(books: Books, run: Run, node: int) -> None:
     """A node is done or skipped: answers the edges that wait for it, and theirs, without recursion."""
-    _spread(books, run, [node])
+    if node == run.graph.target and run.picks is None:
+        runs.target_settled(books, run)
+    else:
+        _spread(books, run, [node])
 
 
 def resume(books: Books, run: Run, asked: Iterable[int]) -> None:

@@ -45,7 +45,7 @@ def dispatch(books: Books) -> None:
         for worker in books.workers.values():
             if worker.reserved is not None and worker.reserved not in classes:
                 _unreserve(books, worker)
-    while True:
+    while classes:
         books.let_go = False
         for cls in classes:
             _place_class(books, cls)

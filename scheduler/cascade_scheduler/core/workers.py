@@ -81,26 +81,27 @@ def _take_back(books: Books, attempt: Attempt) -> None:
 
 def on_reported(books: Books, event: WorkerReported) -> None:
     """What a worker said since its last message."""
-    worker = books.workers.get(event.worker)
+    name, reports, started, draining, promised, resources, closed_runs, steps, copies = event
+    worker = books.workers.get(name)
     if worker is None:
         return
     worker.last_report = books.now
-    if event.draining:
+    if draining:
         worker.draining = True
-    for change in event.resources:
+    for change in resources:
         closing.on_resource(books, worker, change)
-    for attempt_id in event.started:
+    for attempt_id in started:
         attempts.on_started(books, worker, attempt_id)
-    for progress in event.leases:
+    for progress in steps:
         leases.on_progress(books, worker, progress)
-    for report in event.reports:
+    for report in reports:
         attempts.on_report(books, worker, report)
-    for run_id in event.closed_runs:
+    for run_id in closed_runs:
         closing.on_closed(books, worker.id, run_id)
-    for attempt_id in event.copies:
+    for attempt_id in copies:
         books.copied(worker.id, attempt_id)
-    if event.promised and books.promises:
-        constraints.promised(books, worker.id, event.promised)
+    if promised and books.promises:
+        constraints.promised(books, worker.id, promised)
 
 
 def on_disconnected(books: Books, event: WorkerDisconnected) -> None:
