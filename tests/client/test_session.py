@@ -18,6 +18,7 @@ from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
 from cascade_dist.wire import parse_addresses
 from tests.client.fake import FakeScheduler, Graph, succeeded
+from tests.machine import wait_until
 
 
 @cs.task
@@ -515,17 +516,20 @@ def test_a_handle_that_is_dropped_closes_but_not_before_its_runs_end(scheduler: 
         warnings.simplefilter("error")
         run = cs.connect(scheduler.address).submit(add(1), run_id="kept")
         gc.collect()
-        scheduler.wait_heard("submit")
-        while "kept" not in scheduler.runs:
-            pass
+        wait_until(lambda: "kept" in scheduler.runs)
+        assert scheduler.half_closed == 0
         scheduler.release("kept")
         assert run.result(10) == 2
         del run
-        gc.collect()
+
+        def is_closed() -> bool:
+            gc.collect()  # the session's thread, which brought the result, may have held the run until now
+            return scheduler.half_closed == 1
+
+        wait_until(is_closed)
     for thread in threading.enumerate():
         if thread.name == "cascade-closer":
             thread.join(10)
-    assert scheduler.half_closed == 1
 
 
 def test_two_handles_share_the_thread_and_it_ends(scheduler: FakeScheduler) -> None:

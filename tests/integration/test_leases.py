@@ -7,11 +7,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cascade_dist as cs
+from tests.machine import wait_until
 
 from .conftest import Journal, note
 
@@ -37,6 +39,14 @@ def paced(n: int, path: str) -> Any:
 
 
 @cs.task
+def endless(n: int, path: str, flag: str) -> Any:
+    """Ends when somebody has made the flag."""
+    note(path, n)
+    time.sleep(0.001)
+    return "end" if os.path.exists(flag) else endless(n + 1, path, flag)
+
+
+@cs.task
 def dies_once(n: int, path: str) -> Any:
     if n == STEPS // 4 and not os.path.exists(path + ".died"):
         note(path + ".died", "")
@@ -57,6 +67,12 @@ def until(journal: Journal, lines: int) -> list[str]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
+
+
+def is_held(run: cs.Run[Any]) -> bool:
+    """A limit holds the loop up: no step is under way."""
+    events = run.events(follow=False)
+    return any(getattr(event, "reason", "") == "ConstraintViolation" for event in events)
 
 
 def went_on(visits: Counter[int]) -> None:
@@ -86,26 +102,35 @@ def test_a_loop_goes_on_from_its_checkpoint_when_its_worker_dies(
     went_on(Counter(int(line.split(":")[0]) for line in journal.lines()))
 
 
-def test_a_pause_holds_a_leased_loop(cluster: cs.Cluster, journal: Journal) -> None:
-    run = cluster.submit(paced(STEPS, journal.path))
+def test_a_pause_holds_a_leased_loop(cluster: cs.Cluster, journal: Journal, tmp_path: Path) -> None:
+    end = tmp_path / "end"
+    run = cluster.submit(endless(0, journal.path, str(end)))
     until(journal, 200)
-    cluster.pause("task:paced")
+    cluster.pause("task:endless")
+    wait_until(lambda: is_held(run))
     held = len(journal.lines())
     time.sleep(0.5)
-    assert len(journal.lines()) == held < STEPS
+    assert len(journal.lines()) == held
     assert cluster.run(add(1, 2), timeout=TIMEOUT) == 3
-    cluster.resume("task:paced")
+    assert len(journal.lines()) == held
+    cluster.resume("task:endless")
+    until(journal, held + 200)
+    end.touch()
     assert run.result(TIMEOUT) == "end"
-    assert len(journal.lines()) == STEPS + 1
+    steps = [int(line) for line in journal.lines()]
+    assert steps == list(range(len(steps))), "no step was lost or taken twice"
 
 
 def test_a_rate_holds_for_every_step(cluster: cs.Cluster, journal: Journal) -> None:
-    run = cluster.submit(paced(STEPS, journal.path))
+    run = cluster.submit(endless(0, journal.path, "never"))
     until(journal, 200)
-    cluster.set_rate_limit("task:paced", 20)
-    before = len(journal.lines())
-    time.sleep(1.0)
-    assert len(journal.lines()) - before <= 22
+    cluster.set_rate_limit("task:endless", 20)
+    wait_until(lambda: is_held(run))
+    before, began = len(journal.lines()), time.monotonic()
+    until(journal, before + 10)
+    time.sleep(0.5)
+    taken = len(journal.lines()) - before
+    assert taken <= 20 * (time.monotonic() - began) + 2
     run.cancel()
 
 
