@@ -74,19 +74,8 @@ def _settled(books: Books, worker: Worker) -> None:
 
 def on_recovered(books: Books, event: RunRecovered) -> None:
     """A run goes on where the last scheduler left it. Nobody is told of anything a second time."""
-    books.lines.open_run(event.run_id, event.pools)
-    run = Run(
-        event.run_id,
-        event.name,
-        event.graph,
-        event.plan,
-        event.on_failure,
-        event.logs,
-        event.submitted,
-        books.next_sequence(),
-    )
+    run = runs.enter(books, event, event.submitted)
     run.held = bool(books.recovering)
-    books.runs[run.run_id] = run
     if not event.begun:
         books.tell(run, "RunStarted")
     run.cached = run.cached or Cached()

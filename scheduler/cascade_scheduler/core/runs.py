@@ -24,13 +24,14 @@ from cascade_scheduler.core.commands import (
     SaveOutcome,
     TargetValue,
 )
-from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunSubmitted
+from cascade_scheduler.core.events import RunCancelRequested, RunForgotten, RunRecovered, RunSubmitted
 from cascade_scheduler.core.run import DONE, LIVE, SKIPPED, Run
 from cascade_scheduler.core.values import ErrorInfo
 
 __all__ = [
     "abort",
     "end",
+    "enter",
     "missing_error",
     "on_cancel_requested",
     "on_forgotten",
@@ -50,24 +51,29 @@ def on_submitted(books: Books, event: RunSubmitted) -> None:
     if message is not None:
         books.out.append(RunRefused(event.run_id, "infeasible", message))
         return
+    run = enter(books, event, books.now)
+    books.out.append(EventRecord(run.run_id, "RunStarted", books.now))
+    if event.recovered is not None and run.cached is None:
+        run.cached = Cached()
+    nodes.start(books, run, event.hits, event.recovered)
+    settle_if_stuck(books, run)
+
+
+def enter(books: Books, event: RunSubmitted | RunRecovered, submitted: float) -> Run:
+    """Puts a run on the books; it was submitted at that time."""
     if event.pools:
         books.lines.open_run(event.run_id, event.pools)
-    run = Run(
+    run = books.runs[event.run_id] = Run(
         event.run_id,
         event.name,
         event.graph,
         event.plan,
         event.on_failure,
         event.logs,
-        books.now,
+        submitted,
         books.next_sequence(),
     )
-    books.runs[run.run_id] = run
-    books.out.append(EventRecord(run.run_id, "RunStarted", books.now))
-    if event.recovered is not None and run.cached is None:
-        run.cached = Cached()
-    nodes.start(books, run, event.hits, event.recovered)
-    settle_if_stuck(books, run)
+    return run
 
 
 def settle_if_stuck(books: Books, run: Run) -> None:
