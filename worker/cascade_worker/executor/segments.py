@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cascade_dist.codec.values import Packed
+from cascade_worker.executor.copying import copy
 from cascade_worker.executor.files import is_named, reserve
 
 __all__ = [
@@ -178,9 +179,7 @@ def _map_with_room(fd: int, size: int) -> mmap.mmap:
         made = mmap.mmap(fd, size + room)
     finally:
         os.ftruncate(fd, size)
-    with contextlib.suppress(
-        OSError, AttributeError
-    ):  # elsewhere each page is a fault
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere each page is a fault
         made.madvise(_POPULATE_WRITE, 0, size)
     return made
 
@@ -201,7 +200,7 @@ def _fill(mapped: mmap.mmap, packed: Packed) -> None:
     with memoryview(mapped) as view:
         for buffer in packed.buffers():
             end = at + len(buffer)
-            view[at:end] = buffer
+            copy(view[at:end], buffer)
             at = end
 
 
