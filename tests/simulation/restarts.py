@@ -64,6 +64,19 @@ class JournalStore(RedisStore):
         """A batch has landed in part, which is more than a Redis would do."""
         self.stopped = asyncio.Event()
 
+    def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
+        """Sends a batch, unless it is one with which the journal ends."""
+        if self._left is not None and len(batch.records) >= self._left:
+            return False
+
+        def answered(landed: bool) -> None:
+            if landed:
+                self._left = None if self._left is None else self._left - len(batch.records)
+                self.landed += batch.records
+            then(landed)
+
+        return super().begin(batch, answered)
+
     async def commit(self, batch: Batch) -> None:
         """Lands what is left to be taken; what comes after that waits for ever."""
         records = batch.records if self._left is None else batch.records[: self._left]
@@ -86,6 +99,11 @@ class LosingStore(JournalStore):
         self._before = records_max
         self._next: Sequence[Record] | None = None
         """What was to land when all was lost; it comes again when what is held has been written."""
+
+    def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
+        """Sends a batch, unless it is the one at which all is lost."""
+        lost = self._next is None and len(self.landed) >= self._before
+        return not lost and batch.records is not self._next and super().begin(batch, then)
 
     async def commit(self, batch: Batch) -> None:
         """Lands a batch, as long as nothing is lost."""
