@@ -11,14 +11,25 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from cascade_dist.codec.cid import cid_of
 from cascade_dist.storage.seal import Sealer
-from cascade_scheduler.core.commands import SaveConstraint, SaveResult, SaveSkip
+from cascade_scheduler.core.commands import (
+    SaveAttempt,
+    SaveConstraint,
+    SaveFrame,
+    SaveOutcome,
+    SaveResult,
+    SaveSkip,
+)
 from cascade_scheduler.core.limits import PAUSE, Constraint
 from cascade_scheduler.store import redis as redis_module
 from cascade_scheduler.store.base import (
     Batch,
     Record,
     RunRenewed,
+    StoredAttempt,
+    StoredFrame,
+    StoredFunction,
     StoredResult,
     StoreError,
     StoreFenced,
@@ -445,3 +456,87 @@ async def test_an_answer_that_does_not_come_is_waited_for_so_long(
     await land(store, 2, skip)
     assert await begun(store, 3, skip)
     await store.close()
+
+
+# --- small graphs and functions lie in one key with what else is told of a run ---------------------------
+
+
+def function(name: str, size: int) -> StoredFunction:
+    """A function with a body of so many bytes."""
+    body = name[:1].encode() * size
+    return StoredFunction(cid_of(body), name, body, b"h" * 16)
+
+
+@pytest.mark.parametrize("graph", [10, 100_000])
+@pytest.mark.parametrize("functions", [10, 100_000])
+async def test_graphs_and_functions_come_back_whatever_their_size(
+    store: RedisStore, client: Any, graph: int, functions: int
+) -> None:
+    own = tuple(sorted(function(name, functions) for name in ("f", "g", "h\nh")))
+    first = created(chunks=(b"\n" * graph,), end=b"e\nnd", functions=own)
+    await land(store, 1, first)
+    assert (await load(store))["r"].created == first
+    assert await client.exists("cascade:run:r:graph") == (graph > 10)
+    assert await client.exists("cascade:run:r:functions") == (functions > 10)
+    parted = created("parted", chunks=(b"a", b"b"))
+    await land(store, 2, parted)
+    assert (await load(store))["parted"].created == parted
+
+
+@pytest.mark.parametrize("before", [10, 100_000])
+@pytest.mark.parametrize("after", [10, 100_000])
+async def test_a_frame_takes_the_place_of_graph_and_functions_whatever_their_size(
+    store: RedisStore, client: Any, before: int, after: int
+) -> None:
+    await land(store, 1, created(chunks=(b"x" * before,), functions=(function("f", before),)))
+    other = StoredFrame(b"y" * after, b"other end", (function("g", after),))
+    await land(store, 2, SaveFrame("r", 1, other))
+    found = (await load(store))["r"].created
+    assert (found.chunks, found.end, found.functions) == ((other.chunk,), other.end, other.functions)
+    assert await client.exists("cascade:run:r:graph") == (after > 10)
+    assert await client.exists("cascade:run:r:functions") == (after > 10)
+
+
+async def test_a_run_that_is_over_in_one_batch_leaves_no_attempts(store: RedisStore, client: Any) -> None:
+    attempt = SaveAttempt("r", 0, 7, 1, "w")
+    await land(store, 1, created(chunks=(b"one",)), attempt, SaveOutcome("r", "succeeded", ""))
+    assert sorted(await client.keys("cascade:run:r:*")) == [b"cascade:run:r:meta"]
+    run = (await load(store))["r"]
+    assert (run.state, run.attempts) == ("succeeded", {})
+
+
+async def test_the_index_is_pruned_now_and_then(
+    store: RedisStore, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = 1234.5 + 100 * 3600
+    await land(store, 1, created("first"))
+    await land(store, 2, created("second", submitted=late))
+    assert await client.zrange("cascade:runs", 0, -1) == [b"first", b"second"]
+    monkeypatch.setattr(redis_module, "PRUNE_SECONDS", -1.0)
+    await land(store, 3, created("third", submitted=late))
+    assert await client.zrange("cascade:runs", 0, -1) == [b"second", b"third"]
+
+
+async def test_what_was_prepared_lands_as_what_was_not(store: RedisStore) -> None:
+    await land(store, 1, created("other"))
+    early = (created(), SaveAttempt("r", 0, 7, 1, "w"))
+    store.prepare(early[:1])
+    store.prepare(early[1:])
+    result = SaveResult("r", 0, "aa", 7, b"one")
+    assert await begun(store, 2, *early, result)
+    run = (await load(store))["r"]
+    assert (run.created, run.results) == (early[0], {"aa": StoredResult(7, b"one")})
+    assert run.attempts == {0: StoredAttempt(7, 1, "w")}
+
+
+@pytest.mark.parametrize("prepared", ["too much", "something else", "superseded"])
+async def test_what_was_prepared_and_does_not_come_is_forgotten(store: RedisStore, prepared: str) -> None:
+    await land(store, 1, created())
+    one, two = (SaveSkip("r", number, f"{number}", "Pruned") for number in range(2))
+    records = (
+        (two, SaveFrame("r", 1, StoredFrame(b"chunk", b"end", ()))) if prepared == "superseded" else (two,)
+    )
+    store.prepare({"too much": (two, one), "something else": (one,), "superseded": (two,)}[prepared])
+    assert await begun(store, 2, *records)
+    run = (await load(store))["r"]
+    assert set(run.skipped) == (set() if prepared == "superseded" else {"1"})

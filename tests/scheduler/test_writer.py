@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -283,6 +283,11 @@ class Prompt(Scripted):
         self.takes = True
         self.begun: list[Batch] = []
         self.answer: list[Callable[[bool], None]] = []
+        self.prepared: list[Record] = []
+
+    def prepare(self, records: Sequence[Record]) -> None:
+        """There is time."""
+        self.prepared.extend(records)
 
     def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
         """Sends it."""
@@ -418,3 +423,21 @@ async def test_a_bug_while_it_is_sent_or_told_is_reported(caplog: pytest.LogCapt
     other.on_bug = bugs.append
     put(2, END)
     assert len(bugs) == 2
+
+
+async def test_what_waits_is_prepared_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_SECONDS", 3_600.0)
+    store = Prompt()
+    _, _, put = prompt_writer(store)
+    put(1, skip(1))
+    put(2, skip(2), skip(3))
+    assert store.prepared == [skip(1), skip(2), skip(3)]
+    put(3, END)
+    assert list(store.begun[0].records) == [skip(1), skip(2), skip(3), END]
+    store.prepared.clear()
+    put(4, skip(4))
+    assert store.prepared == [], "it may wait for the batch that is under way"
+    store.land()
+    assert store.prepared == [skip(4)]
+    put(5, skip(5))
+    assert store.prepared == [skip(4), skip(5)]

@@ -443,6 +443,12 @@ class RunStore(Protocol):
 class PromptStore(Protocol):
     """A `RunStore` that can also take a batch without a task that waits for it."""
 
+    def prepare(self, records: Sequence[Record]) -> None:
+        """The next batch will have these records, behind those of which that was said since the last one.
+
+        Nothing depends on it: it lets work be done while nobody waits for it.
+        """
+
     def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
         """Sends a batch now, and returns whether it was sent; if not, it is to be landed by `commit`.
 

@@ -12,11 +12,15 @@ Per run, all with a time to live that is renewed while the run goes on:
                                        of a map and its child's, as 7[2]; "5<4 …" was sent to follow
                                        attempt 4
     cascade:run:{run}:failures   hash  place → JSON of why the node has failed, sealed
-    cascade:run:{run}:graph      hash  part number → the client's message, sealed; "end" → the last one's end
-    cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID)
+    cascade:run:{run}:graph      hash  part number → the client's message, sealed; "end" → the last one's end;
+                                       of a small graph this lies in meta
+    cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID);
+                                       small ones lie in meta
     cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"; of a run
                                        that went on as another graph "frame" (how many there were before) and
-                                       "parts" of the graph; "jump" → JSON of the last jump, sealed;
+                                       "parts" of the graph; "graph" → the size of a small graph's end, a
+                                       line's end, the end, the message, sealed; "functions" → small ones,
+                                       one behind the other; "jump" → JSON of the last jump, sealed;
                                        "checkpoint" → id and arguments of a leased step, sealed; "counts" of
                                        its steps; "params" → a pickle, sealed; "cancelled"; "answer" → how it
                                        ended, sealed
@@ -35,6 +39,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
+from operator import is_
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -48,6 +53,7 @@ from cascade_dist.storage.seal import Sealer
 from cascade_scheduler.core.limits import Constraint
 from cascade_scheduler.store.base import (
     Batch,
+    Record,
     RunCreated,
     StoredHead,
     StoredRun,
@@ -86,6 +92,8 @@ AT_ONCE = {"results": 200, "observed": 200, "graph": 8, "events": 20, "functions
 """So many fields of a run are read in one answer, by how large they may be."""
 HEADS_AT_ONCE = 500
 """Runs per question, where only their heads are wanted."""
+PRUNE_SECONDS = 60.0
+"""How often runs whose time is over leave the index, when runs begin."""
 KEYS = (EPOCH_KEY, BATCH_KEY)
 """Of the script that lands a batch."""
 _LANDED = (b"OK", b"LANDED")
@@ -115,6 +123,17 @@ class _Prepared(NamedTuple):
     """By run, the parts that are given a new time."""
     at: float
     """Seconds, monotonic."""
+
+
+class _Early(NamedTuple):
+    """What is known of the next batch."""
+
+    script: Script
+    records: list[Record]
+
+    def begins(self, records: Sequence[Record]) -> bool:
+        """It is what these records begin with."""
+        return len(self.records) <= len(records) and all(map(is_, self.records, records))
 
 
 class RedisStore:
@@ -148,6 +167,9 @@ class RedisStore:
         self._lifetimes = Lifetimes(ttl_seconds)
         self._lead = RedisLead(self._client, self.url)
         self._reader = Reader(sealer)
+        self._early: _Early | None = None
+        self._pruned = float("-inf")
+        """When runs whose time is over were last taken out of the index; seconds, monotonic."""
         self._landed = 0
         """Number of the last batch that landed in this epoch."""
 
@@ -172,7 +194,7 @@ class RedisStore:
         return epoch
 
     def _begin(self, epoch: int) -> None:
-        self._epoch, self._landed = epoch, 0
+        self._epoch, self._landed, self._early = epoch, 0, None
         self._functions.clear()
         self._lifetimes.clear()
 
@@ -227,6 +249,14 @@ class RedisStore:
         """Redis is waited for: see `commit`."""
         raise TypeError("a Redis store takes batches by commit")
 
+    def prepare(self, records: Sequence[Record]) -> None:
+        """Begins to make the script of the next batch."""
+        early = self._early
+        if early is None:
+            early = self._early = _Early(self._script(time.monotonic()), [])
+        early.script.take(records)
+        early.records.extend(records)
+
     def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
         """Sends a batch where that can be done at once."""
         if not self._commit.ready:
@@ -256,9 +286,21 @@ class RedisStore:
             raise self._lead.gap(told)
         self._has_landed(prepared)
 
+    def _script(self, now: float) -> Script:
+        prune = now - self._pruned > PRUNE_SECONDS
+        return Script(self._sealer, self._ttl, self._functions, prune=prune)
+
     def _prepared(self, batch: Batch) -> _Prepared:
-        script = Script(self._sealer, self._ttl, self._functions)
-        commands, now = script.take(without_superseded(batch.records)), time.monotonic()
+        now = time.monotonic()
+        early, self._early = self._early, None
+        records = without_superseded(batch.records)
+        if early is not None and early.begins(records):
+            script, records = early.script, records[len(early.records) :]
+        else:
+            script = self._script(now)
+        commands = script.take(records)
+        if script.pruned:
+            self._pruned = now
         arguments, given = commands.arguments(self._lifetimes, self._ttl, now)
         arguments[:0] = (self._epoch, batch.number, ARGUMENTS_MAX)
         return _Prepared(batch.number, commands, script.functions, arguments, given, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 TTL_MARGIN_SECONDS = 7_200
+SMALL_BYTES = 16 << 10
+"""A graph in one part, or functions, of up to so many bytes lie in the run's `meta`: each key costs time."""
 EPOCH_KEY = "cascade:epoch"
 BATCH_KEY = "cascade:batch"
 RUNS_KEY = "cascade:runs"
@@ -83,145 +85,109 @@ def keys_of(commands: Commands) -> list[str]:
     return [*of_runs, *commands.others]
 
 
-_OfRun = (
-    RunCreated
-    | RunImporting
-    | RunResumed
-    | RunEvents
-    | RunRenewed
-    | RunDropped
-    | RunAnswered
-    | SaveAttempt
-    | SaveDue
-    | SaveFacts
-    | SaveFailure
-    | SaveCancel
-    | SaveFrame
-    | SaveCheckpoint
-    | SaveResult
-    | SaveSkip
-    | SaveOutcome
-)
-
-
 def _counts(counts: LoopCounts, iterations: int) -> str:
     return " ".join(map(str, (*counts, iterations)))
 
 
 @lru_cache(maxsize=1_024)
-def _function_head(cid: bytes, name: str, code_hash: bytes) -> tuple[str, bytes]:
-    """The field of a function, and what stands there before its body."""
-    return cid_to_text(cid), json.dumps({"name": name, "hash": code_hash.hex()}).encode() + b"\n"
+def _function_head(cid: bytes, name: str, code_hash: bytes, size: int) -> tuple[str, bytes]:
+    """The field of a function, and what stands before its body."""
+    text = cid_to_text(cid)
+    told = {"name": name, "hash": code_hash.hex(), "cid": text, "size": size}
+    return text, json.dumps(told).encode() + b"\n"
+
+
+@lru_cache(maxsize=1_024)
+def _told(
+    name: str,
+    on_failure: str,
+    logs: bool,
+    target_id: str,
+    node_count: int,
+    params_digest: bytes,
+    template_id: bytes,
+    parts: int,
+    pools: tuple[tuple[str, int], ...],
+    cancel_on_disconnect: bool,
+    disconnect_grace: float,
+) -> str:
+    """What is told of all runs that differ in their id and time alone, as JSON without its end."""
+    told = {
+        "name": name,
+        "on_failure": on_failure,
+        "logs": logs,
+        "target": target_id,
+        "nodes": node_count,
+        "params": params_digest.hex(),
+        "template": template_id.hex(),
+        "parts": parts,
+        "pools": pools,
+        "cancel_on_disconnect": cancel_on_disconnect,
+        "disconnect_grace": disconnect_grace,
+    }
+    return json.dumps(told)[:-1]
 
 
 class Script:
     """A batch as the arguments of the script: writes to one hash become one command."""
 
-    def __init__(self, sealer: Sealer, ttl: int, stored: Mapping[str, frozenset[bytes]]) -> None:
+    def __init__(
+        self, sealer: Sealer, ttl: int, stored: Mapping[str, frozenset[bytes]], *, prune: bool = True
+    ) -> None:
+        """`prune`: runs whose time is over leave the index, when a run begins."""
         self._sealer = sealer
         self._ttl = ttl
         self._stored = stored
+        self._prune = prune
         self.functions: dict[str, frozenset[bytes]] = {}
         """Of runs that went on as another graph: their functions, once the batch has landed."""
+        self.pruned = False
+        """The index is pruned."""
         self.commands = Commands()
         self._set = self.commands.set
         self._do = self.commands.do
 
     def take(self, records: Iterable[Record]) -> Commands:
         """The commands of these records, in their order."""
+        add = _ADD
         for record in records:
-            kind = type(record)
-            if kind is SaveResult:  # the commonest first
-                self._add_result(record)  # type: ignore[arg-type]  # mypy does not narrow by `type(x) is`
-            elif kind is SaveAttempt:
-                self._add_attempt(record)  # type: ignore[arg-type]
-            elif kind is RunEvents:
-                self._add_events(record)  # type: ignore[arg-type]
-            else:
-                self._add(record)
+            add[type(record)](self, record)
         return self.commands
 
-    def _add(self, record: Record) -> None:
-        if isinstance(record, SaveConstraint):
-            told = json.dumps(record.constraint._asdict())
-            self._do("HSET", CONSTRAINTS_KEY, record.constraint.id, told)
-            return
-        if isinstance(record, DropConstraint):
-            self._do("HDEL", CONSTRAINTS_KEY, record.id)
-            return
-        if isinstance(record, SaveWorker):
-            told = json.dumps({"name": record.name, "amounts": record.amounts})
-            self._do("HSET", WORKERS_KEY, record.worker, told)
-            return
-        if isinstance(record, DropWorker):
-            self._do("HDEL", WORKERS_KEY, record.worker)
-            return
-        if isinstance(record, Standing):
-            self._do("DEL", CONSTRAINTS_KEY)
-            self._do("DEL", WORKERS_KEY)
-            for limit in record.constraints:
-                self._add(limit)
-            for worker in record.workers:
-                self._add(worker)
-            return
-        self._add_of_run(record)
+    # --- what belongs to no run ------------------------------------------------------------------
 
-    def _add_of_run(self, record: _OfRun) -> None:
-        run_id = record.run_id
-        if isinstance(record, SaveFacts):
-            sealed = self._sealer.seal(run_id, f"observed:{record.key}", 0, facts_to(record.facts))
-            self._set(run_id, "observed", record.key, sealed)
-        elif isinstance(record, SaveCheckpoint):
-            step = record.node_id + record.args
-            self._set(run_id, "meta", "checkpoint", self._sealer.seal(run_id, "checkpoint", 0, step))
-            self._set(run_id, "meta", "counts", _counts(record.counts, record.iterations))
-        elif isinstance(record, SaveFrame):
-            self._add_frame(record)
-        elif isinstance(record, SaveSkip):
-            self._set(run_id, "skipped", record.key, record.reason)
-        elif isinstance(record, SaveDue):
-            text = f"0 {record.tries} {record.at!r}"
-            self._set(run_id, "attempts", place_to(record.node, record.child), text)
-        elif isinstance(record, SaveFailure):
-            place = place_to(record.node, record.child)
-            told = failure_to(record.error, record.task)
-            self._set(run_id, "failures", place, self._sealer.seal(run_id, f"failure:{place}", 0, told))
-        else:
-            self._add_rare(record)
+    def _add_constraint(self, record: SaveConstraint) -> None:
+        told = json.dumps(record.constraint._asdict())
+        self._do("HSET", CONSTRAINTS_KEY, record.constraint.id, told)
 
-    def _add_rare(self, record: _OfRun) -> None:
-        """What there is a few times in the life of a run."""
-        run_id = record.run_id
-        if isinstance(record, SaveCancel):
-            self._set(run_id, "meta", "cancelled", 1)
-        elif isinstance(record, RunAnswered):
-            answer = answer_to(record.finish, record.keys)
-            self._set(run_id, "meta", "answer", self._sealer.seal(run_id, "answer", 0, answer))
-        elif isinstance(record, SaveOutcome):
-            self._set(run_id, "meta", "state", record.state)
-            self._set(run_id, "meta", "error", record.error)
-            self._renew(run_id)
-            self.commands.over[run_id] = None
-        elif isinstance(record, RunCreated):
-            self._add_run(record)
-        elif isinstance(record, RunRenewed):
-            self._renew(run_id)
-            self._do("ZADD", RUNS_KEY, record.at, run_id)
-        elif isinstance(record, RunResumed):
-            self._add_resumed(record)
-        elif isinstance(record, (RunDropped, RunImporting)):
-            self._drop(run_id)
-            self._do("ZREM", RUNS_KEY, run_id)
+    def _drop_constraint(self, record: DropConstraint) -> None:
+        self._do("HDEL", CONSTRAINTS_KEY, record.id)
+
+    def _add_worker(self, record: SaveWorker) -> None:
+        told = json.dumps({"name": record.name, "amounts": record.amounts})
+        self._do("HSET", WORKERS_KEY, record.worker, told)
+
+    def _drop_worker(self, record: DropWorker) -> None:
+        self._do("HDEL", WORKERS_KEY, record.worker)
+
+    def _add_standing(self, record: Standing) -> None:
+        self._do("DEL", CONSTRAINTS_KEY)
+        self._do("DEL", WORKERS_KEY)
+        for limit in record.constraints:
+            self._add_constraint(limit)
+        for worker in record.workers:
+            self._add_worker(worker)
+
+    # --- nodes -----------------------------------------------------------------------------------
 
     def _add_attempt(self, record: SaveAttempt) -> None:
         which = f"{record.attempt}<{record.behind}" if record.behind else str(record.attempt)
         text = f"{which} {record.try_} {record.worker}"
         self._set(record.run_id, "attempts", place_to(record.node, record.child), text)
 
-    def _add_events(self, record: RunEvents) -> None:
-        self._set(record.run_id, "events", record.first, record.payload)
-        if record.dropped:
-            self._unset(record.run_id, "events", *record.dropped)
+    def _add_due(self, record: SaveDue) -> None:
+        text = f"0 {record.tries} {record.at!r}"
+        self._set(record.run_id, "attempts", place_to(record.node, record.child), text)
 
     def _add_result(self, record: SaveResult) -> None:
         value = record.value
@@ -237,85 +203,149 @@ class Script:
             facts = {"truth": record.truth, "length": record.length}
             self._set(record.run_id, "facts", record.key, json.dumps(facts))
 
+    def _add_facts(self, record: SaveFacts) -> None:
+        run_id = record.run_id
+        sealed = self._sealer.seal(run_id, f"observed:{record.key}", 0, facts_to(record.facts))
+        self._set(run_id, "observed", record.key, sealed)
+
+    def _add_skip(self, record: SaveSkip) -> None:
+        self._set(record.run_id, "skipped", record.key, record.reason)
+
+    def _add_failure(self, record: SaveFailure) -> None:
+        run_id, place = record.run_id, place_to(record.node, record.child)
+        told = failure_to(record.error, record.task)
+        self._set(run_id, "failures", place, self._sealer.seal(run_id, f"failure:{place}", 0, told))
+
+    def _add_checkpoint(self, record: SaveCheckpoint) -> None:
+        run_id, step = record.run_id, record.node_id + record.args
+        sealed = self._sealer.seal(run_id, "checkpoint", 0, step)
+        counts = _counts(record.counts, record.iterations)
+        self._set(run_id, "meta", "checkpoint", sealed, "counts", counts)
+
+    # --- the life of a run -----------------------------------------------------------------------
+
+    def _add_events(self, record: RunEvents) -> None:
+        self._set(record.run_id, "events", record.first, record.payload)
+        if record.dropped:
+            self._unset(record.run_id, "events", *record.dropped)
+
+    def _add_cancel(self, record: SaveCancel) -> None:
+        self._set(record.run_id, "meta", "cancelled", 1)
+
+    def _add_answer(self, record: RunAnswered) -> None:
+        answer = answer_to(record.finish, record.keys)
+        self._set(record.run_id, "meta", "answer", self._sealer.seal(record.run_id, "answer", 0, answer))
+
+    def _add_outcome(self, record: SaveOutcome) -> None:
+        run_id = record.run_id
+        self._set(run_id, "meta", "state", record.state, "error", record.error)
+        self.commands.leave_out(run_id, "attempts")  # nobody waits for them any more
+        self.commands.renew(run_id, PARTS)
+        self.commands.over[run_id] = None
+
     def _add_run(self, record: RunCreated) -> None:
         run_id, seal = record.run_id, self._sealer.seal
         if record.imported:
-            self._renew(run_id)
+            self.commands.renew(run_id, PARTS)
+            self._set(run_id, "meta", "run", self.told(record))
         else:
             # Of a run with this id that ended and was forgotten, or that is resumed.
             self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
-            self._set(run_id, "meta", "state", "running")
-        self._set(run_id, "meta", "run", self.told(record))
+            self._set(run_id, "meta", "state", "running", "run", self.told(record))
         if record.params:
             self._set(run_id, "meta", "params", seal(run_id, "params", 0, record.params))
-        for number, chunk in enumerate(record.chunks):
-            self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
-        self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, record.end))
+        self._add_graph(run_id, record.chunks, record.end)
         self._add_functions(run_id, record.functions)
-        self.functions[run_id] = frozenset(function.cid for function in record.functions)
+        self.functions[run_id] = frozenset([function.cid for function in record.functions])
         self._do("ZADD", RUNS_KEY, record.submitted, run_id)
-        over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
-        self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
+        if self._prune:
+            over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
+            self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
+            self.pruned = True
+
+    def told(self, record: RunCreated) -> bytes:
+        """What is told of a run besides its graph, sealed; the same bytes for the same run."""
+        common = _told(
+            record.name,
+            record.on_failure,
+            record.logs,
+            record.target_id,
+            record.node_count,
+            record.params_digest,
+            record.template_id,
+            len(record.chunks),
+            record.pools,
+            record.cancel_on_disconnect,
+            record.disconnect_grace,
+        )
+        told = f'{common}, "submitted": {record.submitted!r}}}'.encode()
+        return self._sealer.seal(record.run_id, "meta", 0, told)
+
+    def _add_graph(self, run_id: str, chunks: Sequence[bytes], end: bytes) -> None:
+        """A graph where none is stored."""
+        seal = self._sealer.seal
+        if len(chunks) == 1 and len(chunks[0]) + len(end) <= SMALL_BYTES:
+            graph = b"%d\n%b%b" % (len(end), end, chunks[0])
+            self._set(run_id, "meta", "graph", seal(run_id, "graph", 0, graph))
+            return
+        for number, chunk in enumerate(chunks):
+            self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
+        self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, end))
+
+    def _add_functions(self, run_id: str, functions: Iterable[StoredFunction]) -> None:
+        """Functions where none are stored. They need no seal: their bytes are checked by their content id."""
+        told = [
+            (*_function_head(cid, name, code_hash, len(body)), body)
+            for cid, name, body, code_hash in functions
+        ]
+        if sum([len(body) for _, _, body in told]) <= SMALL_BYTES:
+            together = b"".join([part for _, head, body in told for part in (head, body)])
+            self._set(run_id, "meta", "functions", together)
+            return
+        for field, head, body in told:
+            self._set(run_id, "functions", field, head + body)
 
     def _add_resumed(self, record: RunResumed) -> None:
         run_id = record.run_id
         self.commands.delete(run_id, ("skipped", "attempts", "failures", "events"))
         self._unset(run_id, "meta", "cancelled", "answer", "error")
         self._set(run_id, "meta", "state", "running")
-        self._renew(run_id)
+        self.commands.renew(run_id, PARTS)
         self._do("ZADD", RUNS_KEY, record.at, run_id)
 
-    def told(self, record: RunCreated) -> bytes:
-        """What is told of a run besides its graph, sealed; the same bytes for the same run."""
-        told = {
-            "name": record.name,
-            "on_failure": record.on_failure,
-            "logs": record.logs,
-            "submitted": record.submitted,
-            "target": record.target_id,
-            "nodes": record.node_count,
-            "params": record.params_digest.hex(),
-            "template": record.template_id.hex(),
-            "parts": len(record.chunks),
-            "pools": record.pools,
-            "cancel_on_disconnect": record.cancel_on_disconnect,
-            "disconnect_grace": record.disconnect_grace,
-        }
-        return self._sealer.seal(record.run_id, "meta", 0, json.dumps(told).encode())
-
-    def _add_functions(self, run_id: str, functions: Iterable[StoredFunction]) -> None:
-        for function in functions:
-            field, head = _function_head(function.cid, function.name, function.code_hash)
-            self._set(run_id, "functions", field, head + function.body)
+    def _add_renewed(self, record: RunRenewed) -> None:
+        self.commands.renew(record.run_id, PARTS)
+        self._do("ZADD", RUNS_KEY, record.at, record.run_id)
 
     def _add_frame(self, record: SaveFrame) -> None:
         """What was saved of the last frame goes; the functions stay when they are the same."""
         run_id, stored = record.run_id, record.stored
-        self.commands.delete(run_id, FRAME_PARTS)
-        self._unset(run_id, "meta", "checkpoint")
-        self._set(run_id, "meta", "frame", record.number)
-        self._set(run_id, "meta", "counts", _counts(record.counts, 0))
+        counts = _counts(record.counts, 0)
         if isinstance(stored, StoredJump):
+            self.commands.delete(run_id, FRAME_PARTS)
+            self._unset(run_id, "meta", "checkpoint")
             told = {"target": stored.target, "names": stored.names, "overrides": stored.overrides.hex()}
-            self._set(run_id, "meta", "jump", self._sealer.seal(run_id, "jump", 0, json.dumps(told).encode()))
+            jump = self._sealer.seal(run_id, "jump", 0, json.dumps(told).encode())
+            self._set(run_id, "meta", "frame", record.number, "counts", counts, "jump", jump)
             return
         assert isinstance(stored, StoredFrame)
-        self._unset(run_id, "meta", "jump")
-        self.commands.delete(run_id, ("graph",))
-        for name, message in (("0", stored.chunk), ("end", stored.end)):
-            self._set(run_id, "graph", name, self._sealer.seal(run_id, f"graph:{name}", 0, message))
-        self._set(run_id, "meta", "parts", 1)
-        functions = frozenset(function.cid for function in stored.functions)
+        self.commands.delete(run_id, (*FRAME_PARTS, "graph"))
+        self._unset(run_id, "meta", "checkpoint", "jump", "graph")
+        self._set(run_id, "meta", "frame", record.number, "counts", counts, "parts", 1)
+        self._add_graph(run_id, (stored.chunk,), stored.end)
+        functions = frozenset([function.cid for function in stored.functions])
         if self.functions.get(run_id, self._stored.get(run_id)) != functions:
             self.commands.delete(run_id, ("functions",))
+            self._unset(run_id, "meta", "functions")
             self._add_functions(run_id, stored.functions)
             self.functions[run_id] = functions
 
+    def _forget(self, record: RunDropped | RunImporting) -> None:
+        self._drop(record.run_id)
+        self._do("ZREM", RUNS_KEY, record.run_id)
+
     def _unset(self, run_id: str, part: str, *fields: Any) -> None:
         self.commands.unset(run_id, part, key_of(run_id, part), fields)
-
-    def _renew(self, run_id: str) -> None:
-        self.commands.renew(run_id, PARTS)
 
     def _drop(self, run_id: str, keep: Iterable[str] = ()) -> None:
         """Nothing is left of a run, but for what is to be kept."""
@@ -326,3 +356,29 @@ class Script:
             self.commands.over[run_id] = None  # nobody knows which of them are there
         else:
             self.commands.began[run_id] = None
+
+
+_ADD: Mapping[type, Callable[[Script, Any], None]] = {
+    DropConstraint: Script._drop_constraint,
+    DropWorker: Script._drop_worker,
+    RunAnswered: Script._add_answer,
+    RunCreated: Script._add_run,
+    RunDropped: Script._forget,
+    RunEvents: Script._add_events,
+    RunImporting: Script._forget,
+    RunRenewed: Script._add_renewed,
+    RunResumed: Script._add_resumed,
+    SaveAttempt: Script._add_attempt,
+    SaveCancel: Script._add_cancel,
+    SaveCheckpoint: Script._add_checkpoint,
+    SaveConstraint: Script._add_constraint,
+    SaveDue: Script._add_due,
+    SaveFacts: Script._add_facts,
+    SaveFailure: Script._add_failure,
+    SaveFrame: Script._add_frame,
+    SaveOutcome: Script._add_outcome,
+    SaveResult: Script._add_result,
+    SaveSkip: Script._add_skip,
+    SaveWorker: Script._add_worker,
+    Standing: Script._add_standing,
+}

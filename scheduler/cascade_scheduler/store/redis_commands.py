@@ -60,7 +60,9 @@ while at <= #ARGV do
     for part in string.gmatch(ARGV[at + 2], '%S+') do redis.call('EXPIRE', run .. part, ARGV[at + 1]) end
     at = at + 3
   elseif what == 'D' then
-    for part in string.gmatch(ARGV[at + 1], '%S+') do redis.call('DEL', run .. part) end
+    local keys = {}
+    for part in string.gmatch(ARGV[at + 1], '%S+') do keys[#keys + 1] = run .. part end
+    redis.call('DEL', unpack(keys))
     at = at + 2
   else
     local upto = at + 3 + ARGV[at + 3]
@@ -170,16 +172,21 @@ class Commands:
             touched = self.touched[run_id] = Touched()
         return touched
 
-    def set(self, run_id: str, part: str, field: Any, value: Any) -> None:
-        """Sets a field of a run's hash."""
+    def set(self, run_id: str, part: str, *pairs: Any) -> None:
+        """Sets fields of a run's hash: field, value, field, value…"""
         command = self._open.get((run_id, part))
         if command is None:
             command = self._open[run_id, part] = ["H", part, 0]
             self._commands.append((run_id, command))
             self._of(run_id).written[part] = None
-        command.append(field)
-        command.append(value)
-        command[2] += 2
+        command += pairs
+
+    def leave_out(self, run_id: str, part: str) -> None:
+        """What this batch sets in a run's hash, since it was last deleted, is not to be set."""
+        command = self._open.pop((run_id, part), None)
+        if command is not None:
+            command.clear()
+            del self._of(run_id).written[part]
 
     def delete(self, run_id: str, parts: Iterable[str]) -> None:
         """Deletes keys of a run."""
@@ -214,6 +221,8 @@ class Commands:
             if run_id and run_id != current:
                 flat += ("R", run_id)
                 current = run_id
+            if command and command[0] == "H":
+                command[2] = len(command) - 3
             flat += command
         given: dict[str, list[str]] = {}
         for run_id, touched in self.touched.items():

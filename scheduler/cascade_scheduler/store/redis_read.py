@@ -137,21 +137,25 @@ class Reader:
         told = json.loads(self._sealer.open(run_id, "jump", record)[1])
         return StoredJump(told["target"], tuple(told["names"]), bytes.fromhex(told["overrides"]))
 
-    def _created(self, run_id: str, parts: Parts) -> RunCreated:
+    def _graph(self, run_id: str, parts: Parts, count: int) -> tuple[tuple[bytes, ...], bytes]:
+        """A graph's messages, and its end."""
         meta = parts["meta"]
-        told = json.loads(self._sealer.open(run_id, "meta", meta[b"run"])[1])
+        if b"graph" in meta:
+            size, _, rest = self._sealer.open(run_id, "graph", meta[b"graph"])[1].partition(b"\n")
+            return (rest[int(size) :],), rest[: int(size)]
         graph = {
             name.decode(): self._sealer.open(run_id, f"graph:{name.decode()}", record)[1]
             for name, record in parts["graph"].items()
         }
-        functions = []
-        for cid, record in parts["functions"].items():
-            head, _, body = record.partition(b"\n")
-            named = json.loads(head)
-            functions.append(
-                StoredFunction(cid_from_text(cid.decode()), named["name"], body, bytes.fromhex(named["hash"]))
-            )
-        count = int(meta.get(b"parts", told["parts"]))
+        count = int(meta.get(b"parts", count))
+        return tuple(graph[str(number)] for number in range(count)), graph["end"]
+
+    def _created(self, run_id: str, parts: Parts) -> RunCreated:
+        meta = parts["meta"]
+        told = json.loads(self._sealer.open(run_id, "meta", meta[b"run"])[1])
+        chunks, end = self._graph(run_id, parts, told["parts"])
+        kept = (*parts["functions"].values(), meta.get(b"functions", b""))
+        functions = [function for record in kept for function in _functions(record)]
         return RunCreated(
             run_id,
             told["name"],
@@ -162,8 +166,8 @@ class Reader:
             told["nodes"],
             bytes.fromhex(told["params"]),
             bytes.fromhex(told["template"]),
-            tuple(graph[str(number)] for number in range(count)),
-            graph["end"],
+            chunks,
+            end,
             tuple(sorted(functions)),
             tuple((name, micros) for name, micros in told.get("pools", ())),
             False,
@@ -171,6 +175,18 @@ class Reader:
             told.get("cancel_on_disconnect", False),
             told.get("disconnect_grace", 0.0),
         )
+
+
+def _functions(data: bytes) -> list[StoredFunction]:
+    """Functions that stand one behind the other."""
+    found = []
+    while data:
+        head, _, data = data.partition(b"\n")
+        told = json.loads(head)
+        body, data = data[: told["size"]], data[told["size"] :]
+        cid, code_hash = cid_from_text(told["cid"]), bytes.fromhex(told["hash"])
+        found.append(StoredFunction(cid, told["name"], body, code_hash))
+    return found
 
 
 def _read_attempt(run: StoredRun, place: Place, text: bytes) -> None:

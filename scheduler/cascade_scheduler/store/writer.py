@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from cascade_scheduler.core.commands import (
@@ -102,6 +103,8 @@ class StoreWriter:
         self._backlog_max = backlog_max
         self._waiting: deque[_Flight] = deque()
         """By turns."""
+        self._ready = 0
+        """How many of them the store has prepared."""
         self._flight: _Flight | None = None
         """What is under way without a task."""
         self._landing: asyncio.Future[None] | None = None
@@ -151,6 +154,14 @@ class StoreWriter:
         if not records or self._backlog > BATCH_BYTES_AT_ONCE or not _MAY_WAIT.issuperset(map(type, records)):
             self._hurry = True
         self._go_on()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what waits ready to be sent, while there is time."""
+        if self._timer is not None and self._prompt is not None:
+            for turn in islice(self._waiting, self._ready, None):
+                self._prompt.prepare(turn.records)
+            self._ready = len(self._waiting)
 
     @property
     def _busy(self) -> bool:
@@ -236,6 +247,7 @@ class StoreWriter:
         self._flight = None
         if self._waiting or self._gap is not None:
             self._go_on()
+            self._prepare()
 
     def _drain_patiently(self, flight: _Flight | None) -> None:
         """Has a task land what was begun, and all that waits."""
@@ -327,7 +339,7 @@ class StoreWriter:
         """Takes whole turns up to the bound; one turn above it becomes several batches."""
         records: list[Record] = []
         calls: list[Then] = []
-        size = 0
+        size = self._ready = 0
         while self._waiting and size < BATCH_BYTES_MAX and len(records) < BATCH_RECORDS_MAX:
             turn = self._waiting.popleft()
             records.extend(turn.records)
