@@ -143,7 +143,7 @@ async def test_arguments_in_a_file(children: Children, shared: int, tmp_path: Pa
 async def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cascade_worker.executor import segments, work
 
-    def full(fd: int, size: int) -> None:
+    def full(fd: int, size: int, begin: int = 0) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(segments, "reserve", full)

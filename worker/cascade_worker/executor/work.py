@@ -145,7 +145,10 @@ class Workbench:
         self._functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._bodies: dict[bytes, Body] = {}
         self.policies = Policies()
-        self._environment: dict[str, str] = {}
+        self._told_run: str | None = None
+        self._told_node: str | None = None
+        self._told_try: int | None = None
+        """What the variables say; None: nothing yet."""
         self._threads = 0
         self._compiler: tails.Compiler | None = None
         self._keys = Keys()
@@ -238,15 +241,15 @@ class Workbench:
 
     def tell_environment(self, task: Task) -> None:
         """Sets the variables that say which attempt this is; each only when it changes."""
-        told = self._environment
-        for name, value in (
-            ("CASCADE_RUN_ID", task.run_id),
-            ("CASCADE_NODE_ID", task.node_id),
-            ("CASCADE_ATTEMPT", str(task.try_)),
-        ):
-            if told.get(name) != value:
-                told[name] = value
-                set_variable(name, value)
+        if task.run_id != self._told_run:
+            self._told_run = task.run_id
+            set_variable("CASCADE_RUN_ID", task.run_id)
+        if task.node_id != self._told_node:
+            self._told_node = task.node_id
+            set_variable("CASCADE_NODE_ID", task.node_id)
+        if task.try_ != self._told_try:
+            self._told_try = task.try_
+            set_variable("CASCADE_ATTEMPT", str(task.try_))
 
     def use_threads(self, threads: int) -> None:
         """Gives numeric libraries so many threads; 0 leaves them as they are.
