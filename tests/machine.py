@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -14,10 +15,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-__all__ = ["ROOT", "find_redis", "free_port", "lacking", "own_certificate", "wait_until"]
+__all__ = ["ROOT", "find_redis", "first_own_port", "free_port", "lacking", "own_certificate", "wait_until"]
 
 ROOT = Path(__file__).resolve().parent.parent
-_PORT_MAX = 55_000
+_PORT_MIN = 10_000
+_OWN_PORTS = 32_768
+"""Where the ports of connections begin on most systems."""
+_dice = random.SystemRandom()
 
 
 def lacking(reason: str) -> NoReturn:
@@ -49,13 +53,28 @@ def own_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment; low enough for a Redis Cluster, which adds 10,000."""
+    """A port that nobody listens on at this moment, and that no connection gets for its own end.
+
+    Who listens there may be killed and started again: nobody's connection has the port by then. It is low
+    enough for a Redis Cluster, which adds 10,000.
+    """
     while True:
+        port = _dice.randrange(_PORT_MIN, first_own_port())
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port < _PORT_MAX:
-                return port
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def first_own_port() -> int:
+    """The lowest port that the kernel chooses for the own end of a connection."""
+    try:
+        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return _OWN_PORTS
+    return low if low > 2 * _PORT_MIN else _OWN_PORTS
 
 
 def wait_until(what: Callable[[], Any], seconds: float = 30.0) -> None:

@@ -28,7 +28,7 @@ from cascade_scheduler.core import commands
 from cascade_scheduler.store.memory import ForgetfulStore
 from cascade_scheduler.store.shared import Holder
 from tests.integration.processes import Redis
-from tests.machine import own_certificate
+from tests.machine import free_port, own_certificate
 from tests.scheduler.old_redis import old_redis
 from tests.scheduler.peers import Client, Worker, code_of, done, one_task, pickled
 
@@ -365,16 +365,15 @@ async def test_a_bug_ends_it_with_a_story(tmp_path: Path, caplog: pytest.LogCapt
     assert "RunSubmitted('my-run', 1 nodes" in text
 
 
-async def test_a_redis_that_starts_later_is_waited_for(
-    command: Command, tmp_path: Path, unused_tcp_port: int
-) -> None:
-    process = command.start("--port", "0", "--state", f"redis://127.0.0.1:{unused_tcp_port}/0")
+async def test_a_redis_that_starts_later_is_waited_for(command: Command, tmp_path: Path) -> None:
+    port = free_port()
+    process = command.start("--port", "0", "--state", f"redis://127.0.0.1:{port}/0")
     assert process.stdout is not None
     assert process.stderr is not None
     said = await asyncio.to_thread(process.stderr.readline)
     assert "no Redis at" in said
     assert "it is waited for" in said
-    server = Redis(tmp_path, "--save", "", "--appendonly", "yes", port=unused_tcp_port)
+    server = Redis(tmp_path, "--save", "", "--appendonly", "yes", port=port)
     try:
         line = await asyncio.to_thread(process.stdout.readline)
         assert line.startswith("cascade-scheduler listening on")
