@@ -7,6 +7,7 @@ than sending.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -32,7 +33,9 @@ class SocketWriter:
         self._loop = loop
         self._sock: socket.socket | None = sock
         self._on_room = on_room
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """A signal may arrive in the middle of sending, and its handler send something too."""
+        self._sending = False
         self._unsent = bytearray()
         self._watching = False
         self._full = False
@@ -40,9 +43,7 @@ class SocketWriter:
     def send_now(self, data: bytes) -> bool:
         """Sends something if nothing waits to leave; returns whether it did. Any thread."""
         with self._lock:
-            if self._unsent or self._sock is None:
-                return False
-            if not self._send(data):
+            if self._sending or not self._send(data):
                 return False
             if not self._unsent:
                 return True
@@ -54,7 +55,7 @@ class SocketWriter:
         with self._lock:
             if self._sock is None:
                 return
-            if self._unsent or not self._send(data):
+            if not self._send(data):
                 self._unsent += data
             if not self._unsent:
                 return
@@ -62,14 +63,18 @@ class SocketWriter:
 
     def _send(self, data: bytes) -> bool:
         """Sends what there is room for and keeps the rest; returns whether any of it has left."""
-        assert self._sock is not None
+        self._sending = True
         try:
+            if self._unsent or self._sock is None:
+                return False
             sent = self._sock.send(data)
+            if sent < len(data):
+                self._unsent += memoryview(data)[sent:]
+            return True
         except OSError:  # no room; or the peer is gone, which is found out by who reads
             return False
-        if sent < len(data):
-            self._unsent += memoryview(data)[sent:]
-        return True
+        finally:
+            self._sending = False
 
     def _watch(self) -> None:
         with self._lock:
@@ -109,4 +114,6 @@ class SocketWriter:
                 return
             if self._watching:
                 self._loop.remove_writer(sock.fileno())
+            with contextlib.suppress(OSError):  # a forked child may have the socket too
+                sock.shutdown(socket.SHUT_RDWR)
             sock.close()

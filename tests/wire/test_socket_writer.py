@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -99,3 +100,41 @@ async def test_nothing_is_sent_to_a_peer_that_is_gone_or_behind_the_end(pair: Pa
     writer.send(b"behind the end")
     assert not writer.send_now(b"behind the end")
     assert pair[0].fileno() == -1
+
+
+async def test_a_signal_in_the_middle_of_sending_may_send_too(pair: Pair) -> None:
+    class Interrupted:
+        """A socket in whose `send` a signal arrives, whose handler sends something itself."""
+
+        def send(self, data: bytes) -> int:
+            sent = pair[0].send(data[:3])
+            answers.append(writer.send_now(b"of the handler"))
+            return sent
+
+        def fileno(self) -> int:
+            return pair[0].fileno()
+
+        def shutdown(self, how: int) -> None: ...
+
+        def close(self) -> None: ...
+
+    answers: list[bool] = []
+    loop = asyncio.get_running_loop()
+    writer = SocketWriter(loop, Interrupted(), lambda room: None)  # type: ignore[arg-type]
+    sending = threading.Thread(target=writer.send_now, args=(b"whole",), daemon=True)
+    sending.start()
+    await asyncio.to_thread(sending.join, 10)
+    assert answers == [False], "the loop is to send it, behind what is being sent"
+    assert await _read(pair[1], 5) == b"whole"
+    writer.close()
+
+
+async def test_the_peer_sees_the_end_though_a_forked_child_has_the_socket_too(pair: Pair) -> None:
+    inherited = socket.socket(fileno=os.dup(pair[0].fileno()))
+    writer = SocketWriter(asyncio.get_running_loop(), pair[0], lambda room: None)
+    writer.send(b"the last")
+    writer.close()
+    assert await _read(pair[1], 8) == b"the last"
+    async with asyncio.timeout(10):
+        assert await asyncio.get_running_loop().sock_recv(pair[1], 1) == b""
+    inherited.close()
