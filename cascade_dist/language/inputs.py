@@ -28,7 +28,29 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-class Param:
+class _Input:
+    """Has a name, and maybe a default."""
+
+    __slots__ = ("default", "name")
+
+    name: str
+    default: Any
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"{self!r} has no value before the graph is submitted, so it cannot decide anything here"
+        )
+
+    @property
+    def required(self) -> bool:
+        """Whether it has to be given or set: there is no default."""
+        return self.default is REQUIRED
+
+
+class Param(_Input):
     """Stands for a parameter of the run, wherever an argument may stand.
 
     Args:
@@ -39,7 +61,7 @@ class Param:
         description: one line for people.
     """
 
-    __slots__ = ("default", "description", "name", "type")
+    __slots__ = ("description", "type")
 
     def __init__(
         self,
@@ -56,19 +78,6 @@ class Param:
         self.default = default
         self.type = type
         self.description = description
-
-    def __repr__(self) -> str:
-        return f"Param({self.name!r})"
-
-    def __bool__(self) -> bool:
-        raise TypeError(
-            f"{self!r} has no value before the graph is submitted, so it cannot decide anything here"
-        )
-
-    @property
-    def required(self) -> bool:
-        """Whether a run has to give it."""
-        return self.default is REQUIRED
 
     def convert(self, value: Any) -> Any:
         """A given value (or the default) as the task gets it.
@@ -97,7 +106,7 @@ def _truth(text: str) -> bool:
     raise ValueError("say true or false")
 
 
-class Env:
+class Env(_Input):
     """Stands for an environment variable of the client, read at submit; always a str unless the default is.
 
     Args:
@@ -105,23 +114,10 @@ class Env:
         default: the value when it is not set; without one it has to be set.
     """
 
-    __slots__ = ("default", "name")
+    __slots__ = ()
 
     def __init__(self, name: str, default: Any = REQUIRED) -> None:
         if not is_text(name) or not name or "=" in name or "\0" in name:
             raise TypeError(f"an Env is named {name!r}: give the name of an environment variable")
         self.name = name
         self.default = default
-
-    def __repr__(self) -> str:
-        return f"Env({self.name!r})"
-
-    def __bool__(self) -> bool:
-        raise TypeError(
-            f"{self!r} has no value before the graph is submitted, so it cannot decide anything here"
-        )
-
-    @property
-    def required(self) -> bool:
-        """Whether it has to be set."""
-        return self.default is REQUIRED
