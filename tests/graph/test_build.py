@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import sys
 import tracemalloc
@@ -15,33 +14,9 @@ from hypothesis import strategies as st
 
 import cascade_dist as cs
 from cascade_dist.graph.build import Compilation, build
-from cascade_dist.graph.model import Edge, EdgeKind, Graph, Mode, Node, NodeKind
+from cascade_dist.graph.model import Edge, EdgeKind, Mode, Node, NodeKind
 
-
-@cs.task
-def a() -> int:
-    return 1
-
-
-@cs.task
-def b() -> int:
-    return 2
-
-
-@cs.task
-def f(x: Any, y: Any = None, *rest: Any, **more: Any) -> Any:
-    return x
-
-
-@cs.task(pure=True)
-def p(x: Any = None, y: Any = None) -> Any:
-    return x
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    left: Any
-    right: Any
+from .cast import Pair, a, b, f, names, p, shape
 
 
 class Point(NamedTuple):
@@ -50,14 +25,6 @@ class Point(NamedTuple):
 
 
 Plain = namedtuple("Plain", "one")
-
-
-def names(graph: Graph) -> list[str]:
-    return [node.name for node in graph.nodes]
-
-
-def shape(graph: Graph) -> list[tuple[int, int, EdgeKind, str]]:
-    return [(edge.source, edge.target, edge.kind, edge.arg) for edge in graph.edges]
 
 
 DATA, CONDITION, SEQUENCE = EdgeKind.DATA, EdgeKind.CONDITION, EdgeKind.SEQUENCE

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 import cascade_dist as cs
 from cascade_dist.graph.build import build
-from cascade_dist.graph.model import EdgeKind, Graph, MapRange, NodeKind
+from cascade_dist.graph.model import EdgeKind, MapRange, NodeKind
 
-
-@cs.task
-def a() -> int:
-    return 1
-
-
-@cs.task
-def b() -> int:
-    return 2
-
-
-@cs.task
-def f(x: Any, y: Any = None, *rest: Any, **more: Any) -> Any:
-    return x
-
-
-@cs.task(pure=True)
-def p(x: Any = None, y: Any = None) -> Any:
-    return x
-
-
-def names(graph: Graph) -> list[str]:
-    return [node.name for node in graph.nodes]
-
-
-def shape(graph: Graph) -> list[tuple[int, int, EdgeKind, str]]:
-    return [(edge.source, edge.target, edge.kind, edge.arg) for edge in graph.edges]
-
+from .cast import a, b, f, names, p, shape
 
 DATA, CONDITION, SEQUENCE = EdgeKind.DATA, EdgeKind.CONDITION, EdgeKind.SEQUENCE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from typing import Any, NamedTuple
 
@@ -12,31 +11,7 @@ import pytest
 import cascade_dist as cs
 from cascade_dist.graph.build import build
 
-
-@cs.task
-def a() -> int:
-    return 1
-
-
-@cs.task
-def b() -> int:
-    return 2
-
-
-@cs.task
-def f(x: Any, y: Any = None, *rest: Any, **more: Any) -> Any:
-    return x
-
-
-@cs.task(pure=True)
-def p(x: Any = None, y: Any = None) -> Any:
-    return x
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    left: Any
-    right: Any
+from .cast import Pair, a, f, p
 
 
 class Point(NamedTuple):
