@@ -5,6 +5,9 @@ input. Nodes that need nothing but cpu are also sent ahead to busy workers, as m
 allows, so that the next task is there when one ends; what waits on a busy worker while another is idle is
 asked back.
 
+A node that is ready when no other is, as that of a short run or the next step of a loop, goes to the same
+worker without a line being made for it, if one has room.
+
 Before a worker is looked for, the limits of the line are asked, then its pools; a line that may not go waits
 as a whole. Every turn asks anew, so nothing has to be woken. A node says that a limit holds it as soon as it
 does; that it finds no room it says when it would be next and nothing of its line has moved for

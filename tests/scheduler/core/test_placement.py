@@ -6,6 +6,7 @@ from collections import Counter
 
 from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
+from cascade_scheduler.core.plans import solve
 from cascade_scheduler.core.values import ObjectValue
 
 from .harness import CPU, GraphMaker, Sim
@@ -24,6 +25,71 @@ def test_free_workers_come_first_and_share_alike() -> None:
     sim.submit(many(4).graph())
     assert Counter(a.worker for a in sim.of(c.Assign)) == {"w1": 2, "w2": 2}
     assert not any(a.ahead for a in sim.of(c.Assign))
+
+
+def single(name: str, **options: object) -> e.RunSubmitted:
+    """A run of one node, named as its task."""
+    make = GraphMaker()
+    make.call(name, **options)  # type: ignore[arg-type]
+    graph = make.graph()
+    return e.RunSubmitted(name, graph, solve(graph))
+
+
+def test_a_node_that_is_the_only_ready_one_goes_where_its_line_would_send_it() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=2)
+    sim.worker("w2", cpu=2)
+    for name in ("a", "b", "c", "d"):
+        sim.turn(single(name))
+    assert [assign.worker for assign in sim.of(c.Assign)] == ["w1", "w2", "w1", "w2"]
+    sim.turn(single("e"))
+    assert sim.one("e").ahead, "all are busy: it stands in line, and is sent ahead from there"
+
+
+def test_nodes_that_become_ready_in_one_turn_go_by_priority() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    sim.turn(single("late"), single("early", priority=1))
+    assert sim.assigned == ["early"]
+    sim.done("early")
+    assert sim.assigned == ["late"]
+
+
+def test_the_only_ready_node_waits_for_room() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    sim.turn(single("first"))
+    sim.turn(single("second"))
+    assert sim.assigned == ["first"]
+    sim.done("first")
+    assert sim.assigned == ["second"]
+
+
+def test_the_only_ready_node_does_not_go_when_its_run_is_cancelled_in_the_same_turn() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1)
+    sim.turn(single("t"), e.RunCancelRequested("t"))
+    assert not sim.of(c.Assign)
+    assert sim.ended.state == "cancelled"
+
+
+def test_the_only_ready_node_is_charged_to_its_run() -> None:
+    sim = Sim()
+    sim.worker("w1", cpu=1, ahead=0)
+    make = GraphMaker()
+    node = make.call("step")
+    for _ in range(9):
+        node = make.call("step", node)
+    sim.submit(make.graph(), "chain")
+    for _ in range(4):
+        sim.done("step", duration=0.05)
+    sim.submit(many(6, "other").graph(), "other")
+    order = []
+    for _ in range(8):
+        [name] = sim.assigned
+        order.append(name)
+        sim.done(name, duration=0.05)
+    assert order == ["step", "other"] * 4, "the chain's time counts, and what came later has none saved up"
 
 
 def test_work_is_sent_ahead_to_a_bound_and_more_when_tasks_are_short() -> None:
