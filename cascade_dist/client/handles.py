@@ -29,7 +29,6 @@ __all__ = ["Run"]
 
 T = TypeVar("T")
 
-NOTHING_YET = Progress()
 NODES_MAX = 10_000
 """So many nodes are listed at most."""
 
@@ -43,7 +42,8 @@ class Run(Future[T]):
 
     # What most runs begin with, and many end with, stands here once: a submit is short.
     _status = RunStatus.PENDING
-    _progress = NOTHING_YET
+    _counts: tuple[int, ...] = ()
+    """Of its nodes, as `Progress` has them; most runs are never asked for theirs."""
     _target: Any = None
     _params: Any = None
     _topics: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Run(Future[T]):
     @property
     def progress(self) -> Progress:
         """The run's nodes, counted; renewed a few times a second."""
-        return self._progress
+        return Progress(*self._counts)
 
     def running(self) -> bool:
         """Whether the run is under way."""
@@ -221,7 +221,7 @@ class Run(Future[T]):
         facts: list[tuple[str, Any]] = [("run", self._id)]
         if self._name:
             facts.append(("name", self._name))
-        facts += [("status", self._status), ("progress", self._progress)]
+        facts += [("status", self._status), ("progress", self.progress)]
         if self.done() and not self.cancelled():
             error = super().exception(0)
             if error is not None:
@@ -230,7 +230,7 @@ class Run(Future[T]):
 
     def __repr__(self) -> str:
         named = f" {self._name!r}" if self._name else ""
-        return f"<Run {self._id}{named} {self._status}, {self._progress}>"
+        return f"<Run {self._id}{named} {self._status}, {self.progress}>"
 
     def _repr_html_(self) -> str:
         return html_table((name, str(value)[:500]) for name, value in self._facts())

@@ -117,11 +117,14 @@ class Progress(Record):
         return ", ".join([f"{self.done}/{self.total} done", *(f"{n} {name}" for n, name in counts if n)])
 
 
+def progress_counts(message: pb.Progress) -> tuple[int, ...]:
+    """What a wire message counts, in the order of the record's fields."""
+    return (message.total, message.done, message.running, message.skipped, message.failed, message.retried)
+
+
 def decode_progress(message: pb.Progress) -> Progress:
     """The record of a wire message."""
-    return Progress(
-        message.total, message.done, message.running, message.skipped, message.failed, message.retried
-    )
+    return Progress(*progress_counts(message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cascade_dist import errors
 from cascade_dist.client import display
 from cascade_dist.client.handles import Run
-from cascade_dist.client.records import RunStatus, decode_progress
+from cascade_dist.client.records import RunStatus, progress_counts
 from cascade_dist.codec.exceptions import ErrorRecord, decode_exception
 from cascade_dist.codec.functions import FunctionCache
 from cascade_dist.codec.values import load
@@ -119,7 +119,7 @@ class Tracker:
             self.line_seen = max(self.line_seen, update.output[-1].event_id)
         ends = update.HasField("finish")
         if update.HasField("progress") and not (ends and update.finish.HasField("progress")):
-            self.run._progress = decode_progress(update.progress)
+            self.run._counts = progress_counts(update.progress)
             if display.wanted(self.show_progress):
                 display.update(self.run)
         if ends:
@@ -190,7 +190,7 @@ class Tracker:
 
     def _on_finish(self, finish: pb.RunFinish) -> None:
         if finish.HasField("progress"):
-            self.run._progress = decode_progress(finish.progress)
+            self.run._counts = progress_counts(finish.progress)
         if finish.state == pb.RUN_STATE_SUCCEEDED:
             for blob in _template_blobs(finish.tree):
                 if blob.cid not in self._blobs:
