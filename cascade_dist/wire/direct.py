@@ -174,7 +174,7 @@ class DirectCall(FrameSocket):
             try:
                 said = json.loads(payload)
                 self._ended(_CODES[said["code"]], str(said["details"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 self._ended(grpc.StatusCode.INTERNAL, "the stream ended with a status that makes no sense")
         else:
             self._ended(grpc.StatusCode.INTERNAL, f"a frame of the unknown kind {kind} came")

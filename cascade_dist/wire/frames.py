@@ -170,7 +170,8 @@ class FrameSocket(asyncio.Protocol):
             if self._reader is not None:
                 self.wake()
         elif kind == PING:
-            self.send(PONG, b"")
+            if self._room is None:  # else what waits to leave is answer enough, and answers would pile up
+                self.send(PONG, b"")
         elif kind != PONG:
             self.on_frame(kind, payload)
 

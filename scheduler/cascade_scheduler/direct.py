@@ -59,6 +59,9 @@ class DirectServer:
         if self._server is None:
             return
         self._server.close()
+        for stream in list(self._streams):
+            if stream.task is None:
+                stream.drop()
         tasks = [stream.task for stream in self._streams if stream.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -81,6 +84,8 @@ class DirectStream(FrameSocket):
         self._parse: Callable[[bytes], Any] = bytes
         self._serialize: Callable[[Any], bytes] = bytes
         self._ended = False
+        self._opening: asyncio.TimerHandle | None = None
+        """Ends a peer that asks for nothing."""
 
     # --- what handlers see --------------------------------------------------------------------------
 
@@ -129,14 +134,20 @@ class DirectStream(FrameSocket):
         """Called by the transport."""
         super().connection_made(transport)
         self._streams.add(self)
-        self._loop.call_later(OPEN_SECONDS, self._late)
+        self._opening = self._loop.call_later(OPEN_SECONDS, self._late)
 
     def _late(self) -> None:
-        if self.task is None and not self._ended:
-            self._refuse(grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was asked for in {OPEN_SECONDS:.0f} s")
+        self._refuse(grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was asked for in {OPEN_SECONDS:.0f} s")
+
+    def _stop_waiting(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
 
     def on_frame(self, kind: int, payload: bytes) -> None:
         """A stream is opened, or its peer has said all."""
+        if self._ended:
+            return  # what came behind that for which the peer was refused
         if kind == OPEN and self.task is None:
             self._open(payload)
         elif kind == CLOSE and self.task is not None:
@@ -149,7 +160,7 @@ class DirectStream(FrameSocket):
             asked = json.loads(payload)
             method = str(asked["method"])
             metadata = [(str(key), str(value)) for key, value in asked["metadata"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             self._refuse(grpc.StatusCode.INTERNAL, "the first frame makes no sense")
             return
         refusal = self._auth.refusal(metadata)
@@ -160,6 +171,7 @@ class DirectStream(FrameSocket):
         if handler is None or handler.stream_stream is None:
             self._refuse(grpc.StatusCode.UNIMPLEMENTED, f"{method} is no stream that this scheduler serves")
             return
+        self._stop_waiting()
         self._frame_max = MESSAGE_BYTES_MAX
         if handler.request_deserializer is not None:
             self._parse = handler.request_deserializer
@@ -195,6 +207,7 @@ class DirectStream(FrameSocket):
     # --- the end --------------------------------------------------------------------------------------
 
     def _refuse(self, code: grpc.StatusCode, details: str) -> None:
+        self._stop_waiting()
         self._say(code, details)
         self.stop()
         self.shut()
@@ -211,6 +224,7 @@ class DirectStream(FrameSocket):
     def on_lost(self) -> None:
         """The connection is gone: the handler reads what had come before, and ends."""
         self._streams.discard(self)
+        self._stop_waiting()
         if self.task is not None and not self.task.done():
             self._loop.call_later(DRAIN_SECONDS, self.stop)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
 import stat
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.wire import MESSAGE_BYTES_MAX, Address, TokenAuth, open_channel
 from cascade_dist.wire.direct import DirectCall, open_stream
-from cascade_dist.wire.frames import HEAD, MESSAGE, OPEN
+from cascade_dist.wire.frames import HEAD, MESSAGE, OPEN, STATUS
 from cascade_scheduler.direct import DirectServer
 
 TOKEN = "let-me-in"
@@ -202,6 +205,7 @@ async def test_the_socket_is_its_users_alone(address: Address) -> None:
     [
         (HEAD.pack(1 << 20, OPEN), "1,048,576"),
         (HEAD.pack(3, OPEN) + b"{}x", "makes no sense"),
+        (HEAD.pack(60_000, OPEN) + b"[" * 60_000, "makes no sense"),
         (HEAD.pack(0, MESSAGE + 7), "kind 7"),
         (b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", "bytes"),
     ],
@@ -212,6 +216,53 @@ async def test_what_makes_no_sense_is_refused(address: Address, sent: bytes, sai
     answer = await asyncio.wait_for(reader.read(), 10)
     writer.close()
     assert said in answer.decode("latin-1")
+
+
+async def test_who_was_refused_is_not_heard_any_more(address: Address, service: Service) -> None:
+    openings = [
+        json.dumps({"method": "/a.Service/Echo", "metadata": TokenAuth(token).metadata}).encode()
+        for token in ("wrong", TOKEN)
+    ]
+    message = _said("hello")
+    reader, writer = await asyncio.open_unix_connection(address.direct)
+    writer.write(b"".join(HEAD.pack(len(opening), OPEN) + opening for opening in openings))
+    writer.write(HEAD.pack(len(message), MESSAGE) + message)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    length, kind = HEAD.unpack_from(answer)
+    assert (kind, length) == (STATUS, len(answer) - HEAD.size), "that, and nothing else"
+    assert b"is not this cluster's" in answer
+    assert service.heard == []
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a server tells nobody of connections
+            await asyncio.sleep(0.01)
+
+
+async def test_nothing_is_kept_of_a_peer_that_went_without_a_word(service: Service, tmp_path: Path) -> None:
+    server = DirectServer(str(tmp_path / "d"), service.find, TokenAuth(TOKEN))
+    await server.open()
+    _, writer = await asyncio.open_unix_connection(tmp_path / "d")
+    await _until(lambda: bool(server._streams))
+    stream = weakref.ref(next(iter(server._streams)))
+    writer.close()
+    await _until(lambda: not server._streams)
+    await server.close(0.0)
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert stream() is None
+
+
+async def test_who_asked_for_nothing_goes_when_the_server_closes(service: Service, tmp_path: Path) -> None:
+    server = DirectServer(str(tmp_path / "d"), service.find, TokenAuth(TOKEN))
+    await server.open()
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "d")
+    await _until(lambda: bool(server._streams))
+    await server.close(5.0)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
 
 
 async def test_a_message_that_is_too_large_is_not_sent(opened: Opened) -> None:

@@ -190,6 +190,17 @@ async def test_a_question_is_answered() -> None:
     end.over_with_it()
 
 
+async def test_who_asks_and_does_not_listen_is_not_answered() -> None:
+    end = End()
+    end.pause_writing()
+    end.data_received(frame(b"", PING) * 1_000)
+    assert end.wire.sent == [], "else answers would pile up without bound"
+    end.resume_writing()
+    end.data_received(frame(b"", PING))
+    assert end.wire.sent == [frame(b"", PONG)]
+    end.over_with_it()
+
+
 @pytest.mark.parametrize("end_it", ["shut", "drop"])
 async def test_either_way_to_end_it_closes_the_connection(end_it: str) -> None:
     end = End()
