@@ -223,6 +223,13 @@ class SchedulerLink:
         channel = self._channel = open_channel(address, self._credentials)
         metadata, parse = self._auth.metadata, worker_pb2.ConnectResponse.FromString
         call = await open_stream(address, channel, _CONNECT, metadata, parse)
+        try:
+            return await self._begin(call, address, patience)
+        finally:
+            call.cancel()  # a direct stream does not end with the channel
+
+    async def _begin(self, call: Call, address: Address, patience: float) -> bool:
+        """A session on a stream that is open."""
         hello = worker_pb2.ConnectRequest(sequence=1, hello=self._peer.hello())
         try:
             async with asyncio.timeout(patience):
@@ -296,7 +303,6 @@ class SchedulerLink:
             writer.close()
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-            call.cancel()
 
     async def _watch(self, writer: StreamWriter, period: float, silence: float) -> None:
         """Sends heartbeats, and ends a call that has gone silent."""
