@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -41,6 +42,7 @@ class DirectServer:
         self._find = find
         self._auth = auth
         self._server: asyncio.Server | None = None
+        self._bound: os.stat_result | None = None
         self._streams: set[DirectStream] = set()
 
     async def open(self) -> None:
@@ -53,12 +55,14 @@ class DirectServer:
             lambda: DirectStream(self._find, self._auth, self._streams), self._path
         )
         os.chmod(self._path, 0o600)
+        self._bound = os.stat(self._path)
 
     async def close(self, grace: float) -> None:
         """Takes no further stream; those under way get `grace` seconds."""
         if self._server is None:
             return
         self._server.close()
+        self._remove_socket()
         for stream in list(self._streams):
             if stream.task is None:
                 stream.drop()
@@ -69,6 +73,12 @@ class DirectServer:
             stream.stop()
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
+
+    def _remove_socket(self) -> None:
+        bound, self._bound = self._bound, None
+        with contextlib.suppress(OSError):
+            if bound is not None and os.path.samestat(os.stat(self._path), bound):
+                os.unlink(self._path)
 
 
 class DirectStream(FrameSocket):

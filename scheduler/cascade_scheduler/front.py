@@ -110,6 +110,8 @@ class Front:
             StartError: the address cannot be bound.
         """
         check_free(self._host, self._port)
+        if self._unix_socket:
+            check_unused(self._unix_socket)
         auth = wire.TokenAuth(self._token)
         self._server = server = grpc.aio.server(
             interceptors=auth.server_interceptors, options=wire.server_options()
@@ -202,3 +204,22 @@ def check_free(host: str, port: int) -> None:
             raise StartError(f"cannot listen on {where}: {remedy}") from None
         except OverflowError:
             raise ConfigError(f"--port {port} is not a port; it must be from 0 to 65535") from None
+
+
+def check_unused(path: str) -> None:
+    """Refuses the path of a unix socket at which somebody listens, and would not notice that it is gone.
+
+    Raises:
+        StartError: names the path and the remedy.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            pass  # many wait there to be let in
+        except OSError:
+            return  # nobody is there; or it cannot be a socket, as who binds it finds out
+    raise StartError(
+        f"cannot listen on {path}: another process listens there; choose another path with --socket"
+    )

@@ -145,6 +145,26 @@ def test_the_port_taken_is_one_clear_line(command: Command) -> None:
     )
 
 
+def test_the_socket_taken_is_one_clear_line_and_stays_its_owners(command: Command, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    first, _ = command.serve("--socket", path)
+    code, err = command.refuse("--socket", path, "--port", "0")
+    assert code == 1
+    assert err == (
+        f"cascade-scheduler: cannot listen on {path}: another process listens there; choose another path "
+        "with --socket\n"
+    )
+    for name in (path, f"{path}.direct"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(name)
+    first.kill()  # it leaves its sockets behind, at which nobody listens
+    end(first)
+    again, _ = command.serve("--socket", path)
+    again.send_signal(signal.SIGTERM)
+    assert end(again)[0] == 0
+    assert not list(tmp_path.glob("socket*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
