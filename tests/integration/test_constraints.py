@@ -123,10 +123,11 @@ def test_amounts_that_cannot_be_had_are_refused_at_submit(cluster: cs.Cluster) -
 
 
 def test_a_pool_of_one_run_is_no_other_runs(cluster: cs.Cluster) -> None:
-    hold = cluster.submit(sleeps(0.5).with_constraints(cpu=0, slots=1), system_resources={"slots": 1})
-    assert cluster.run(quick(2).with_constraints(slots=1), system_resources={"slots": 1}) == 2
+    hold = cluster.submit(sleeps(2 * SOON).with_constraints(cpu=0, slots=1), system_resources={"slots": 1})
+    run = cluster.submit(quick(2).with_constraints(slots=1), system_resources={"slots": 1})
+    assert run.result(SOON) == 2
     assert not hold.done()
-    hold.result(SOON)
+    hold.cancel()
 
 
 def test_an_async_task_holds_amounts_too(cluster: cs.Cluster) -> None:
