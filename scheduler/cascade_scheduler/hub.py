@@ -61,7 +61,7 @@ from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
 from cascade_scheduler.store.writer import StoreWriter, Then
 from cascade_scheduler.tails import Tails
 from cascade_scheduler.turn import Order, Turn
-from cascade_scheduler.wire.event_bytes import event_field
+from cascade_scheduler.wire.event_bytes import events_to_bytes
 from cascade_scheduler.wire.shapes import ShapeCache
 from cascade_scheduler.wire.updates import fill_finish, tree_nodes
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, duration_of, value_size
@@ -294,20 +294,8 @@ class Hub:
             found = [event for event in found if event[0] <= through]
             if not found:
                 return
-            yield RunEvents(run.run_id, after + 1, self._event_fields(found))
+            yield RunEvents(run.run_id, after + 1, events_to_bytes(found, self.node_id))
             after = found[-1][0]
-
-    def _event_fields(self, found: Iterable[tuple[int, Logged]]) -> bytes:
-        parts = []
-        node, node_id = -1, ""
-        for number, logged in found:
-            known = logged.node_id
-            if not known:
-                if logged.node != node:  # what is told of a node comes together
-                    node, node_id = logged.node, self.node_id(logged)
-                known = node_id
-            parts.append(event_field(number, logged, known))
-        return b"".join(parts)
 
     def standing(self) -> Standing:
         """What belongs to no run, for a store that has lost it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 
@@ -14,9 +15,12 @@ from cascade_scheduler.eventlog import Logged
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.runs import RunRecord, SubmitFacts
 from cascade_scheduler.store.base import StoredRun
-from cascade_scheduler.wire.updates import event_from, finish_from
+from cascade_scheduler.wire.event_bytes import EventsUnreadable, events_from_bytes
+from cascade_scheduler.wire.updates import finish_from
 
 __all__ = ["find", "recall", "record_of", "restore_events"]
+
+logger = logging.getLogger("cascade.scheduler")
 
 EVENTS_AT_ONCE = 5_000
 """So many events are read before others have their turn."""
@@ -45,9 +49,11 @@ def record_of(stored: StoredRun) -> RunRecord:
 async def restore_events(record: RunRecord, stored: StoredRun) -> Sequence[Logged]:
     """Fills a run's event log with what is stored; returns that."""
     events: list[tuple[int, Logged]] = []
-    for payload in stored.events.values():
-        message = client_pb2.WatchResponse.FromString(payload)
-        events.extend((event.event_id, event_from(event, record.run_id)) for event in message.events)
+    for first, payload in stored.events.items():
+        try:
+            events += events_from_bytes(payload, record.run_id)
+        except EventsUnreadable as error:
+            logger.warning("run %s: events from %d on are left out: %s", record.run_id, first, error)
         if len(events) % EVENTS_AT_ONCE > EVENTS_AT_ONCE // 2:
             await asyncio.sleep(0)
     record.events.restore(events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cascade_dist.v1 import client_pb2, value_pb2
-from cascade_scheduler.core.commands import EventRecord, RunEnded
+from cascade_scheduler.core.commands import RunEnded
 from cascade_scheduler.core.explain import Explanation
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.views import NodeInfo, Progress, RunInfo, Tree, TreeCompound, TreeList, WorkerInfo
@@ -25,7 +25,6 @@ from cascade_scheduler.wire.values import (
 )
 
 __all__ = [
-    "event_from",
     "RUN_STATES",
     "event_to",
     "fill_finish",
@@ -193,34 +192,6 @@ def event_to(event_id: int, logged: Logged, node_id: str) -> client_pb2.Event:
     if logged.delay:
         event.delay.CopyFrom(duration_of(logged.delay))
     return event
-
-
-def event_from(event: client_pb2.Event, run_id: str) -> Logged:
-    """The reverse, for events that were stored; a node is known by its id alone."""
-    at = seconds_of(event.timestamp)
-    node = 0 if event.node_id else -1
-    if event.kind == "LogLine":
-        stream = 2 if event.stream == value_pb2.LOG_STREAM_STDERR else 1
-        return LogLine(run_id, at, node, event.task, event.worker, stream, event.text, event.node_id)
-    return EventRecord(
-        run_id,
-        event.kind,
-        at,
-        node,
-        event.task,
-        event.status,
-        event.reason,
-        event.error,
-        event.result_preview,
-        event.worker,
-        seconds_of(event.duration),
-        event.attempt,
-        event.max_attempts,
-        seconds_of(event.delay),
-        event.node_id,
-        event.iterations,
-        event.resource,
-    )
 
 
 def finish_from(finish: client_pb2.RunFinish, run_id: str) -> tuple[RunEnded, Tree | None, Progress]:
