@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cascade_dist import context
 from cascade_dist.client.cluster import Cluster
+from cascade_dist.client.link import Endpoint
 from cascade_dist.client.local import CLIENT_STATE, START_SECONDS, LocalCluster
-from cascade_dist.client.session import Endpoint
 from cascade_dist.client.submitting import check_run_id, checked_pools, new_run_id
 from cascade_dist.config import Settings, load_settings
 from cascade_dist.errors import CascadeError

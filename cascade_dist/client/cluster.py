@@ -17,6 +17,7 @@ from cascade_dist.client.constraints import Constraint
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run
 from cascade_dist.client.keeping import Keeper
+from cascade_dist.client.link import Endpoint
 from cascade_dist.client.records import (
     ClusterStatus,
     NodeExplanation,
@@ -32,7 +33,7 @@ from cascade_dist.client.records import (
     html_table,
     status_of,
 )
-from cascade_dist.client.session import Endpoint, Session
+from cascade_dist.client.session import Session
 from cascade_dist.client.storing import Objects
 from cascade_dist.client.submitting import SubmitOptions, check_run_id, checked_pools, new_run_id, submit
 from cascade_dist.client.telling import Telling

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from cascade_dist.wire import Address, check_versions, local_versions, open_chan
 from cascade_dist.wire.direct import DirectCall, open_stream
 from cascade_dist.wire.eager import advance, forget
 
-__all__ = ["Link", "LinkLostError", "Metadata", "frame_submit"]
+__all__ = ["Endpoint", "Link", "LinkLostError", "Metadata", "frame_submit"]
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -40,6 +41,23 @@ def frame_submit(submit: pb.Submit) -> bytes:
         size >>= 7
     head.append(size)
     return bytes(head) + body
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a scheduler is and how to talk with it.
+
+    Attributes:
+        addresses: tried in order.
+        metadata: goes with every call.
+        credentials: for TLS.
+        is_gone: of a private cluster: says why nothing can be run there any more, and the remedy; or None.
+    """
+
+    addresses: Sequence[Address]
+    metadata: Metadata = ()
+    credentials: grpc.ChannelCredentials | None = None
+    is_gone: Callable[[], str | None] | None = None
 
 
 class LinkLostError(Exception):
@@ -91,6 +109,7 @@ class Link:
         """
         channel = open_channel(address, credentials)
         opening = partial(open_stream, address, channel, _OPEN, metadata, pb.OpenResponse.FromString)
+        call: Any = None
         try:
             for left in reversed(range(HANDSHAKES_MAX)):
                 call = await opening()
@@ -106,6 +125,8 @@ class Link:
                 raise VersionMismatchError(error)
             return cls(address, channel, call, welcome), list(dict.fromkeys([*welcome.warnings, *warnings]))
         except BaseException:
+            if call is not None:
+                call.cancel()  # a direct stream does not end with the channel
             await channel.close()
             raise
 

@@ -10,8 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -22,7 +21,7 @@ from cascade_dist.client.background import BackgroundLoop
 from cascade_dist.client.diagnosis import NotLeadingError, rpc_error
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
-from cascade_dist.client.link import Link, LinkLostError, Metadata, frame_submit
+from cascade_dist.client.link import Endpoint, Link, LinkLostError, Metadata, frame_submit
 from cascade_dist.client.records import RunStatus
 from cascade_dist.client.tracker import Tracker
 from cascade_dist.client.watching import watch
@@ -30,13 +29,12 @@ from cascade_dist.codec.values import Packed
 from cascade_dist.errors import CascadeError, ClusterClosedError, ConnectionFailedError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
-from cascade_dist.wire import Address
 from cascade_dist.wire.graphs import BODY_INLINE_MAX, Upload
 
 if TYPE_CHECKING:
     from cascade_dist.client.keeping import Keeper
 
-__all__ = ["Endpoint", "Session"]
+__all__ = ["Session"]
 
 log = logging.getLogger("cascade.client")
 
@@ -55,23 +53,6 @@ CLOSE_SECONDS = 1.0
 CALL_SECONDS = 30.0
 FETCHES_MAX = 4
 """Blobs fetched at the same time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a scheduler is and how to talk with it.
-
-    Attributes:
-        addresses: tried in order.
-        metadata: goes with every call.
-        credentials: for TLS.
-        is_gone: of a private cluster: says why nothing can be run there any more, and the remedy; or None.
-    """
-
-    addresses: Sequence[Address]
-    metadata: Metadata = ()
-    credentials: grpc.ChannelCredentials | None = None
-    is_gone: Callable[[], str | None] | None = None
 
 
 class Session:
@@ -362,16 +343,20 @@ class Session:
         link, message = self.link, tracker.message
         if link is not None and message is not None:
             tracker.begun = True  # before it is sent: a connection that comes now has to tell of the run too
-            if link.send_now(message):
-                return
+            if link.send_now(message) and not self.closed:
+                return  # else who closes may have gone through the runs before this one was among them
         self.background.post(self._begin, tracker)
 
     def _begin(self, tracker: Tracker) -> None:
         tracker.begun = True
         if self.closed:
             tracker.lose(CLOSED)
-        elif self.link is not None and tracker.message is not None:
+        elif tracker.message is None:
+            return
+        elif self.link is not None:
             self.link.send(tracker.message)
+        elif not self.up:
+            tracker.lose(f"the session with the scheduler at {self.address} was lost just now; submit again")
         # Else the message goes out when there is a connection again.
 
     def attach(self, tracker: Tracker) -> None:

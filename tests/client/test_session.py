@@ -12,8 +12,8 @@ import pytest
 
 import cascade_dist as cs
 from cascade_dist.client.cluster import Cluster
+from cascade_dist.client.link import Endpoint
 from cascade_dist.client.records import Progress, RunStatus
-from cascade_dist.client.session import Endpoint
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import value_pb2
 from cascade_dist.wire import parse_addresses
