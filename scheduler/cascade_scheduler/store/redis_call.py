@@ -166,7 +166,9 @@ class ScriptCall:
         line = self._line
         if line is None or line.lost:
             line = self._line = await self._connect()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._began = loop.time()  # else the timer of an earlier call would end this one
 
         def answered(answer: Any) -> None:
             if not future.done():
