@@ -18,7 +18,7 @@ from cascade_dist.errors import ConnectionFailedError, VersionMismatchError
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.v1 import client_pb2_grpc
 from cascade_dist.wire import Address, check_versions, local_versions, open_channel
-from cascade_dist.wire.direct import DirectCall, open_stream
+from cascade_dist.wire.direct import DirectCall, open_stream, pump
 from cascade_dist.wire.eager import advance, forget
 
 __all__ = ["Endpoint", "Link", "LinkLostError", "Metadata", "frame_submit"]
@@ -179,13 +179,8 @@ class Link:
 
     async def read(self, handle: Callable[[pb.OpenResponse], None]) -> str:
         """Hands over what comes until the stream ends; gives the reason for people."""
-        read = self._call.read
         try:
-            while True:
-                message = await read()
-                if message is grpc.aio.EOF:
-                    break
-                handle(message)
+            await pump(self._call, handle)
             code, details = await self._call.code(), await self._call.details()
             return details or ("the scheduler ended the session" if code is grpc.StatusCode.OK else code.name)
         except grpc.aio.AioRpcError as error:

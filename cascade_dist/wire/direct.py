@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import grpc
@@ -19,10 +19,10 @@ import grpc.aio
 
 from cascade_dist.wire.addresses import Address
 from cascade_dist.wire.channels import MESSAGE_BYTES_MAX
-from cascade_dist.wire.frames import CLOSE, HEAD, MESSAGE, OPEN, STATUS, FrameSocket
+from cascade_dist.wire.frames import CLOSE, HEAD, MESSAGE, OPEN, STATUS, FrameSocket, Take
 from cascade_dist.wire.socket_writer import SocketWriter
 
-__all__ = ["Call", "DirectCall", "open_stream"]
+__all__ = ["Call", "DirectCall", "open_stream", "pump"]
 
 CONNECT_SECONDS = 5.0
 NOW_BYTES_MAX = 16_384
@@ -62,6 +62,25 @@ async def open_stream(
             pass  # gRPC says why, if there is nobody
     opening: Any = channel.stream_stream(method, response_deserializer=parse)
     return opening(metadata=grpc.aio.Metadata(*metadata))
+
+
+async def pump(stream: Any, take: Take) -> None:
+    """Gives the messages of a stream to `take`: of a direct one, or of gRPC's call or context.
+
+    Ends when no message will come or none is wanted.
+
+    Raises:
+        grpc.aio.AioRpcError: the stream has ended with an error.
+    """
+    if isinstance(stream, FrameSocket):
+        await stream.pump(take)
+        return
+    while (message := await stream.read()) is not grpc.aio.EOF:
+        said = take(message)
+        if said is not None and said is not True and said is not False:
+            said = await said
+        if said:
+            return
 
 
 class DirectCall(FrameSocket):
@@ -139,6 +158,22 @@ class DirectCall(FrameSocket):
         if code is not grpc.StatusCode.OK:
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
         return grpc.aio.EOF
+
+    async def pump(self, take: Take) -> None:
+        """Gives messages to `take`, each in the iteration of the loop that reads it; ends as `read` does."""
+        wanted = True
+
+        def parsed(data: bytes) -> Coroutine[Any, Any, bool | None] | bool | None:
+            nonlocal wanted
+            if self._cancelled:
+                return True
+            said = take(self._parse(data))
+            wanted = said is not True
+            return said
+
+        await super().pump(parsed)
+        if wanted:
+            await self.read()
 
     async def done_writing(self) -> None:
         """Says that this side sends no more."""

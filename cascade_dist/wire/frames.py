@@ -13,11 +13,12 @@ import asyncio
 import struct
 from abc import abstractmethod
 from collections import deque
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, cast
 
 from cascade_dist.wire.channels import KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, MESSAGE_BYTES_MAX
 
-__all__ = ["CLOSE", "HEAD", "MESSAGE", "OPEN", "OPEN_BYTES_MAX", "STATUS", "FrameSocket"]
+__all__ = ["CLOSE", "Take", "HEAD", "MESSAGE", "OPEN", "OPEN_BYTES_MAX", "STATUS", "FrameSocket"]
 
 HEAD = struct.Struct("<IB")
 MESSAGE, OPEN, CLOSE, STATUS, PING, PONG = range(6)
@@ -32,6 +33,11 @@ BUFFER_BYTES = 256 << 10
 """While more than this waits to leave, writers wait."""
 LINGER_SECONDS = 2.0
 """How long what was written may take to leave once the stream is to end."""
+
+
+Take: TypeAlias = Callable[[Any], Coroutine[Any, Any, "bool | None"] | bool | None]
+"""Is given a message. True: that was the last one wanted. A coroutine: what comes next waits for its end, and
+for what it returns."""
 
 
 class FrameSocket(asyncio.Protocol):
@@ -55,6 +61,7 @@ class FrameSocket(asyncio.Protocol):
         self._queued = 0
         self._reading = True
         self._reader: asyncio.Future[None] | None = None
+        self._pump: _Pump | None = None
         self._room: asyncio.Future[None] | None = None
         """While there is one, what was written has not left yet."""
         self._heard = False
@@ -111,6 +118,19 @@ class FrameSocket(asyncio.Protocol):
             self._reader = self._loop.create_future()
             await self._reader
 
+    async def pump(self, take: Take) -> None:
+        """Gives messages to `take`, each in the iteration of the loop that reads it: no task is woken for it.
+
+        Ends when no message will come or none is wanted; what `take` raises comes out here.
+        """
+        pump = self._pump = _Pump(self, take)
+        try:
+            pump.run()
+            await pump.ended
+        finally:
+            self._pump = None
+            pump.close()
+
     def take(self) -> bytes:
         """The next message; there is one."""
         message = self.messages.popleft()
@@ -124,6 +144,8 @@ class FrameSocket(asyncio.Protocol):
         """No further message will come."""
         self.over = True
         self.wake()
+        if self._pump is not None:
+            self._pump.run()
 
     def wake(self) -> None:
         """Lets who waits in `wait` look."""
@@ -159,6 +181,8 @@ class FrameSocket(asyncio.Protocol):
             self._wanted = HEAD.size
         if start < size:
             self._kept = bytearray(kept[start:])
+        if self._pump is not None and self.messages:
+            self._pump.run()
 
     def _frame(self, kind: int, payload: bytes) -> None:
         if kind == MESSAGE:
@@ -219,3 +243,55 @@ class FrameSocket(asyncio.Protocol):
         """Closes the connection at once."""
         if self._transport is not None and not self.lost:
             self._transport.abort()
+
+
+class _Pump:
+    """Gives the messages of a socket to somebody."""
+
+    def __init__(self, source: FrameSocket, take: Take) -> None:
+        self._source = source
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Task[None] | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def run(self) -> None:
+        """Takes what there is."""
+        if self._waiting is not None or self.ended.done():
+            return
+        source = self._source
+        try:
+            while source.messages:
+                said = self._take(source.take())
+                if said is None or said is False:
+                    continue
+                if said is not True:
+                    self._waiting = self._loop.create_task(self._wait(said))
+                    return
+                self.ended.set_result(None)
+                return
+        except Exception as error:
+            self.ended.set_exception(error)
+            return
+        if source.over:
+            self.ended.set_result(None)
+
+    async def _wait(self, work: Coroutine[Any, Any, bool | None]) -> None:
+        try:
+            last = await work
+        except Exception as error:
+            if not self.ended.done():
+                self.ended.set_exception(error)
+            return
+        self._waiting = None
+        if last and not self.ended.done():
+            self.ended.set_result(None)
+        self.run()
+
+    def close(self) -> None:
+        """Takes nothing more."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self.ended.done() and not self.ended.cancelled():
+            self.ended.exception()  # whoever was cancelled does not ask for it
+        self.ended.cancel()

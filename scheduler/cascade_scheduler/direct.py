@@ -7,14 +7,14 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
 from cascade_dist.wire import MESSAGE_BYTES_MAX, TokenAuth
-from cascade_dist.wire.frames import CLOSE, MESSAGE, OPEN, OPEN_BYTES_MAX, STATUS, FrameSocket
+from cascade_dist.wire.frames import CLOSE, MESSAGE, OPEN, OPEN_BYTES_MAX, STATUS, FrameSocket, Take
 
 __all__ = ["DirectServer"]
 
@@ -81,6 +81,10 @@ class DirectServer:
                 os.unlink(self._path)
 
 
+class _UnreadableError(Exception):
+    """What came is no message of the method."""
+
+
 class DirectStream(FrameSocket):
     """One stream. To the handler of its method it is what grpc.aio's context is."""
 
@@ -116,6 +120,27 @@ class DirectStream(FrameSocket):
             return self._parse(self.take())
         except Exception as error:
             await self.abort(grpc.StatusCode.INTERNAL, f"a message cannot be read: {error}")
+
+    async def pump(self, take: Take) -> None:
+        """Gives messages to `take`, each in the iteration of the loop that reads it; ends as `read` does."""
+        wanted = True
+
+        def parsed(data: bytes) -> Coroutine[Any, Any, bool | None] | bool | None:
+            nonlocal wanted
+            try:
+                message = self._parse(data)
+            except Exception as error:
+                raise _UnreadableError(f"a message cannot be read: {error}") from error
+            said = take(message)
+            wanted = said is not True
+            return said
+
+        try:
+            await super().pump(parsed)
+        except _UnreadableError as error:
+            await self.abort(grpc.StatusCode.INTERNAL, str(error))
+        if wanted and self.lost:
+            raise asyncio.CancelledError
 
     async def write(self, message: Any) -> None:
         """Sends a message; waits first while too much has not left.

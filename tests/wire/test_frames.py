@@ -208,3 +208,87 @@ async def test_either_way_to_end_it_closes_the_connection(end_it: str) -> None:
     assert end.wire.aborted
     end.over_with_it()
     getattr(end, end_it)()
+
+
+# --- giving messages to somebody ----------------------------------------------------------------------
+
+
+async def test_messages_are_given_where_they_are_read() -> None:
+    end, taken = End(), list[bytes]()
+    end.data_received(frame(b"early"))
+    pumping = asyncio.ensure_future(end.pump(taken.append))
+    await asyncio.sleep(0)
+    end.data_received(frame(b"one") + frame(b"two"))
+    assert taken == [b"early", b"one", b"two"], "nobody had to be woken"
+    assert not pumping.done()
+    end.over_with_it()
+    await pumping
+
+
+async def test_what_comes_next_waits_for_what_a_message_began() -> None:
+    end, taken, gate = End(), list[bytes](), asyncio.Event()
+
+    async def slowly(message: bytes) -> None:
+        await gate.wait()
+        taken.append(message)
+
+    def take(message: bytes) -> Any:
+        return slowly(message) if message == b"slow" else taken.append(message)
+
+    pumping = asyncio.ensure_future(end.pump(take))
+    await asyncio.sleep(0)
+    end.data_received(frame(b"slow") + frame(b"next"))
+    end.over_with_it()
+    await asyncio.sleep(0.01)
+    assert taken == []
+    gate.set()
+    await pumping
+    assert taken == [b"slow", b"next"]
+
+
+async def test_nothing_is_taken_behind_the_last_one() -> None:
+    async def last(message: bytes) -> bool:
+        return True
+
+    for take in (lambda message: message == b"last", last):
+        end = End()
+        end.data_received(frame(b"last") + frame(b"more"))
+        await end.pump(take)
+        assert list(end.messages) == [b"more"]
+        end.over_with_it()
+
+
+async def test_what_a_taker_raises_comes_out() -> None:
+    async def slowly(message: bytes) -> None:
+        raise ValueError("slowly")
+
+    def at_once(message: bytes) -> None:
+        raise ValueError("at once")
+
+    for take, text in ((at_once, "at once"), (slowly, "slowly")):
+        end = End()
+        pumping = asyncio.ensure_future(end.pump(take))
+        await asyncio.sleep(0)
+        end.data_received(frame(b"one"))
+        with pytest.raises(ValueError, match=text):
+            await pumping
+        end.over_with_it()
+
+
+async def test_who_gives_up_takes_nothing_more() -> None:
+    end, taken, begun = End(), list[bytes](), asyncio.Event()
+
+    async def stuck(message: bytes) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    pumping = asyncio.ensure_future(end.pump(stuck))
+    end.data_received(frame(b"one"))
+    await begun.wait()
+    pumping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pumping
+    end.data_received(frame(b"two"))
+    assert taken == []
+    assert list(end.messages) == [b"two"]
+    end.over_with_it()

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import Address, TokenAuth, check_versions, open_channel
 from cascade_dist.wire.convert import seconds
-from cascade_dist.wire.direct import Call, open_stream
+from cascade_dist.wire.direct import Call, open_stream, pump
 from cascade_worker.writer import StreamWriter
 
 __all__ = ["FatalError", "SchedulerLink", "SessionPeer"]
@@ -288,16 +288,17 @@ class SchedulerLink:
         )
         watch = asyncio.create_task(self._watch(writer, period, silence))
         writer.poke()
+
+        def take(response: worker_pb2.ConnectResponse) -> bool:
+            self._last_read = time.monotonic()
+            if response.WhichOneof("body") == "goodbye":
+                self._said_goodbye(response.goodbye, address)
+                return True
+            self._peer.received(response)
+            return False
+
         try:
-            while True:
-                response = await call.read()
-                if response is grpc.aio.EOF:
-                    return
-                self._last_read = time.monotonic()
-                if response.WhichOneof("body") == "goodbye":
-                    self._said_goodbye(response.goodbye, address)
-                    return
-                self._peer.received(response)
+            await pump(call, take)
         finally:
             self._call = self._writer = None
             writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import grpc.aio
 from cascade_dist import wire
 from cascade_dist.errors import RunFileError
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
+from cascade_dist.wire.direct import pump
 from cascade_scheduler import recalling, recovery, resuming
 from cascade_scheduler.blobs.base import BlobError
 from cascade_scheduler.core import views
@@ -117,31 +118,38 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
 
     async def _read(self, session: ClientSession, submits: Submits, context: Context) -> bool:
         """Takes messages until the client closes its stream; True when it did so in order."""
-        hub = self._hub
-        room = hub.writer.room
-        while True:
-            received: Any = await context.read()
-            if received is grpc.aio.EOF:
-                return not context.cancelled()
-            message: client_pb2.OpenRequest = received
+        room = self._hub.writer.room
+
+        def take(message: client_pb2.OpenRequest) -> Coroutine[Any, Any, None] | bool | None:
             body = message.WhichOneof("body")
-            if body == "submit":
-                if not room.is_set():
-                    await room.wait()  # the store is away and the backlog full: no new runs until it is back
-                submits.take(message.submit)
-            elif body == "attach":
-                following.attach(hub, session, message.attach)
-            elif body == "cancel":
-                record = hub.runs.get(message.cancel.run_id)
-                if record is not None:
-                    following.cancel(hub, record, "its client asked for it")
-            elif body == "detach":
-                session.unfollow(message.detach.run_id)
-            else:
-                session.end(
-                    f"a message after the first has the body {body!r}", grpc.StatusCode.INVALID_ARGUMENT
-                )
-                return False
+            if body != "submit":
+                return self._take(session, message, body)
+            if not room.is_set():
+                return later(message.submit)
+            submits.take(message.submit)
+            return None
+
+        async def later(submit: client_pb2.Submit) -> None:
+            await room.wait()  # the store is away and the backlog full: no new runs until it is back
+            submits.take(submit)
+
+        await pump(context, take)
+        return not context.cancelled() and not session.ended.done()
+
+    def _take(self, session: ClientSession, message: client_pb2.OpenRequest, body: str | None) -> bool:
+        """Takes a message that is no submit; True when it is the last one that is taken."""
+        if body == "attach":
+            following.attach(self._hub, session, message.attach)
+        elif body == "cancel":
+            record = self._hub.runs.get(message.cancel.run_id)
+            if record is not None:
+                following.cancel(self._hub, record, "its client asked for it")
+        elif body == "detach":
+            session.unfollow(message.detach.run_id)
+        else:
+            session.end(f"a message after the first has the body {body!r}", grpc.StatusCode.INVALID_ARGUMENT)
+            return True
+        return False
 
     # --- events ----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import grpc.aio
 
 from cascade_dist import wire
 from cascade_dist.v1 import graph_pb2, value_pb2, worker_pb2, worker_pb2_grpc
+from cascade_dist.wire.direct import pump
 from cascade_scheduler.core import views
 from cascade_scheduler.core.events import WorkerDisconnected, WorkerReported
 from cascade_scheduler.core.values import BlobValue, Value
@@ -47,6 +48,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._clock = asyncio.get_running_loop().time
 
     async def Connect(  # noqa: N802 - gRPC's name
         self, request_iterator: AsyncIterator[worker_pb2.ConnectRequest], context: Context
@@ -123,49 +125,57 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
     async def _read(self, session: WorkerSession, context: Context) -> bool:
         """Takes messages until the worker ends its stream; True when it had said that it is going away."""
-        hub = self._hub
-        turn, loop, room = hub.turn, asyncio.get_running_loop(), hub.writer.room
-        worker = session.worker
-        draining = session.draining
-        while True:
+        room = self._hub.writer.room
+
+        def take(message: worker_pb2.ConnectRequest) -> Coroutine[Any, Any, None] | None:
             if not room.is_set():
-                await room.wait()  # the store is away and the backlog full: no more reports until it is back
-            received: Any = await context.read()
-            if received is grpc.aio.EOF:
-                return draining
-            message: worker_pb2.ConnectRequest = received
-            session.heard_at = loop.time()
-            if message.sequence != session.taken + 1:
-                raise BadMessage(
-                    f"message {message.sequence} came after message {session.taken} of the same session"
-                )
-            session.taken = message.sequence
-            body = message.WhichOneof("body")
-            if body == "reports":
-                # Only the parts that there are: each look at another one would cost something.
-                parts: dict[str, Any] = {f.name: value for f, value in message.reports.ListFields()}
-                if "logs" in parts:
-                    hub.lines(session, [(line.attempt, line.stream, line.text) for line in parts["logs"]])
-                says_so = "draining" in parts
-                draining = draining or says_so
-                turn.post(
-                    WorkerReported(
-                        worker,
-                        reports_from(worker, parts.get("reports", ()), hub.tails.read),
-                        tuple(parts.get("started", ())),
-                        says_so,
-                        parts.get("promised", 0),
-                        resources_from(parts["resources"], session.run_id) if "resources" in parts else (),
-                        tuple([session.run_id(run) for run in parts.get("closed_runs", ())]),
-                        leases_from(parts["leases"]) if "leases" in parts else (),
-                        tuple(parts.get("copies", ())),
-                    ),
-                    then=partial(_stored, session, message.sequence),
-                )
-            elif body == "heartbeat":
-                turn.post(None, then=partial(_stored, session, message.sequence))
-            else:
-                raise BadMessage(f"a message after the first has the body {body!r}")
+                return later(message)
+            self._take(session, message)
+            return None
+
+        async def later(message: worker_pb2.ConnectRequest) -> None:
+            await room.wait()  # the store is away and the backlog full: no more reports until it is back
+            self._take(session, message)
+
+        await pump(context, take)
+        return session.draining
+
+    def _take(self, session: WorkerSession, message: worker_pb2.ConnectRequest) -> None:
+        """Takes a message behind the Hello."""
+        hub = self._hub
+        turn = hub.turn
+        session.heard_at = self._clock()
+        if message.sequence != session.taken + 1:
+            raise BadMessage(
+                f"message {message.sequence} came after message {session.taken} of the same session"
+            )
+        session.taken = message.sequence
+        body = message.WhichOneof("body")
+        if body == "reports":
+            # Only the parts that there are: each look at another one would cost something.
+            parts: dict[str, Any] = {f.name: value for f, value in message.reports.ListFields()}
+            if "logs" in parts:
+                hub.lines(session, [(line.attempt, line.stream, line.text) for line in parts["logs"]])
+            says_so = "draining" in parts
+            session.draining = session.draining or says_so
+            turn.post(
+                WorkerReported(
+                    session.worker,
+                    reports_from(session.worker, parts.get("reports", ()), hub.tails.read),
+                    tuple(parts.get("started", ())),
+                    says_so,
+                    parts.get("promised", 0),
+                    resources_from(parts["resources"], session.run_id) if "resources" in parts else (),
+                    tuple([session.run_id(run) for run in parts.get("closed_runs", ())]),
+                    leases_from(parts["leases"]) if "leases" in parts else (),
+                    tuple(parts.get("copies", ())),
+                ),
+                then=partial(_stored, session, message.sequence),
+            )
+        elif body == "heartbeat":
+            turn.post(None, then=partial(_stored, session, message.sequence))
+        else:
+            raise BadMessage(f"a message after the first has the body {body!r}")
 
     async def FetchValue(  # noqa: N802
         self, request: worker_pb2.FetchValueRequest, context: Context
