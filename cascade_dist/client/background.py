@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
+from cascade_dist.client.patience import result_of
 from cascade_dist.errors import ClusterClosedError, ConnectionFailedError
 
 __all__ = ["BackgroundLoop", "acquire", "release"]
@@ -110,7 +111,7 @@ class BackgroundLoop:
             raise
         future = self.start(coroutine)
         try:
-            return future.result(timeout)
+            return result_of(future, timeout)
         except (KeyboardInterrupt, FutureTimeoutError):
             future.cancel()
             raise

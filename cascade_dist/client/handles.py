@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cascade_dist.client.events import Event
+from cascade_dist.client.patience import until_done
 from cascade_dist.client.records import (
     NodeExplanation,
     NodeInfo,
@@ -98,23 +99,17 @@ class Run(Future[T]):
         """
         if not self.done():
             self._check_may_wait()
-        try:
-            return super().result(timeout)
-        except TimeoutError:
-            if self.done():
-                return super().result(0)  # raises what the task raised, unless it has ended this very moment
-            raise self._late(timeout) from None
+            if not until_done(self, timeout):
+                raise self._late(timeout)
+        return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` raises, or None; same arguments and errors."""
         if not self.done():
             self._check_may_wait()
-        try:
-            return super().exception(timeout)
-        except TimeoutError:
-            if self.done():
-                return super().exception(0)
-            raise self._late(timeout) from None
+            if not until_done(self, timeout):
+                raise self._late(timeout)
+        return super().exception(0)
 
     def _late(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(

@@ -22,6 +22,7 @@ from cascade_dist.client.diagnosis import NotLeadingError, rpc_error
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
 from cascade_dist.client.link import Endpoint, Link, LinkLostError, Metadata, frame_submit
+from cascade_dist.client.patience import result_of
 from cascade_dist.client.records import RunStatus
 from cascade_dist.client.tracker import Tracker
 from cascade_dist.client.watching import watch
@@ -368,7 +369,7 @@ class Session:
             self.connect()
         self.begin(tracker)
         try:
-            taken.result()
+            result_of(taken)
         except BaseException:
             self.abandon(tracker)
             raise

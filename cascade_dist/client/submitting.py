@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cascade_dist.client import repeats, storing
 from cascade_dist.client.handles import Run
 from cascade_dist.client.link import Link, LinkLostError, frame_submit
+from cascade_dist.client.patience import result_of
 from cascade_dist.client.session import Session
 from cascade_dist.client.tracker import KEPT_GRAPH_BYTES_MAX, Tracker
 from cascade_dist.codec.functions import FunctionCache
@@ -306,7 +307,7 @@ class _Sender:
         self._remember_known(link)
         taken = self._tracker.taken
         assert taken is not None
-        taken.result()
+        result_of(taken)
 
     def _send(self, link: Link | None, message: pb.Submit, slots: threading.BoundedSemaphore) -> None:
         frame = frame_submit(message)
