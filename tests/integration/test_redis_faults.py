@@ -297,6 +297,7 @@ def test_a_tampered_result_counts_as_lost_and_is_made_again(
         target = gate(journal.path, str(flag), step(journal.path, 1), step(journal.path, 2))
         run = client.submit(target, run_id="tampered", progress=False)
         wait_until(lambda: "gate" in journal.lines())
+        wait_until(lambda: plain.hlen("cascade:run:tampered:results") == 2)
         cluster.schedulers[0].kill()
         for worker in cluster.workers:
             worker.kill()
