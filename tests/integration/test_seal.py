@@ -92,6 +92,7 @@ def test_a_scheduler_with_another_key_passes_over_runs_and_says_why(
     with cluster.connect() as client:
         run = client.submit(target, run_id=run_id, progress=False)
         wait_until(lambda: "gate" in journal.lines())
+        wait_until(lambda: len(list(client.events(run_id, follow=False))) > 1)  # what is told is stored
         cluster.schedulers[0].kill()
         cluster.schedulers[0].log.unlink()
         again = cluster.start_scheduler(0, "--seal-key-file", str(tmp_path / "other"))
