@@ -11,12 +11,19 @@ import cascade_dist as cs
 from cascade_dist.client import repeats
 from cascade_dist.client.link import Link
 from cascade_dist.codec.functions import FunctionCache
+from cascade_dist.graph import identity
 from cascade_dist.graph.build import Compilation
 from cascade_dist.v1 import client_pb2 as pb
 from cascade_dist.wire.graphs import Part, encode_graph
 from tests.client.fake import put_together
 
 OPTIONS = ("name", "cancel", True, False, 30.0)
+
+
+@pytest.fixture(autouse=True)
+def room_for_specs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Specs are remembered up to a bound, then forgotten; other tests leave some."""
+    monkeypatch.setattr(identity, "_recent", {})
 
 
 @cs.task
