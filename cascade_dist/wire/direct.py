@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -159,21 +159,12 @@ class DirectCall(FrameSocket):
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
         return grpc.aio.EOF
 
-    async def pump(self, take: Take) -> None:
+    async def pump(self, take: Take) -> bool:
         """Gives messages to `take`, each in the iteration of the loop that reads it; ends as `read` does."""
-        wanted = True
-
-        def parsed(data: bytes) -> Coroutine[Any, Any, bool | None] | bool | None:
-            nonlocal wanted
-            if self._cancelled:
-                return True
-            said = take(self._parse(data))
-            wanted = said is not True
-            return said
-
-        await super().pump(parsed)
-        if wanted:
+        over = await super().pump(lambda data: take(self._parse(data)))
+        if over:
             await self.read()
+        return over
 
     async def done_writing(self) -> None:
         """Says that this side sends no more."""
@@ -192,6 +183,7 @@ class DirectCall(FrameSocket):
         if self._status is None:
             self._ended(grpc.StatusCode.CANCELLED, "cancelled on this side")
             self._cancelled = True
+        self.messages.clear()
         self.finish()
         self.drop()
         return self._cancelled

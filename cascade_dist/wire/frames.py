@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, cast
 
 from cascade_dist.wire.channels import KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, MESSAGE_BYTES_MAX
 
-__all__ = ["CLOSE", "Take", "HEAD", "MESSAGE", "OPEN", "OPEN_BYTES_MAX", "STATUS", "FrameSocket"]
+__all__ = ["CLOSE", "HEAD", "MESSAGE", "OPEN", "OPEN_BYTES_MAX", "STATUS", "FrameSocket", "Take"]
 
 HEAD = struct.Struct("<IB")
 MESSAGE, OPEN, CLOSE, STATUS, PING, PONG = range(6)
@@ -118,15 +118,15 @@ class FrameSocket(asyncio.Protocol):
             self._reader = self._loop.create_future()
             await self._reader
 
-    async def pump(self, take: Take) -> None:
+    async def pump(self, take: Take) -> bool:
         """Gives messages to `take`, each in the iteration of the loop that reads it: no task is woken for it.
 
-        Ends when no message will come or none is wanted; what `take` raises comes out here.
+        Ends when no message will come, with True, or when none is wanted; what `take` raises comes out here.
         """
         pump = self._pump = _Pump(self, take)
         try:
             pump.run()
-            await pump.ended
+            return await pump.ended
         finally:
             self._pump = None
             pump.close()
@@ -253,40 +253,42 @@ class _Pump:
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Task[None] | None = None
-        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.ended: asyncio.Future[bool] = self._loop.create_future()
+        """True: no further message will come; False: none is wanted."""
 
     def run(self) -> None:
         """Takes what there is."""
-        if self._waiting is not None or self.ended.done():
-            return
         source = self._source
         try:
-            while source.messages:
+            while source.messages and self._waiting is None and not self.ended.done():
                 said = self._take(source.take())
-                if said is None or said is False:
-                    continue
-                if said is not True:
+                if said is True:
+                    self._end(False)
+                elif said is not None and said is not False:
                     self._waiting = self._loop.create_task(self._wait(said))
-                    return
-                self.ended.set_result(None)
-                return
         except Exception as error:
-            self.ended.set_exception(error)
-            return
-        if source.over:
-            self.ended.set_result(None)
+            self._fail(error)
+        if source.over and not source.messages and self._waiting is None:
+            self._end(True)
 
     async def _wait(self, work: Coroutine[Any, Any, bool | None]) -> None:
         try:
             last = await work
         except Exception as error:
-            if not self.ended.done():
-                self.ended.set_exception(error)
+            self._fail(error)
             return
         self._waiting = None
-        if last and not self.ended.done():
-            self.ended.set_result(None)
+        if last:
+            self._end(False)
         self.run()
+
+    def _end(self, over: bool) -> None:
+        if not self.ended.done():  # what takes a message may have ended the stream itself
+            self.ended.set_result(over)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
     def close(self) -> None:
         """Takes nothing more."""

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -117,30 +117,25 @@ class DirectStream(FrameSocket):
                     raise asyncio.CancelledError
                 return grpc.aio.EOF
         try:
-            return self._parse(self.take())
-        except Exception as error:
-            await self.abort(grpc.StatusCode.INTERNAL, f"a message cannot be read: {error}")
-
-    async def pump(self, take: Take) -> None:
-        """Gives messages to `take`, each in the iteration of the loop that reads it; ends as `read` does."""
-        wanted = True
-
-        def parsed(data: bytes) -> Coroutine[Any, Any, bool | None] | bool | None:
-            nonlocal wanted
-            try:
-                message = self._parse(data)
-            except Exception as error:
-                raise _UnreadableError(f"a message cannot be read: {error}") from error
-            said = take(message)
-            wanted = said is not True
-            return said
-
-        try:
-            await super().pump(parsed)
+            return self._message(self.take())
         except _UnreadableError as error:
             await self.abort(grpc.StatusCode.INTERNAL, str(error))
-        if wanted and self.lost:
+
+    async def pump(self, take: Take) -> bool:
+        """Gives messages to `take`, each in the iteration of the loop that reads it; ends as `read` does."""
+        try:
+            over = await super().pump(lambda data: take(self._message(data)))
+        except _UnreadableError as error:
+            await self.abort(grpc.StatusCode.INTERNAL, str(error))
+        if over and self.lost:
             raise asyncio.CancelledError
+        return over
+
+    def _message(self, data: bytes) -> Any:
+        try:
+            return self._parse(data)
+        except Exception as error:
+            raise _UnreadableError(f"a message cannot be read: {error}") from error
 
     async def write(self, message: Any) -> None:
         """Sends a message; waits first while too much has not left.

@@ -292,3 +292,27 @@ async def test_who_gives_up_takes_nothing_more() -> None:
     assert taken == []
     assert list(end.messages) == [b"two"]
     end.over_with_it()
+
+
+async def test_who_takes_a_message_may_end_the_stream() -> None:
+    end, taken = End(), list[bytes]()
+
+    def take(message: bytes) -> None:
+        taken.append(message)
+        end.over_with_it()
+
+    pumping = asyncio.ensure_future(end.pump(take))
+    await asyncio.sleep(0)
+    end.data_received(frame(b"one"))
+    assert await pumping
+    assert taken == [b"one"]
+
+
+async def test_a_coroutine_may_say_that_its_message_was_the_last() -> None:
+    async def last(message: bytes) -> bool:
+        return True
+
+    end = End()
+    end.data_received(frame(b"last"))
+    assert not await end.pump(last), "the stream is not over"
+    end.over_with_it()
