@@ -29,6 +29,8 @@ __all__ = ["CLIENT_STATE", "LocalCluster"]
 
 START_SECONDS = 30.0
 STOP_SECONDS = 3.0
+REAP_SECONDS = 30.0
+"""How long the system may take to end a process that was killed: far more than it takes even where much is done at a time."""
 POLL_SECONDS = 0.005
 PRIVATE_VARIABLES = frozenset({"CASCADE_FAST_LOOPS"})
 """Settings of the environment that hold in private clusters too: they change how, and not what."""
@@ -251,7 +253,7 @@ class LocalCluster:
         self._close_lifeline()
         if not _wait(processes, STOP_SECONDS):
             _signal(processes, signal.SIGKILL)
-            _wait(processes, STOP_SECONDS)
+            _wait(processes, REAP_SECONDS)
         self._processes = []
         if self._directory != Path():
             shutil.rmtree(self._directory, ignore_errors=True)
