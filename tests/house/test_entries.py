@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Ctrl-C comes while a module is imported, or while a function is called.
+# Ctrl-C comes while a module is imported, there where an exception is lost, or while a function is called.
 IMPORTING = """
 import importlib, sys
 
@@ -17,6 +17,19 @@ class Stop:
     def find_spec(self, name, path=None, target=None):
         if name == sys.argv[2]:
             raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stop())
+importlib.import_module(sys.argv[1]).main()
+"""
+LOSING = """
+import importlib, signal, sys, weakref
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2]:
+            thing = type("Thing", (), {})()
+            keep = weakref.ref(thing, lambda ref: signal.raise_signal(signal.SIGINT))
+            del thing
 
 sys.meta_path.insert(0, Stop())
 importlib.import_module(sys.argv[1]).main()
@@ -40,6 +53,9 @@ entry.main()
         (IMPORTING, "cascade_dist.cli.entry", "typer"),
         (IMPORTING, "cascade_scheduler.entry", "grpc"),
         (IMPORTING, "cascade_worker.entry", "grpc"),
+        (LOSING, "cascade_dist.cli.entry", "typer"),
+        (LOSING, "cascade_scheduler.entry", "grpc"),
+        (LOSING, "cascade_worker.entry", "grpc"),
         (CALLING, "cascade_dist.cli.entry", "typer.main.get_command"),
         (CALLING, "cascade_scheduler.entry", "cascade_scheduler.__main__.main"),
         (CALLING, "cascade_worker.entry", "cascade_worker.__main__.main"),
@@ -56,3 +72,25 @@ def test_ctrl_c_while_a_command_starts_is_quiet(program: str, entry: str, where:
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_that_is_ignored_stays_so(root: Path) -> None:
+    """As of a command that a shell runs in the background."""
+    program = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from cascade_worker import entry
+import cascade_worker.__main__
+cascade_worker.__main__.main = lambda: print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+entry.main()
+"""
+    path = os.pathsep.join(map(str, (root, root / "worker")))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
