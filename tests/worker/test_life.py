@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from cascade_dist.v1 import value_pb2, worker_pb2
+from cascade_worker.__main__ import _configure, _parser
 from tests.worker.processes import WorkerProcess, alive, descendants
 from tests.worker.scheduler import Scheduler, value_of
 from tests.worker.test_tasks import refer_to_first_input
@@ -228,6 +229,15 @@ async def test_what_a_dead_worker_left_is_swept(scheduler: Scheduler, start: Any
     await start("--slots", "1")
     await scheduler.worker()
     assert not dead.exists()
+
+
+@pytest.mark.parametrize(("further", "returns"), [((), True), (("--lifeline-fd", "5"), False)])
+def test_a_scheduler_of_who_holds_the_lifeline_does_not_come_back(
+    further: tuple[str, ...], returns: bool, tmp_path: Path
+) -> None:
+    options = _parser().parse_args(["127.0.0.1:1", "--local-dir", str(tmp_path), *further])
+    made, _ = _configure(options)
+    assert made.core_limits.scheduler_returns is returns
 
 
 async def test_it_ends_with_its_lifeline(scheduler: Scheduler, start: Any, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from cascade_dist.wire import (
 )
 from cascade_worker.app import Worker
 from cascade_worker.config import WorkerConfig
+from cascade_worker.core import Limits
 from cascade_worker.directories import default_memory, default_object_dir
 from cascade_worker.logs import set_up_logging
 from cascade_worker.session import FatalError
@@ -173,6 +174,8 @@ def _configure(options: argparse.Namespace) -> tuple[WorkerConfig, config.Settin
         ipfs=_node_url(settings["ipfs"]),
         client_credentials=client_credentials(ca, cert, key, tls=wants_tls),
         server_credentials=server_credentials(cert, key, ca) if cert else None,
+        # Who holds the lifeline has started the scheduler too, and starts no other in its place.
+        limits=Limits(scheduler_returns=options.lifeline_fd is None),
     )
     return made, settings
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cascade_worker.core import commands, events
 from cascade_worker.core.commands import EndingKind
 from tests.worker.core.bench import Bench, every, one
@@ -205,6 +207,31 @@ def test_a_drain_does_not_wait_long_for_acknowledgements(bench: Bench) -> None:
     bench.turn(events.DrainRequested(60), at=10)
     assert every(bench.turn(events.Ticked(), at=14), commands.Exit) == []
     assert one(bench.turn(events.Ticked(), at=15), commands.Exit) == commands.Exit()
+
+
+def test_a_drain_waits_for_a_scheduler_that_may_come_back(bench: Bench) -> None:
+    (attempt,), _ = bench.assign(bench.body())
+    bench.end(attempt)
+    bench.flush()
+    bench.turn(events.Disconnected())
+    assert every(bench.turn(events.DrainRequested(60)), commands.Exit) == []
+    bench.connect(keep=(attempt,))
+    sent = bench.flush()
+    assert sent is not None
+    assert one(bench.ack(sent.sequence), commands.Exit) == commands.Exit()
+
+
+@pytest.mark.parametrize("drains_first", [False, True])
+def test_a_drain_keeps_no_reports_for_a_scheduler_that_does_not_come_back(drains_first: bool) -> None:
+    bench = Bench(slots=2, scheduler_returns=False)
+    bench.connect()
+    (ended, runs), _ = bench.assign(bench.body(), 2)
+    bench.end(ended)
+    bench.flush()
+    last: list[events.Event] = [events.DrainRequested(60), events.Disconnected()]
+    for event in last if drains_first else reversed(last):
+        assert every(bench.turn(event), commands.Exit) == [], "what runs may end"
+    assert one(bench.end(runs), commands.Exit) == commands.Exit()
 
 
 def test_an_idle_worker_drains_at_once(bench: Bench) -> None:

@@ -114,7 +114,8 @@ class Core:
             state.leave_at = now + EXIT_GRACE + (state.cancel_grace if holding else 0.0)
             state.set_timer(state.leave_at, Timer.DRAIN)
         told = not state.connected or (not state.news and state.news_told <= state.acked)
-        left = bool(state.attempts) or holding or not told
+        for_nobody = over and not state.connected and not state.limits.scheduler_returns
+        left = (bool(state.attempts) and not for_nobody) or holding or not told
         if not left or (state.leave_at is not None and now >= state.leave_at):
             state.exited = True
             out.append(Exit())

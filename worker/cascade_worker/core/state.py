@@ -77,6 +77,7 @@ class Limits:
         start_delay: from such a death to the next try.
         started_delay: how long a start may wait for a message that goes anyway.
         report_bytes_max: payload of one message to the scheduler.
+        scheduler_returns: one that is gone may come back, and take the reports that it had not acknowledged.
     """
 
     slots: int = 1
@@ -91,6 +92,7 @@ class Limits:
     start_delay: float = 0.5
     started_delay: float = 0.005
     report_bytes_max: int = 768 * 1024
+    scheduler_returns: bool = True
 
 
 class Profile:
