@@ -214,7 +214,9 @@ class DirectCall(FrameSocket):
             self._writer.close()
 
     def on_broken(self, reason: str) -> None:
-        """The scheduler cannot be talked to any more."""
+        """The scheduler cannot be talked to any more: it sent what is not taken, or it does not answer."""
         self._ended(grpc.StatusCode.UNAVAILABLE, reason)
         self.finish()
         self.drop()
+
+    on_silent = on_broken

@@ -76,7 +76,11 @@ class FrameSocket(asyncio.Protocol):
 
     @abstractmethod
     def on_broken(self, reason: str) -> None:
-        """The peer cannot be talked to any more: the stream is to end."""
+        """The peer sent what is not taken: the stream is to end."""
+
+    @abstractmethod
+    def on_silent(self, reason: str) -> None:
+        """The peer does not answer: the stream is to end."""
 
     def on_lost(self) -> None:
         """The connection is gone."""
@@ -211,7 +215,7 @@ class FrameSocket(asyncio.Protocol):
         """Asks a peer that was silent for long; one that does not answer is given up."""
         if self._asked and not self._heard and self._reading:
             self._timer = None
-            self.on_broken(f"it was silent for {KEEPALIVE_SECONDS + KEEPALIVE_TIMEOUT_SECONDS:.0f} s")
+            self.on_silent(f"it was silent for {KEEPALIVE_SECONDS + KEEPALIVE_TIMEOUT_SECONDS:.0f} s")
             return
         self._asked = not self._heard and self._reading
         self._heard = False

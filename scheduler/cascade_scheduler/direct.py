@@ -248,8 +248,12 @@ class DirectStream(FrameSocket):
             self.send(STATUS, json.dumps({"code": code.value[0], "details": details}).encode())
 
     def on_broken(self, reason: str) -> None:
-        """The peer cannot be talked to any more."""
+        """The peer sent what is not taken."""
         self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+
+    def on_silent(self, reason: str) -> None:
+        """The peer does not answer."""
+        self._refuse(grpc.StatusCode.UNAVAILABLE, reason)
 
     def on_lost(self) -> None:
         """The connection is gone: the handler reads what had come before, and ends."""

@@ -274,6 +274,33 @@ async def test_a_message_that_is_too_large_is_not_sent(opened: Opened) -> None:
     assert "16,777,217" in str(error.details())
 
 
+@pytest.mark.parametrize(
+    ("silent", "code", "why"),
+    [
+        (True, grpc.StatusCode.UNAVAILABLE, "it was silent for 30 s"),
+        (False, grpc.StatusCode.RESOURCE_EXHAUSTED, "it sent a frame of 16,777,217 bytes"),
+    ],
+)
+async def test_a_peer_is_told_why_its_stream_ends(
+    service: Service, tmp_path: Path, silent: bool, code: grpc.StatusCode, why: str
+) -> None:
+    server = DirectServer(str(tmp_path / "d"), service.find, TokenAuth(TOKEN))
+    await server.open()
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "d")
+    await _until(lambda: bool(server._streams))
+    if silent:
+        for _ in range(3):
+            next(iter(server._streams))._look()
+    else:
+        writer.write(HEAD.pack(MESSAGE_BYTES_MAX + 1, MESSAGE))
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    await server.close(0.0)
+    said = json.loads(answer[answer.index(b"{") :])
+    assert said["code"] == code.value[0]
+    assert said["details"].startswith(why)
+
+
 async def test_a_cancel_on_this_side_frees_who_reads(opened: Opened, service: Service) -> None:
     call = await opened("Echo")
     await call.write(_said("one"))

@@ -49,6 +49,7 @@ class End(FrameSocket):
         super().__init__()
         self.frames: list[tuple[int, bytes]] = []
         self.reasons: list[str] = []
+        self.silent = False
         self.wire = Wire()
         self.connection_made(cast(Any, self.wire))
 
@@ -56,6 +57,10 @@ class End(FrameSocket):
         self.frames.append((kind, payload))
 
     def on_broken(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def on_silent(self, reason: str) -> None:
+        self.silent = True
         self.reasons.append(reason)
 
     def over_with_it(self) -> None:
@@ -168,7 +173,7 @@ async def test_a_peer_that_is_silent_is_asked_and_then_given_up() -> None:
     assert len(end.wire.sent) == 2
     assert not end.reasons
     end._look()
-    assert end.reasons == ["it was silent for 30 s"]
+    assert (end.silent, end.reasons) == (True, ["it was silent for 30 s"])
     end.over_with_it()
 
 
