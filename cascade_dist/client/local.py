@@ -30,7 +30,7 @@ __all__ = ["CLIENT_STATE", "LocalCluster"]
 START_SECONDS = 30.0
 STOP_SECONDS = 3.0
 REAP_SECONDS = 30.0
-"""How long the system may take to end a process that was killed: far more than it takes even where much is done at a time."""
+"""How long the system may take to end a process that was killed: far more than it does under any load."""
 POLL_SECONDS = 0.005
 PRIVATE_VARIABLES = frozenset({"CASCADE_FAST_LOOPS"})
 """Settings of the environment that hold in private clusters too: they change how, and not what."""

@@ -66,6 +66,8 @@ LEASE_SECONDS_MIN = 0.5
 STATE_TTL_SECONDS_MIN = 60.0
 BACKLOG_BYTES_MIN = 64 << 10
 RENEWALS = 24
+SOCKET_BYTES_MAX = 107 if sys.platform == "linux" else 103
+"""The longest name of a unix socket that the system has room for."""
 """In the time that runs stay in Redis."""
 _PRIVATE_NAME = re.compile(r"cascade-[0-9]+-[^/]+")
 """What the directories of private clusters are called; no others are ever removed."""
@@ -264,10 +266,8 @@ def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:
         token = wire.read_token()
     mutual_tls = bool(config["tls_cert"] and config["tls_ca"])
     wire.check_bind(config["host"], token=token, mutual_tls=mutual_tls)
-    if arguments.socket and config["tls_cert"]:
-        raise ConfigError(
-            "--socket is for private clusters, and what it carries is not encrypted: leave it out"
-        )
+    if arguments.socket:
+        _check_socket(arguments.socket, encrypts=bool(config["tls_cert"]))
     if arguments.expect_workers and not config["closed"]:
         raise ConfigError("--expect-workers says when a closed cluster is complete; give --closed too")
     times = Times(
@@ -371,6 +371,19 @@ async def _serve(arguments: argparse.Namespace, config: Config) -> int:
     if code == 0:  # else the log of the failure may lie there
         _remove(private)
     return code
+
+
+def _check_socket(path: str, *, encrypts: bool) -> None:
+    if encrypts:
+        raise ConfigError(
+            "--socket is for private clusters, and what it carries is not encrypted: leave it out"
+        )
+    length, ending = len(os.fsencode(path)), len(wire.Address("", 0, socket=path).direct) - len(path)
+    if length + ending > SOCKET_BYTES_MAX:
+        raise ConfigError(
+            f"--socket: a path of {length} bytes is too long for PATH and PATH.direct to be unix sockets; "
+            f"at most {SOCKET_BYTES_MAX - ending} are taken"
+        )
 
 
 def _private_directory(text: str | None) -> Path | None:

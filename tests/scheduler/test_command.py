@@ -21,7 +21,7 @@ import pytest
 
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, client_pb2_grpc
-from cascade_scheduler.__main__ import _announce_standby
+from cascade_scheduler.__main__ import SOCKET_BYTES_MAX, _announce_standby
 from cascade_scheduler.app import Scheduler, SchedulerOptions
 from cascade_scheduler.blobs.memory import MemoryBlobStore
 from cascade_scheduler.core import commands
@@ -143,6 +143,15 @@ def test_the_port_taken_is_one_clear_line(command: Command) -> None:
         f"cascade-scheduler: cannot listen on 127.0.0.1:{port}: another process listens there; "
         f"choose another port with --port (0: any free one)\n"
     )
+
+
+def test_the_longest_path_of_a_socket_that_is_taken_is_listened_on(command: Command, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "").ljust(SOCKET_BYTES_MAX - len(".direct"), "s")
+        command.serve("--socket", path)
+        for name in (path, f"{path}.direct"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(name)
 
 
 def test_the_socket_taken_is_one_clear_line_and_stays_its_owners(command: Command, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cascade_scheduler.__main__ import main
+from cascade_scheduler.__main__ import SOCKET_BYTES_MAX, main
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,8 @@ from cascade_scheduler.__main__ import main
         (["--pool", "license=-1"], "amount 'license': '-1' must be a finite number, 0 or more"),
         (["--pool", "license=1", "--pool", "license=2"], "the amount 'license' is given twice"),
         (["--state", "client://"], "--state 'client://' is for the scheduler of a private cluster"),
+        (["--socket", "/tmp/" + "é" * 48], "--socket: a path of 101 bytes is too long"),
+        (["--socket", "/tmp/" + "s" * 200], f"unix sockets; at most {SOCKET_BYTES_MAX - 7} are taken"),
         (["--log-level", "loud"], "--log-level: 'loud' must be one of debug"),
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],
