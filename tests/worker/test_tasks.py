@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -237,14 +238,34 @@ async def test_a_lazy_value_from_a_task_is_refused_by_name(
 
 
 async def test_a_fork_server_that_dies_is_replaced(scheduler: Scheduler, worker: WorkerSession) -> None:
+    def hold() -> None:
+        print("I run", flush=True)
+        time.sleep(60)
+
     (server,) = children_of(worker.hello.pid)
-    task = scheduler.task(time.sleep, 60)
+    task = scheduler.task(hold)
     await worker.send(task)
-    await scheduler.until(lambda: task.attempt in scheduler.started)
-    os.kill(server, 9)
+    # A start is told when the executor is given the task; what it has not taken by then is not lost with it.
+    await scheduler.until(lambda: (task.attempt, 1, "I run") in scheduler.logs)
+    os.kill(server, signal.SIGKILL)
     assert "fork server" in (await scheduler.report(task.attempt)).lost.reason
     (report,) = await worker.submit(scheduler.task(lambda: 1))
     assert value_of(report) == 1
+
+
+async def test_what_executors_had_not_taken_when_they_died_runs_in_the_next(
+    scheduler: Scheduler, worker: WorkerSession
+) -> None:
+    await worker.submit(scheduler.task(lambda: 1))
+    (server,) = children_of(worker.hello.pid)
+    for executor in children_of(server):
+        os.kill(executor, signal.SIGSTOP)
+    task = scheduler.task(lambda: 2)
+    await worker.send(task)
+    # Or an executor that came up only now has run it already.
+    await scheduler.until(lambda: task.attempt in scheduler.started or task.attempt in scheduler.reports)
+    os.kill(server, signal.SIGKILL)
+    assert value_of(await scheduler.report(task.attempt)) == 2
 
 
 def children_of(pid: int) -> list[int]:
