@@ -123,5 +123,5 @@ async def test_wait_for_prints_one_line(scheduler: FakeScheduler, capsys: pytest
     scheduler.hold = True
     with pytest.raises(TimeoutError):
         async with cs.aio.connect(scheduler.address) as cluster:
-            await asyncio.wait_for(cluster.run(add(1), run_id="mine"), 0.3)
+            await asyncio.wait_for(cluster.run(add(1), run_id="mine"), 1.5)
     assert capsys.readouterr().err == "cascade: interrupted; cancelled run mine\n"

@@ -220,8 +220,8 @@ def test_a_backend_that_blocks_its_loop_fails_its_run(monkeypatch: pytest.Monkey
         async def put_result(self, node_id: str, result: Any) -> None:
             released.wait(60)
 
-    monkeypatch.setattr(keeping, "CALL_SECONDS", 0.2)
-    monkeypatch.setattr(keeping, "MARGIN_SECONDS", 0.2)
+    monkeypatch.setattr(keeping, "CALL_SECONDS", 1.0)  # the call has begun by then
+    monkeypatch.setattr(keeping, "MARGIN_SECONDS", 1.0)
     try:
         with pytest.raises(cs.StateBackendError, match=r"Blocking\.put_result .*blocked its event loop"):
             cs.run(double(9), state_backend=Blocking, timeout=60)

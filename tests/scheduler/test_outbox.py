@@ -139,11 +139,11 @@ async def test_a_message_that_cannot_be_made_ends_it_loudly(caplog: pytest.LogCa
 
 async def test_a_peer_that_takes_nothing_is_cut_off() -> None:
     peer = Peer(stall_seconds=0.02)
+    ended = asyncio.Event()
+    peer.outbox._on_end = ended.set
     peer.say("a")
     await peer.stream.release()
     peer.say("b")
-    ended = asyncio.Event()
-    peer.outbox._on_end = ended.set
     await asyncio.wait_for(ended.wait(), 5)
     assert isinstance(peer.outbox.broken, PeerTooSlow)
     assert peer.stream.closed == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Container
 from pathlib import Path
 
 import grpc
@@ -136,8 +137,27 @@ async def test_blobs_are_listed_and_pinned() -> None:
         assert not blobs.has(first)
 
 
+class Later(MemoryBlobStore):
+    """Nothing goes before the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 20)
+        self.go = asyncio.Event()
+
+    async def collect(
+        self, named: Container[bytes], *, idle_seconds: float, dry_run: bool = False
+    ) -> tuple[int, int]:
+        await self.go.wait()
+        return await super().collect(named, idle_seconds=idle_seconds, dry_run=dry_run)
+
+
 async def test_what_nothing_needs_goes_after_its_grace() -> None:
-    async with scheduler(blob_grace=0.5) as it, Client(it.address) as client, Worker(it.address) as worker:
+    store = Later()
+    async with (
+        scheduler(blobs=store, blob_grace=0.5) as it,
+        Client(it.address) as client,
+        Worker(it.address) as worker,
+    ):
         pinned, idle = await put_blob(client, b"pinned"), await put_blob(client, b"idle")
         await client.blobs.PinBlobs(client_pb2.PinBlobsRequest(cids=[pinned]))
         await client.submit("r", one_task())
@@ -147,6 +167,7 @@ async def test_what_nothing_needs_goes_after_its_grace() -> None:
         blob = value_pb2.BlobRef(cid=result, size_bytes=6)
         await worker.report(done(work.assignments[0].attempt, value_pb2.Value(blob=blob)))
         await client.finish("r")
+        store.go.set()
         async with asyncio.timeout(SECONDS):
             while idle in {info.cid for info in it.hub.blobs.listing()}:  # noqa: ASYNC110 - its time
                 await asyncio.sleep(0.01)

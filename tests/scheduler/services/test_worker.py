@@ -59,14 +59,16 @@ async def test_heartbeats_come_when_there_is_nothing_to_say() -> None:
 
 
 async def test_a_silent_worker_is_lost_and_its_task_goes_elsewhere() -> None:
-    times = Times(heartbeat_period=0.1, heartbeat_timeout=0.3)
-    async with scheduler(times=times, core=Settings(worker_grace=0.1)) as it, Client(it.address) as client:
+    patient = Times(heartbeat_period=0.1, heartbeat_timeout=60.0)
+    async with scheduler(times=patient, core=Settings(worker_grace=0.1)) as it, Client(it.address) as client:
         silent = Worker(it.address, "silent")
         await silent.open()
         await client.submit("r", one_task())
         await client.accepted()
         await silent.work()
+        it.hub.times = patient._replace(heartbeat_timeout=0.3)
         code, details = await code_of(silent.call)
+        it.hub.times = patient
         assert code == grpc.StatusCode.ABORTED
         assert "nothing was heard of it" in details
         await silent.channel.close()
