@@ -321,6 +321,10 @@ class Hub:
         run = self.core.runs.get(logged.run_id)
         return "" if run is None else run.first_key(logged.node)
 
+    def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
+        """Makes ready what short runs tell at their end, while the store is waited for."""
+        self.runs.foresee(commands)
+
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Clients of the runs may know this now."""
         for record in self.runs.tell(commands):

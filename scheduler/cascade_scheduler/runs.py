@@ -19,6 +19,8 @@ __all__ = ["RunBook", "RunRecord", "SubmitFacts"]
 EVENTS_OF_FINISHED_MAX = 1_000_000
 """Events of finished runs that are kept in sum; past it the oldest runs' go."""
 
+FORESEEN_MAX = 16
+"""Of a turn that tells more, messages are made when they are sent."""
 
 RECALLED_MAX = 1_000
 """Runs that had ended before this scheduler began and that it holds, because somebody asked for them."""
@@ -250,6 +252,19 @@ class RunBook:
         dirty = list(self._dirty)
         self._dirty.clear()
         return dirty
+
+    def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
+        """Makes ready what the clients of a run are told when this has landed, if it is short and its end."""
+        ended = commands[-1]
+        if len(commands) > FORESEEN_MAX or type(ended) is not RunEnded:
+            return
+        record = self._runs.get(ended.run_id)
+        if record is None or record.ended is not None:
+            return
+        run_id = ended.run_id
+        told = [command for command in commands if type(command) is TargetValue and command.run_id == run_id]
+        for feed in record.feeds.values():
+            feed.foresee([(node, value) for _, node, value in told])
 
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> Iterable[RunRecord]:
         """Clients may know this now; returns the runs that it is about."""

@@ -127,6 +127,9 @@ class Listener(Protocol):
     def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
         """Events of runs; returns their records, and what to call when these have landed."""
 
+    def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
+        """What clients are told once it is stored, if they have not been told already."""
+
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Something for runs' clients; called when it is stored."""
 
@@ -293,6 +296,8 @@ class Turn:
             then.append(partial(listener.orders, releases))
         if records or then:
             self._writer.put(records, then)
+        if told:
+            listener.foresee(told)
 
     def _arm(self, now: float) -> None:
         """Sets the alarm for the core's next wake-up."""

@@ -1,15 +1,32 @@
-"""Batches in the form of their script, and which keys get a new time to live."""
+"""Batches as commands, and which keys get a new time to live."""
 
 from __future__ import annotations
 
-from cascade_scheduler.store.redis_commands import AGAIN_SECONDS, Commands, Lifetimes
+import hiredis
+
+from cascade_scheduler.store.redis_commands import AGAIN_SECONDS, Commands, Lifetimes, Packed, key_of
+
+
+def sent(packed: Packed) -> list[list[bytes]]:
+    """Commands as Redis reads them: it takes them for arrays of texts."""
+    reader = hiredis.Reader(notEnoughData=None)
+    reader.feed(packed.data)
+    found = list(iter(reader.gets, None))
+    assert len(found) == packed.length
+    return found
+
+
+def expiring(packed: Packed) -> list[str]:
+    """The parts of the run that are given a new time."""
+    keys = [command[1].decode() for command in sent(packed) if command[0] == b"EXPIRE"]
+    return [key.rpartition(":")[2] for key in keys]
 
 
 def landed(lifetimes: Lifetimes, commands: Commands, now: float) -> list[str]:
-    """Lands a batch; returns the arguments that give keys a new time."""
-    arguments, given = commands.arguments(lifetimes, 100, now)
-    lifetimes.landed(commands, given, now)
-    return arguments[arguments.index("E") + 2].split() if "E" in arguments else []
+    """Lands a batch; returns the parts that are given a new time."""
+    packed = commands.packed(lifetimes, 100, now)
+    lifetimes.landed(commands, packed.given, now)
+    return expiring(packed)
 
 
 def writing(*parts: str, run_id: str = "r") -> Commands:
@@ -33,13 +50,13 @@ def test_writes_to_one_hash_are_one_command() -> None:
         commands.set("r", "results", field, b"1")
         commands.set("other", "results", field, b"2")
     commands.do("ZADD", "cascade:runs", 1.5, "r")
-    arguments, _ = commands.arguments(Lifetimes(86_400), 100, 0.0)
-    assert arguments == [
-        *("R", "r", "H", "results", 4, "a", b"1", "b", b"1"),
-        *("R", "other", "H", "results", 4, "a", b"2", "b", b"2"),
-        *("C", "ZADD", "cascade:runs", 2, 1.5, "r"),
-        *("R", "r", "E", 100, "results"),
-        *("R", "other", "E", 100, "results"),
+    results, others = key_of("r", "results").encode(), key_of("other", "results").encode()
+    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+        [b"HSET", results, b"a", b"1", b"b", b"1"],
+        [b"HSET", others, b"a", b"2", b"b", b"2"],
+        [b"ZADD", b"cascade:runs", b"1.5", b"r"],
+        [b"EXPIRE", results, b"100"],
+        [b"EXPIRE", others, b"100"],
     ]
 
 
@@ -48,10 +65,24 @@ def test_what_is_set_after_a_deletion_stays_behind_it() -> None:
     commands.set("r", "results", "old", 1)
     commands.delete("r", ("results", "facts"))
     commands.set("r", "results", "new", 2)
-    arguments, _ = commands.arguments(Lifetimes(86_400), 100, 0.0)
-    assert arguments == [
-        *("R", "r", "H", "results", 2, "old", 1, "D", "results facts", "H", "results", 2, "new", 2),
-        *("E", 100, "results"),
+    results, facts = key_of("r", "results").encode(), key_of("r", "facts").encode()
+    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+        [b"HSET", results, b"old", b"1"],
+        [b"DEL", results, facts],
+        [b"HSET", results, b"new", b"2"],
+        [b"EXPIRE", results, b"100"],
+    ]
+
+
+def test_what_is_left_out_is_not_sent() -> None:
+    commands = Commands()
+    commands.set("r", "attempts", "0", "1 1 w")
+    commands.set("r", "meta", "state", "succeeded")
+    commands.leave_out("r", "attempts")
+    meta = key_of("r", "meta").encode()
+    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+        [b"HSET", meta, b"state", b"succeeded"],
+        [b"EXPIRE", meta, b"100"],
     ]
 
 
@@ -104,7 +135,7 @@ def test_of_a_run_that_is_over_nothing_is_remembered() -> None:
 def test_a_batch_that_did_not_land_has_given_nothing() -> None:
     lifetimes = Lifetimes(86_400)
     landed(lifetimes, beginning("meta"), 0.0)
-    writing("results").arguments(lifetimes, 100, 1.0)
+    writing("results").packed(lifetimes, 100, 1.0)
     assert landed(lifetimes, writing("results"), 2.0) == ["results"]
 
 

@@ -165,9 +165,9 @@ async def test_what_is_stored_lives_as_long_as_its_run_goes_on_and_then_its_time
                 await worker.say(heartbeat=worker_pb2.WorkerHeartbeat())
             assert set(plain.keys("cascade:run:r:*")) >= set(keys), "longer than their time to live"
             assert all(0 < plain.pttl(key) <= 3000 for key in keys)
-            heartbeats.cancel()
             await worker.report(done(attempt, pickled(1)))
             await client.finish("r")
+            heartbeats.cancel()  # and the worker's stream with it
         async with asyncio.timeout(20):
             while plain.keys("cascade:run:r:*"):  # noqa: ASYNC110 - Redis does not tell
                 await asyncio.sleep(0.1)

@@ -89,6 +89,9 @@ class Books:
         self.told.extend(commands)
         return (), None
 
+    def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
+        """Is not noted: nothing depends on it."""
+
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Notes what clients are told."""
         self.told.extend(commands)

@@ -284,6 +284,7 @@ class Prompt(Scripted):
         self.begun: list[Batch] = []
         self.answer: list[Callable[[bool], None]] = []
         self.prepared: list[Record] = []
+        self.story: list[str] = []
 
     def prepare(self, records: Sequence[Record]) -> None:
         """There is time."""
@@ -294,7 +295,12 @@ class Prompt(Scripted):
         if self.takes:
             self.begun.append(batch)
             self.answer.append(then)
+            self.story.append(f"begin {batch.number}")
         return self.takes
+
+    def settle(self) -> None:
+        """The writer has told of it."""
+        self.story.append("settle")
 
     def land(self, landed: bool = True) -> None:
         """Answers the batch that was sent."""
@@ -340,6 +346,17 @@ async def test_who_only_waited_for_what_has_landed_is_told_at_once() -> None:
     store.land()
     assert called == [1, 2, 3]
     assert len(store.begun) == 1
+
+
+async def test_the_books_of_the_store_are_kept_behind_what_is_told_and_before_the_next_batch() -> None:
+    store = Prompt()
+    writer, _, put = prompt_writer(store)
+    writer.put([END], [lambda: store.story.append("told")])
+    put(2, END)
+    store.land()
+    assert store.story == ["begin 1", "told", "settle", "begin 2"]
+    store.land()
+    assert store.story[-1] == "settle"
 
 
 async def test_what_is_put_while_others_are_told_comes_after_them() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 
 from cascade_dist.v1 import client_pb2
+from cascade_scheduler.core.values import Value
 from cascade_scheduler.core.views import Progress
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.outbox import Bell, Outbox
@@ -31,12 +32,21 @@ FINISH_BYTES_AT_EASE = 64 << 10
 """A larger end goes by itself."""
 
 
+class _Foreseen(NamedTuple):
+    """The one message of a run that clients hear of when it has ended."""
+
+    response: client_pb2.OpenResponse
+    ending: object
+    results: int
+
+
 class Feed:
     """How far one client has been told of one run; the rest is read from the run's record."""
 
     __slots__ = (
         "accepted",
         "finished",
+        "foreseen",
         "left_out",
         "lines",
         "logs",
@@ -58,6 +68,7 @@ class Feed:
         """With their event ids."""
         self.left_out = 0
         self.finished = False
+        self.foreseen: _Foreseen | None = None
         self.queued = False
         self.accepted: bool | None = None
         """Whether the client joined the run, as long as it has to be told first that it is accepted."""
@@ -69,14 +80,37 @@ class Feed:
             self.left_out += 1
         self.lines.append((event_id, line))
 
+    def foresee(self, values: Sequence[tuple[int, Value]]) -> None:
+        """The run has ended with these values, and the client may be told soon: makes that message ready."""
+        record = self.record
+        if self.results_told or record.results or record.ending is None:
+            return
+        response = client_pb2.OpenResponse()
+        update = response.update
+        update.run_id = record.run_id
+        if fill_results(update, values, 0, len(values)) == len(values):
+            fill_finish(update.finish, *record.ending)
+            if update.ByteSize() <= PAYLOAD_BYTES_MAX:
+                self.foreseen = _Foreseen(response, record.ending, len(values))
+
     def messages(self) -> Iterator[client_pb2.OpenResponse]:
         """Everything that the client has not been told, in messages of bounded size."""
         record = self.record
+        foreseen, self.foreseen = self.foreseen, None
         while not self.finished:
             # The end is looked at first: what is not there yet when the run ends must come before the end.
             ended = record.ended
             results = record.results
             start = self.results_told
+            if (
+                foreseen is not None
+                and foreseen.ending is ended
+                and foreseen.results == len(results)
+                and not (start or self.lines or self.left_out)
+            ):
+                self.results_told, self.finished = len(results), True
+                yield foreseen.response
+                return
             if start == len(results) and not (self.lines or self.left_out or self.progress or ended):
                 return
             response = client_pb2.OpenResponse()

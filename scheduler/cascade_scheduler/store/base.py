@@ -457,3 +457,6 @@ class PromptStore(Protocol):
             then: called later with whether it has landed; where that is not known, `commit` is to land it, or
                 says why it cannot.
         """
+
+    def settle(self) -> None:
+        """Notes that what was begun has landed: before the next batch, and nobody waits for it."""

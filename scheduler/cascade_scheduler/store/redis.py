@@ -64,22 +64,24 @@ from cascade_scheduler.store.base import (
     without_superseded,
 )
 from cascade_scheduler.store.redis_batch import (
-    BATCH_KEY,
     CONSTRAINTS_KEY,
-    EPOCH_KEY,
     PARTS,
     RUNS_KEY,
     WORKERS_KEY,
-    Script,
-    key_of,
+    BatchCommands,
     keys_of,
 )
-from cascade_scheduler.store.redis_call import ScriptCall
 from cascade_scheduler.store.redis_checks import check_redis, check_url, explain, unusable
-from cascade_scheduler.store.redis_commands import ARGUMENTS_MAX, COMMIT, Commands, Lifetimes
+from cascade_scheduler.store.redis_commands import BATCH_KEY, Commands, Lifetimes, Packed, key_of
 from cascade_scheduler.store.redis_garbage import RedisGarbage
 from cascade_scheduler.store.redis_lead import RedisLead
 from cascade_scheduler.store.redis_read import Parts, Reader, constraints_from, workers_from
+from cascade_scheduler.store.redis_transactions import (
+    Before,
+    Transactions,
+    TransactionTorn,
+    WatchedKeysChanged,
+)
 from cascade_scheduler.store.shared import Holder
 
 __all__ = ["RedisStore", "masked"]
@@ -94,9 +96,8 @@ HEADS_AT_ONCE = 500
 """Runs per question, where only their heads are wanted."""
 PRUNE_SECONDS = 60.0
 """How often runs whose time is over leave the index, when runs begin."""
-KEYS = (EPOCH_KEY, BATCH_KEY)
-"""Of the script that lands a batch."""
-_LANDED = (b"OK", b"LANDED")
+LOOKS_MAX = 3
+"""So often somebody else may write what a batch compares, before that is an error."""
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -117,10 +118,7 @@ class _Prepared(NamedTuple):
     number: int
     commands: Commands
     functions: Mapping[str, frozenset[bytes]]
-    arguments: Sequence[Any]
-    """Of the script."""
-    given: Mapping[str, Sequence[str]]
-    """By run, the parts that are given a new time."""
+    packed: Packed
     at: float
     """Seconds, monotonic."""
 
@@ -128,7 +126,7 @@ class _Prepared(NamedTuple):
 class _Early(NamedTuple):
     """What is known of the next batch."""
 
-    script: Script
+    commands: BatchCommands
     records: list[Record]
 
     def begins(self, records: Sequence[Record]) -> bool:
@@ -144,6 +142,7 @@ class RedisStore:
         self._sealer = sealer
         self._ttl = ttl_seconds
         self._epoch = 0
+        self._epoch_text = b""
         self._functions: dict[str, frozenset[bytes]] = {}
         """By run that goes from frame to frame: which functions are stored for it."""
         try:
@@ -163,7 +162,7 @@ class RedisStore:
             raise ConfigError(f"--state {masked(url)!r} has the unknown option {option}") from None
         except ValueError as error:
             raise ConfigError(f"--state {masked(url)!r} is no Redis URL: {error}") from None
-        self._commit = ScriptCall(self._client, COMMIT, TIMEOUT_SECONDS)
+        self._transactions = Transactions(self._client, TIMEOUT_SECONDS)
         self._lifetimes = Lifetimes(ttl_seconds)
         self._lead = RedisLead(self._client, self.url)
         self._reader = Reader(sealer)
@@ -172,6 +171,10 @@ class RedisStore:
         """When runs whose time is over were last taken out of the index; seconds, monotonic."""
         self._landed = 0
         """Number of the last batch that landed in this epoch."""
+        self._torn = 0
+        """Number of a batch of which Redis has refused some commands, and not the others."""
+        self._sent: _Prepared | None = None
+        """A batch that has landed, and is not in the books yet."""
 
     @property
     def url(self) -> str:
@@ -194,7 +197,9 @@ class RedisStore:
         return epoch
 
     def _begin(self, epoch: int) -> None:
-        self._epoch, self._landed, self._early = epoch, 0, None
+        self._epoch, self._epoch_text = epoch, str(epoch).encode()
+        self._landed = self._torn = 0
+        self._early = self._sent = None
         self._functions.clear()
         self._lifetimes.clear()
 
@@ -250,64 +255,102 @@ class RedisStore:
         raise TypeError("a Redis store takes batches by commit")
 
     def prepare(self, records: Sequence[Record]) -> None:
-        """Begins to make the script of the next batch."""
+        """Begins to make the commands of the next batch."""
         early = self._early
         if early is None:
-            early = self._early = _Early(self._script(time.monotonic()), [])
-        early.script.take(records)
+            early = self._early = _Early(self._batch_commands(time.monotonic()), [])
+        early.commands.take(records)
         early.records.extend(records)
 
     def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
         """Sends a batch where that can be done at once."""
-        if not self._commit.ready:
+        before = self._transactions.before
+        if before is None or not self._is_next(before, batch.number):
             return False
         prepared = self._prepared(batch)
 
-        def answered(answer: Any) -> None:
-            landed = type(answer) is list and answer[0] in _LANDED
-            if landed:
-                self._has_landed(prepared)
-            then(landed)
+        def answered(error: Exception | None) -> None:
+            if error is None:
+                self._sent = prepared
+            elif isinstance(error, TransactionTorn):
+                self._torn = prepared.number
+            then(error is None)
 
-        self._commit.begin(KEYS, prepared.arguments, answered)
+        self._transactions.begin(prepared.packed.data, prepared.packed.length, answered)
         return True
+
+    def settle(self) -> None:
+        """Brings the books up to the batch that was begun last and has landed."""
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            self._has_landed(sent)
 
     async def commit(self, batch: Batch) -> None:
         """Lands a batch."""
         prepared = self._prepared(batch)
         try:
-            status, told = await self._commit(KEYS, prepared.arguments)
+            await self._land(prepared)
         except (RedisError, OSError) as error:
+            why = error.__cause__ if isinstance(error, TransactionTorn) else error
             keys = keys_of(prepared.commands)
-            raise StoreUnavailable(await explain(error, self._client, self.url, keys)) from None
-        if status == b"EPOCH":
-            raise self._lead.other_epoch(told, self._epoch)
-        if status == b"GAP":
-            raise self._lead.gap(told)
+            raise StoreUnavailable(await explain(why or error, self._client, self.url, keys)) from None
         self._has_landed(prepared)
 
-    def _script(self, now: float) -> Script:
+    async def _land(self, prepared: _Prepared) -> None:
+        """Carries out a batch, unless it has landed before."""
+        number, packed = prepared.number, prepared.packed
+        for left in reversed(range(LOOKS_MAX)):
+            last = self._last(await self._transactions.look())
+            if last == number and number != self._torn:
+                return
+            if last not in (number - 1, number):
+                raise self._lead.gap(last)
+            try:
+                await self._transactions.run(packed.data, packed.length)
+                return
+            except WatchedKeysChanged:
+                if not left:
+                    raise
+            except TransactionTorn:
+                self._torn = number
+                raise
+
+    def _is_next(self, before: Before, number: int) -> bool:
+        """Our epoch leads, and the batch with this number is due; `_land` finds out what else it means."""
+        return before.epoch == before.of == self._epoch_text and before.number == number - 1
+
+    def _last(self, before: Before) -> int:
+        """The number of the last batch in this epoch.
+
+        Raises:
+            StoreFenced, StoreGap: another epoch leads.
+        """
+        if before.epoch != self._epoch_text:
+            raise self._lead.other_epoch(before.epoch, self._epoch)
+        return before.number if before.of == self._epoch_text else 0
+
+    def _batch_commands(self, now: float) -> BatchCommands:
         prune = now - self._pruned > PRUNE_SECONDS
-        return Script(self._sealer, self._ttl, self._functions, prune=prune)
+        return BatchCommands(self._sealer, self._ttl, self._functions, prune=prune)
 
     def _prepared(self, batch: Batch) -> _Prepared:
         now = time.monotonic()
         early, self._early = self._early, None
         records = without_superseded(batch.records)
         if early is not None and early.begins(records):
-            script, records = early.script, records[len(early.records) :]
+            adding, records = early.commands, records[len(early.records) :]
         else:
-            script = self._script(now)
-        commands = script.take(records)
-        if script.pruned:
+            adding = self._batch_commands(now)
+        commands = adding.take(records)
+        if adding.pruned:
             self._pruned = now
-        arguments, given = commands.arguments(self._lifetimes, self._ttl, now)
-        arguments[:0] = (self._epoch, batch.number, ARGUMENTS_MAX)
-        return _Prepared(batch.number, commands, script.functions, arguments, given, now)
+        commands.do("HSET", BATCH_KEY, "epoch", self._epoch, "number", batch.number)
+        packed = commands.packed(self._lifetimes, self._ttl, now)
+        return _Prepared(batch.number, commands, adding.functions, packed, now)
 
     def _has_landed(self, batch: _Prepared) -> None:
-        self._landed = batch.number
-        self._lifetimes.landed(batch.commands, batch.given, batch.at)
+        self._landed, self._torn = batch.number, 0
+        self._lifetimes.landed(batch.commands, batch.packed.given, batch.at)
         if batch.functions:
             self._functions.update(batch.functions)
             while len(self._functions) > FUNCTION_SETS_MAX:
@@ -423,7 +466,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Lets go of the connections."""
-        await self._commit.close()
+        await self._transactions.close()
         await self._client.aclose()
 
 

@@ -1,4 +1,4 @@
-"""A batch as one script for Redis: what it compares first, and the commands of its records."""
+"""A batch as commands for Redis."""
 
 from __future__ import annotations
 
@@ -43,25 +43,13 @@ from cascade_scheduler.store.base import (
     StoredJump,
 )
 from cascade_scheduler.store.forms import answer_to, facts_to, failure_to, place_to
-from cascade_scheduler.store.redis_commands import Commands
+from cascade_scheduler.store.redis_commands import Commands, key_of
 
-__all__ = [
-    "BATCH_KEY",
-    "CONSTRAINTS_KEY",
-    "EPOCH_KEY",
-    "PARTS",
-    "RUNS_KEY",
-    "WORKERS_KEY",
-    "Script",
-    "key_of",
-    "keys_of",
-]
+__all__ = ["CONSTRAINTS_KEY", "PARTS", "RUNS_KEY", "WORKERS_KEY", "BatchCommands", "keys_of"]
 
 TTL_MARGIN_SECONDS = 7_200
 SMALL_BYTES = 16 << 10
 """A graph in one part, or functions, of up to so many bytes lie in the run's `meta`: each key costs time."""
-EPOCH_KEY = "cascade:epoch"
-BATCH_KEY = "cascade:batch"
 RUNS_KEY = "cascade:runs"
 CONSTRAINTS_KEY = "cascade:constraints"
 WORKERS_KEY = "cascade:workers"
@@ -70,11 +58,6 @@ FRAME_PARTS = ("results", "skipped", "facts", "observed", "attempts", "failures"
 RESULT_PARTS = ("results", "facts", "observed")
 """What stays of a run that is resumed."""
 PARTS = (*FRAME_PARTS, "graph", "functions", "meta", "events")
-
-
-def key_of(run_id: str, part: str) -> str:
-    """The key of a part of a run."""
-    return f"cascade:run:{run_id}:{part}"
 
 
 def keys_of(commands: Commands) -> list[str]:
@@ -128,8 +111,8 @@ def _told(
     return json.dumps(told)[:-1]
 
 
-class Script:
-    """A batch as the arguments of the script: writes to one hash become one command."""
+class BatchCommands:
+    """A batch as commands: writes to one hash become one command."""
 
     def __init__(
         self, sealer: Sealer, ttl: int, stored: Mapping[str, frozenset[bytes]], *, prune: bool = True
@@ -345,7 +328,7 @@ class Script:
         self._do("ZREM", RUNS_KEY, record.run_id)
 
     def _unset(self, run_id: str, part: str, *fields: Any) -> None:
-        self.commands.unset(run_id, part, key_of(run_id, part), fields)
+        self.commands.unset(run_id, part, fields)
 
     def _drop(self, run_id: str, keep: Iterable[str] = ()) -> None:
         """Nothing is left of a run, but for what is to be kept."""
@@ -358,27 +341,27 @@ class Script:
             self.commands.began[run_id] = None
 
 
-_ADD: Mapping[type, Callable[[Script, Any], None]] = {
-    DropConstraint: Script._drop_constraint,
-    DropWorker: Script._drop_worker,
-    RunAnswered: Script._add_answer,
-    RunCreated: Script._add_run,
-    RunDropped: Script._forget,
-    RunEvents: Script._add_events,
-    RunImporting: Script._forget,
-    RunRenewed: Script._add_renewed,
-    RunResumed: Script._add_resumed,
-    SaveAttempt: Script._add_attempt,
-    SaveCancel: Script._add_cancel,
-    SaveCheckpoint: Script._add_checkpoint,
-    SaveConstraint: Script._add_constraint,
-    SaveDue: Script._add_due,
-    SaveFacts: Script._add_facts,
-    SaveFailure: Script._add_failure,
-    SaveFrame: Script._add_frame,
-    SaveOutcome: Script._add_outcome,
-    SaveResult: Script._add_result,
-    SaveSkip: Script._add_skip,
-    SaveWorker: Script._add_worker,
-    Standing: Script._add_standing,
+_ADD: Mapping[type, Callable[[BatchCommands, Any], None]] = {
+    DropConstraint: BatchCommands._drop_constraint,
+    DropWorker: BatchCommands._drop_worker,
+    RunAnswered: BatchCommands._add_answer,
+    RunCreated: BatchCommands._add_run,
+    RunDropped: BatchCommands._forget,
+    RunEvents: BatchCommands._add_events,
+    RunImporting: BatchCommands._forget,
+    RunRenewed: BatchCommands._add_renewed,
+    RunResumed: BatchCommands._add_resumed,
+    SaveAttempt: BatchCommands._add_attempt,
+    SaveCancel: BatchCommands._add_cancel,
+    SaveCheckpoint: BatchCommands._add_checkpoint,
+    SaveConstraint: BatchCommands._add_constraint,
+    SaveDue: BatchCommands._add_due,
+    SaveFacts: BatchCommands._add_facts,
+    SaveFailure: BatchCommands._add_failure,
+    SaveFrame: BatchCommands._add_frame,
+    SaveOutcome: BatchCommands._add_outcome,
+    SaveResult: BatchCommands._add_result,
+    SaveSkip: BatchCommands._add_skip,
+    SaveWorker: BatchCommands._add_worker,
+    Standing: BatchCommands._add_standing,
 }

@@ -11,7 +11,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from cascade_scheduler.core.books import EPOCH_SHIFT
 from cascade_scheduler.store.base import StoreError, StoreUnavailable
-from cascade_scheduler.store.redis_batch import BATCH_KEY, CONSTRAINTS_KEY, EPOCH_KEY, RUNS_KEY
+from cascade_scheduler.store.redis_batch import CONSTRAINTS_KEY, RUNS_KEY
+from cascade_scheduler.store.redis_commands import BATCH_KEY, EPOCH_KEY
 
 __all__ = ["VERSION_MIN", "check_redis", "check_url", "explain", "unusable", "warnings_of"]
 
@@ -102,8 +103,8 @@ def _unfit(facts: Mapping[str, Any], url: str) -> str | None:
         return f"Redis at {url} is version {version}, which is too old: {_NEWER}"
     if facts.get("cluster_enabled"):
         return (
-            f"Redis at {url} is a Redis Cluster, which cannot be used: a batch is one script over the keys "
-            "of many runs, and a cluster keeps these on different nodes; use one Redis, with replicas or not"
+            f"Redis at {url} is a Redis Cluster, which cannot be used: a batch is one transaction over the "
+            "keys of many runs, and a cluster parts them among nodes; use one Redis, with replicas or not"
         )
     if facts.get("role") == "slave":
         primary = f"{facts.get('master_host')}:{facts.get('master_port')}"
@@ -152,7 +153,7 @@ def unusable(error: BaseException, url: str) -> StoreError:
     if isinstance(error, NoPermissionError):
         return StoreError(
             f"Redis at {url} does not let its user do what a scheduler does: {why}; grant it the keys "
-            "cascade:* and the commands of hashes, strings, sorted sets and scripts"
+            "cascade:* and the commands of hashes, strings, sorted sets, transactions and scripts"
         )
     if isinstance(error, ResponseError):
         if "NOAUTH" in why or "WRONGPASS" in why:

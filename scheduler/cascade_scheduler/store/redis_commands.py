@@ -1,78 +1,29 @@
-"""The commands of a batch, in the short form that its script takes, and when keys are to be given a new time.
-
-A batch is one script with few arguments, because each costs more than the work that it asks for:
-
-    R run                      of this run are the commands that follow
-    H part count field value…  sets fields of one of its hashes
-    D parts                    deletes some of its keys
-    E seconds parts            gives them a new time to live
-    C name key count argument… any other command
-
-Names of keys are made in the script of a run and a part, so it does not say beforehand which they are. A
-Redis Cluster would want that; it is refused at start.
-"""
+"""The commands of a batch, and when keys are to be given a new time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-__all__ = ["ARGUMENTS_MAX", "COMMIT", "Commands", "Lifetimes"]
+import hiredis
 
-ARGUMENTS_MAX = 7_000
-"""Of one command: Lua's `unpack` stops near 8,000. Even, so that pairs stay together."""
+__all__ = ["BATCH_KEY", "EPOCH_KEY", "Commands", "Lifetimes", "Packed", "key_of", "pack"]
+
+EPOCH_KEY = "cascade:epoch"
+BATCH_KEY = "cascade:batch"
+
 AGAIN_SECONDS = 60.0
 """A key that is written to again gets a new time to live at most so often; more often, if that is short."""
 RUNS_MAX = 100_000
 NEVER = float("-inf")
 
-# Nothing happens unless this epoch leads and the number follows the last one.
-COMMIT = """
-local epoch = redis.call('GET', KEYS[1])
-if epoch ~= ARGV[1] then return {'EPOCH', epoch or ''} end
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'number')
-local last = 0
-if known[1] == ARGV[1] then last = tonumber(known[2]) end
-local number = tonumber(ARGV[2])
-if number == last then return {'LANDED', ''} end
-if number ~= last + 1 then return {'GAP', tostring(last)} end
--- A full Redis refuses a script at its first command that needs memory, and nothing once it has written.
-redis.call('HSET', KEYS[2], 'begun', ARGV[2])
-local most, at, run = tonumber(ARGV[3]), 4, ''
-local function many(name, key, first, upto)
-  if upto < first then redis.call(name, key) end
-  while first <= upto do
-    local to = math.min(first + most - 1, upto)
-    redis.call(name, key, unpack(ARGV, first, to))
-    first = to + 1
-  end
-end
-while at <= #ARGV do
-  local what = ARGV[at]
-  if what == 'H' then
-    local upto = at + 2 + ARGV[at + 2]
-    many('HSET', run .. ARGV[at + 1], at + 3, upto)
-    at = upto + 1
-  elseif what == 'R' then
-    run = 'cascade:run:' .. ARGV[at + 1] .. ':'
-    at = at + 2
-  elseif what == 'E' then
-    for part in string.gmatch(ARGV[at + 2], '%S+') do redis.call('EXPIRE', run .. part, ARGV[at + 1]) end
-    at = at + 3
-  elseif what == 'D' then
-    local keys = {}
-    for part in string.gmatch(ARGV[at + 1], '%S+') do keys[#keys + 1] = run .. part end
-    redis.call('DEL', unpack(keys))
-    at = at + 2
-  else
-    local upto = at + 3 + ARGV[at + 3]
-    many(ARGV[at + 1], ARGV[at + 2], at + 4, upto)
-    at = upto + 1
-  end
-end
-redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'number', ARGV[2])
-return {'OK', ''}
-"""
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+"""A command as it is sent."""
+
+
+def key_of(run_id: str, part: str) -> str:
+    """The key of a part of a run."""
+    return f"cascade:run:{run_id}:{part}"
 
 
 class Lifetimes:
@@ -149,12 +100,21 @@ class Touched:
         """Before they were written to, if they were."""
 
 
+class Packed(NamedTuple):
+    """Commands as they are sent."""
+
+    data: bytes
+    length: int
+    """How many commands they are."""
+    given: Mapping[str, Sequence[str]]
+    """By run, the parts that are written to and given a new time."""
+
+
 class Commands:
     """Commands in their order; writes to one hash become one command."""
 
     def __init__(self) -> None:
-        self._commands: list[tuple[str, list[Any]]] = []
-        """The run, or "", and the command."""
+        self._commands: list[list[Any]] = []
         self._open: dict[tuple[str, str], list[Any]] = {}
         """Per run and part: the command that sets fields, which may still grow."""
         self.touched: dict[str, Touched] = {}
@@ -162,7 +122,7 @@ class Commands:
         self.began: dict[str, None] = {}
         """Runs of which there were no other keys."""
         self.others: dict[str, None] = {}
-        """Keys that are not those of runs."""
+        """Keys that are not those of runs, or of which fields are deleted."""
         self.over: dict[str, None] = {}
         """Runs that nothing more is expected of, or of which there are others."""
 
@@ -176,8 +136,8 @@ class Commands:
         """Sets fields of a run's hash: field, value, field, value…"""
         command = self._open.get((run_id, part))
         if command is None:
-            command = self._open[run_id, part] = ["H", part, 0]
-            self._commands.append((run_id, command))
+            command = self._open[run_id, part] = ["HSET", key_of(run_id, part)]
+            self._commands.append(command)
             self._of(run_id).written[part] = None
         command += pairs
 
@@ -190,14 +150,15 @@ class Commands:
 
     def delete(self, run_id: str, parts: Iterable[str]) -> None:
         """Deletes keys of a run."""
-        parts = tuple(parts)
         touched = self._of(run_id)
+        command = ["DEL"]
         for part in parts:
             self._open.pop((run_id, part), None)  # what is set after this command may not move before it
             touched.written.pop(part, None)
             touched.renewed.pop(part, None)
             touched.deleted[part] = None
-        self._commands.append((run_id, ["D", " ".join(parts)]))
+            command.append(key_of(run_id, part))
+        self._commands.append(command)
 
     def renew(self, run_id: str, parts: Iterable[str]) -> None:
         """Gives keys of a run a new time, those that are there."""
@@ -206,31 +167,20 @@ class Commands:
     def do(self, name: str, key: str, *values: Any) -> None:
         """Any command on a key that is none of a run."""
         self.others[key] = None
-        self._commands.append(("", ["C", name, key, len(values), *values]))
+        self._commands.append([name, key, *values])
 
-    def unset(self, run_id: str, part: str, key: str, fields: Iterable[Any]) -> None:
+    def unset(self, run_id: str, part: str, fields: Iterable[Any]) -> None:
         """Deletes fields of a run's hash."""
         self._open.pop((run_id, part), None)
-        self.do("HDEL", key, *fields)
+        self.do("HDEL", key_of(run_id, part), *fields)
 
-    def arguments(self, lifetimes: Lifetimes, ttl: int, now: float) -> tuple[list[Any], dict[str, list[str]]]:
-        """The script's arguments, and by run the written parts that are given a new time."""
-        flat: list[Any] = []
-        current = ""
-        for run_id, command in self._commands:
-            if run_id and run_id != current:
-                flat += ("R", run_id)
-                current = run_id
-            if command and command[0] == "H":
-                command[2] = len(command) - 3
-            flat += command
+    def packed(self, lifetimes: Lifetimes, ttl: int, now: float) -> Packed:
+        """The commands as they are sent, and behind them those that give keys a new time."""
+        packed = [pack(tuple(command)) for command in self._commands if command]
         given: dict[str, list[str]] = {}
         for run_id, touched in self.touched.items():
             due = lifetimes.due(run_id, touched, now, began=run_id in self.began)
             if due:
-                if run_id != current:
-                    flat += ("R", run_id)
-                    current = run_id
-                flat += ("E", ttl, " ".join(due))
+                packed += [pack(("EXPIRE", key_of(run_id, part), ttl)) for part in due]
                 given[run_id] = [part for part in due if part in touched.written]
-        return flat, given
+        return Packed(b"".join(packed), len(packed), given)

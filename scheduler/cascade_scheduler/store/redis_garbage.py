@@ -11,7 +11,8 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from cascade_scheduler.store.base import StoreGarbage
-from cascade_scheduler.store.redis_batch import EPOCH_KEY, PARTS, RUNS_KEY, key_of
+from cascade_scheduler.store.redis_batch import PARTS, RUNS_KEY
+from cascade_scheduler.store.redis_commands import EPOCH_KEY, key_of
 
 __all__ = ["RedisGarbage"]
 

@@ -14,8 +14,8 @@ from typing import Any
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from cascade_scheduler.store.base import StoreFenced, StoreGap, StoreUnavailable
-from cascade_scheduler.store.redis_batch import BATCH_KEY, EPOCH_KEY
 from cascade_scheduler.store.redis_checks import unusable
+from cascade_scheduler.store.redis_commands import BATCH_KEY, EPOCH_KEY
 from cascade_scheduler.store.shared import RELEASED, Holder
 
 __all__ = ["LEADER_KEY", "RedisLead"]
@@ -130,7 +130,7 @@ class RedisLead:
         if status == b"EPOCH":
             raise self.other_epoch(told, epoch)
         if status == b"GAP":
-            raise self.gap(told)
+            raise self.gap(int(told))
 
     async def take_again(self, epoch: int) -> None:
         """After a gap: lease and epoch stand again."""
@@ -152,10 +152,10 @@ class RedisLead:
         found = told.decode(errors="replace") or "missing"
         return StoreGap(f"Redis at {self._url} has lost results: its epoch is {found}, ours {ours}")
 
-    def gap(self, last: bytes) -> StoreGap:
+    def gap(self, last: int) -> StoreGap:
         """What it means that Redis does not have the batches that it had acknowledged."""
         return StoreGap(
-            f"Redis at {self._url} has lost results: its last batch is {last.decode()}, and later ones had "
+            f"Redis at {self._url} has lost results: its last batch is {last}, and later ones had "
             "landed; set appendonly yes and appendfsync always if that must not happen"
         )
 

@@ -237,10 +237,13 @@ class StoreWriter:
         self.batches += 1
         self._is_back()
         try:
-            self.beginnings.landed(flight.records)
             self._tell(flight)
             while self._waiting and not self._waiting[0].records:  # they have waited for nothing else
                 self._tell(self._waiting.popleft())
+            # Behind it, since who is told waits for it, and nobody for this.
+            self.beginnings.landed(flight.records)
+            if self._prompt is not None:
+                self._prompt.settle()
         except Exception as error:
             self._bug(error)
             return

@@ -1,7 +1,7 @@
 """Events as bytes for the store: JSON, a row for each.
 
 Two events are stored for each task, so they are a good part of what a scheduler with its state in Redis does.
-Rows are the tuples that events are, which the encoder of the standard library takes without a step in Python.
+Rows are the tuples that events are, which the encoder takes without a step in Python.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import orjson
+
 from cascade_scheduler.core.commands import EventRecord
 from cascade_scheduler.eventlog import Logged, LogLine
 
 __all__ = ["EventsUnreadable", "events_from_bytes", "events_to_bytes"]
 
-_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 _RECORD_FIELDS = len(EventRecord._fields) - 1
 _LINE_FIELDS = len(LogLine._fields) - 1
 
@@ -40,7 +41,10 @@ def events_to_bytes(events: Iterable[tuple[int, Logged]], name_of: Callable[[Log
                 node, name = logged.node, name_of(logged)
             known = name
         rows.append((number, known, *logged[1:]))
-    return _encode(rows).encode()
+    try:
+        return orjson.dumps(rows)
+    except orjson.JSONEncodeError:  # text that is not Unicode throughout, such as the name of a file
+        return json.dumps(rows).encode()
 
 
 def events_from_bytes(data: bytes, run_id: str) -> list[tuple[int, Logged]]:

@@ -1,0 +1,135 @@
+"""Transactions behind a watch: a bound is a bound of the message that it was set for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from cascade_scheduler.store.redis_commands import BATCH_KEY, EPOCH_KEY, pack
+from cascade_scheduler.store.redis_transactions import (
+    Before,
+    Transactions,
+    TransactionTorn,
+    WatchedKeysChanged,
+)
+
+
+class Line:
+    """A connection on which nobody has answered yet."""
+
+    free = True
+    lost = False
+
+    def __init__(self) -> None:
+        self.dropped: list[Exception] = []
+        self.answered: Any = None
+        self.before: Before | None = None
+
+    def call(self, packed: bytes, wanted: int, answered: Any) -> None:
+        self.free = False
+        self.answered = answered
+
+    def drop(self, error: Exception) -> None:
+        self.dropped.append(error)
+
+
+async def test_the_timer_of_an_earlier_message_does_not_end_a_later_one() -> None:
+    client = redis.asyncio.Redis()
+    transactions, line = Transactions(client, 10.0), Line()
+    transactions._line = line  # type: ignore[assignment]
+    transactions._began = asyncio.get_running_loop().time() - 60  # a transaction that is over
+    looking = asyncio.ensure_future(transactions.look())
+    await asyncio.sleep(0)
+    transactions._look()
+    assert not line.dropped
+    line.answered([b"OK", [], b"OK", b"7", [b"7", b"3"]])
+    assert await looking == Before(b"7", b"7", 3)
+    assert transactions._timer is not None
+    transactions._timer.cancel()
+    await client.aclose()
+
+
+@pytest.fixture
+async def client(redis_server: str) -> AsyncIterator[Any]:
+    """A connection of somebody else."""
+    client = redis.asyncio.Redis.from_url(redis_server)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def transactions(redis_server: str, client: Any) -> AsyncIterator[Transactions]:
+    """To a Redis in epoch 7."""
+    await client.flushdb()
+    await client.set(EPOCH_KEY, 7)
+    connecting = redis.asyncio.Redis.from_url(redis_server)
+    transactions = Transactions(connecting, 5.0)
+    yield transactions
+    await transactions.close()
+    await connecting.aclose()
+
+
+NEXT = pack(("HSET", BATCH_KEY, "epoch", 7, "number", 1))
+
+
+async def test_what_is_watched_is_known_behind_each_transaction(transactions: Transactions) -> None:
+    found = await transactions.look()
+    assert found == Before(b"7", b"", 0) == transactions.before
+    await transactions.run(NEXT, 1)
+    assert transactions.before == Before(b"7", b"7", 1)
+
+
+@pytest.mark.parametrize("key", [EPOCH_KEY, BATCH_KEY])
+async def test_nothing_happens_once_somebody_has_written(
+    transactions: Transactions, client: Any, key: str
+) -> None:
+    await transactions.look()
+    if key == EPOCH_KEY:
+        await client.incr(key)
+    else:
+        await client.hset(key, "number", 5)
+    with pytest.raises(WatchedKeysChanged):
+        await transactions.run(pack(("SET", "cascade:test", 1)), 1)
+    assert not await client.exists("cascade:test")
+    assert transactions.before is None, "it has to be looked at anew"
+
+
+async def test_a_command_that_redis_does_not_take_stops_all(transactions: Transactions, client: Any) -> None:
+    await transactions.look()
+    with pytest.raises(ResponseError, match="wrong number of arguments"):
+        await transactions.run(pack(("SET", "cascade:test", 1)) + pack(("HSET", "cascade:other")), 2)
+    assert not await client.exists("cascade:test")
+    assert await transactions.look() == Before(b"7", b"", 0)
+
+
+async def test_a_command_that_fails_tears_its_transaction(transactions: Transactions, client: Any) -> None:
+    await transactions.look()
+    await client.set("cascade:test", "text")
+    with pytest.raises(TransactionTorn, match="WRONGTYPE") as caught:
+        await transactions.run(pack(("HSET", "cascade:test", "a", 1)) + NEXT, 2)
+    assert isinstance(caught.value.__cause__, ResponseError)
+    assert await transactions.look() == Before(b"7", b"7", 1)
+
+
+async def test_without_the_right_to_transactions_nothing_is_written(redis_server: str, client: Any) -> None:
+    await client.acl_setuser("few", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-multi"])
+    try:
+        connecting = redis.asyncio.Redis.from_url(redis_server, username="few", password="")
+        transactions = Transactions(connecting, 5.0)
+        with pytest.raises(ResponseError, match="multi"):
+            await transactions.look()
+        assert transactions.before is None
+        await transactions.close()
+        await connecting.aclose()
+    finally:
+        await client.acl_deluser("few")
+
+
+async def test_a_foreign_number_is_none(transactions: Transactions, client: Any) -> None:
+    await client.hset(BATCH_KEY, mapping={"epoch": "7", "number": "many"})
+    assert await transactions.look() == Before(b"7", b"7", 0)
