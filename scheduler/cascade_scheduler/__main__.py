@@ -253,11 +253,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(serve: Coroutine[Any, Any, int]) -> int:
+    factory: Any = None
     try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(serve)
-    return int(uvloop.run(serve))
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(serve)
+    finally:
+        serve.close()  # Ctrl-C may come before it has begun
 
 
 def _options(arguments: argparse.Namespace, config: Config) -> SchedulerOptions:

@@ -43,6 +43,7 @@ def stop(*args, **kwargs):
 module, _, name = sys.argv[2].rpartition(".")
 entry = importlib.import_module(sys.argv[1])
 setattr(importlib.import_module(module), name, stop)
+del sys.argv[1:]
 entry.main()
 """
 
@@ -58,6 +59,7 @@ entry.main()
         (LOSING, "cascade_worker.entry", "grpc"),
         (CALLING, "cascade_dist.cli.entry", "typer.main.get_command"),
         (CALLING, "cascade_scheduler.entry", "cascade_scheduler.__main__.main"),
+        (CALLING, "cascade_scheduler.entry", "asyncio.Runner"),
         (CALLING, "cascade_worker.entry", "cascade_worker.__main__.main"),
     ],
 )
