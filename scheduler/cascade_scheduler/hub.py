@@ -45,7 +45,7 @@ from cascade_scheduler.entries import EntryCache
 from cascade_scheduler.eventlog import Logged, LogLine
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
-from cascade_scheduler.services.client_session import ClientSession
+from cascade_scheduler.services.client_session import ClientSession, foresee
 from cascade_scheduler.services.worker_session import Whose, WorkerSession
 from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import (
@@ -72,6 +72,8 @@ __all__ = ["Bounds", "Hub", "Times"]
 PROGRESS_SECONDS = 0.2
 """Clients are told of progress at most this often."""
 EVENTS_STORED_PER_PIECE = 10_000
+FORESEEN_MAX = 16
+"""Of a turn that tells more, messages are made when they are sent."""
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -323,7 +325,13 @@ class Hub:
 
     def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Makes ready what short runs tell at their end, while the store is waited for."""
-        self.runs.foresee(commands)
+        ended = commands[-1]
+        if type(ended) is not RunEnded or len(commands) > FORESEEN_MAX:
+            return
+        record = self.runs.get(ended.run_id)
+        if record is not None and record.live:
+            told = [c for c in commands if type(c) is TargetValue and c.run_id == record.run_id]
+            foresee(record, [(node, value) for _, node, value in told])
 
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Clients of the runs may know this now."""

@@ -12,15 +12,12 @@ from cascade_scheduler.core.views import Progress, Tree
 from cascade_scheduler.eventlog import EventLog, LogLine
 
 if TYPE_CHECKING:
-    from cascade_scheduler.services.client_session import ClientSession, Feed
+    from cascade_scheduler.services.client_session import ClientSession, Feed, Foreseen
 
 __all__ = ["RunBook", "RunRecord", "SubmitFacts"]
 
 EVENTS_OF_FINISHED_MAX = 1_000_000
 """Events of finished runs that are kept in sum; past it the oldest runs' go."""
-
-FORESEEN_MAX = 16
-"""Of a turn that tells more, messages are made when they are sent."""
 
 RECALLED_MAX = 1_000
 """Runs that had ended before this scheduler began and that it holds, because somebody asked for them."""
@@ -69,6 +66,7 @@ class RunRecord:
         "events",
         "facts",
         "feeds",
+        "foreseen",
         "graph_bytes",
         "kept",
         "logs",
@@ -105,6 +103,7 @@ class RunRecord:
         self.ending: tuple[RunEnded, Tree | None, Progress] | None = None
         """How it ended in the core, before its clients may know."""
         self.ended: tuple[RunEnded, Tree | None, Progress] | None = None
+        self.foreseen: Foreseen | None = None
         self.results: list[tuple[int, Value]] = []
         """What the target's value is made of, as far as clients may know it. It only grows."""
         self.events = EventLog()
@@ -253,19 +252,6 @@ class RunBook:
         self._dirty.clear()
         return dirty
 
-    def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
-        """Makes ready what the clients of a run are told when this has landed, if it is short and its end."""
-        ended = commands[-1]
-        if len(commands) > FORESEEN_MAX or type(ended) is not RunEnded:
-            return
-        record = self._runs.get(ended.run_id)
-        if record is None or record.ended is not None:
-            return
-        run_id = ended.run_id
-        told = [command for command in commands if type(command) is TargetValue and command.run_id == run_id]
-        for feed in record.feeds.values():
-            feed.foresee([(node, value) for _, node, value in told])
-
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> Iterable[RunRecord]:
         """Clients may know this now; returns the runs that it is about."""
         touched: dict[RunRecord, None] = {}
@@ -295,6 +281,7 @@ class RunBook:
         """Lets go of what runs needed until their clients were told of the end."""
         over, self._over = self._over, []
         for record in over:
+            record.foreseen = None
             self._on_end(record)
 
     def refuse(self, command: RunRefused) -> RunRecord | None:

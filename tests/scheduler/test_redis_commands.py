@@ -86,6 +86,29 @@ def test_what_is_left_out_is_not_sent() -> None:
     ]
 
 
+def test_what_is_packed_early_stays_as_it_is_but_for_attempts() -> None:
+    commands = Commands()
+    commands.set("r", "meta", "state", "running")
+    commands.set("r", "attempts", "0", "1 1 w")
+    commands.pack_early()
+    commands.set("r", "meta", "state", "succeeded")
+    meta, attempts = key_of("r", "meta").encode(), key_of("r", "attempts").encode()
+    running, succeeded = [b"HSET", meta, b"state", b"running"], [b"HSET", meta, b"state", b"succeeded"]
+    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+        running,
+        [b"HSET", attempts, b"0", b"1 1 w"],
+        succeeded,
+        [b"EXPIRE", meta, b"100"],
+        [b"EXPIRE", attempts, b"100"],
+    ]
+    commands.leave_out("r", "attempts")
+    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+        running,
+        succeeded,
+        [b"EXPIRE", meta, b"100"],
+    ]
+
+
 def test_a_key_is_given_a_new_time_now_and_then() -> None:
     lifetimes = Lifetimes(86_400)
     assert landed(lifetimes, beginning("meta", "graph"), 0.0) == ["meta", "graph"]

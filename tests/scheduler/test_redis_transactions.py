@@ -75,13 +75,14 @@ async def transactions(redis_server: str, client: Any) -> AsyncIterator[Transact
 
 
 NEXT = pack(("HSET", BATCH_KEY, "epoch", 7, "number", 1))
+AFTER = Before(b"7", b"7", 1)
 
 
 async def test_what_is_watched_is_known_behind_each_transaction(transactions: Transactions) -> None:
     found = await transactions.look()
     assert found == Before(b"7", b"", 0) == transactions.before
-    await transactions.run(NEXT, 1)
-    assert transactions.before == Before(b"7", b"7", 1)
+    await transactions.run(NEXT, 1, AFTER)
+    assert transactions.before == AFTER
 
 
 @pytest.mark.parametrize("key", [EPOCH_KEY, BATCH_KEY])
@@ -94,15 +95,22 @@ async def test_nothing_happens_once_somebody_has_written(
     else:
         await client.hset(key, "number", 5)
     with pytest.raises(WatchedKeysChanged):
-        await transactions.run(pack(("SET", "cascade:test", 1)), 1)
+        await transactions.run(pack(("SET", "cascade:test", 1)), 1, AFTER)
     assert not await client.exists("cascade:test")
     assert transactions.before is None, "it has to be looked at anew"
+
+
+async def test_who_leads_is_seen_behind_each_transaction(transactions: Transactions) -> None:
+    await transactions.look()
+    await transactions.run(NEXT + pack(("INCR", EPOCH_KEY)), 2, AFTER)
+    assert transactions.before is None
+    assert await transactions.look() == Before(b"8", b"7", 1)
 
 
 async def test_a_command_that_redis_does_not_take_stops_all(transactions: Transactions, client: Any) -> None:
     await transactions.look()
     with pytest.raises(ResponseError, match="wrong number of arguments"):
-        await transactions.run(pack(("SET", "cascade:test", 1)) + pack(("HSET", "cascade:other")), 2)
+        await transactions.run(pack(("SET", "cascade:test", 1)) + pack(("HSET", "cascade:other")), 2, AFTER)
     assert not await client.exists("cascade:test")
     assert await transactions.look() == Before(b"7", b"", 0)
 
@@ -111,7 +119,7 @@ async def test_a_command_that_fails_tears_its_transaction(transactions: Transact
     await transactions.look()
     await client.set("cascade:test", "text")
     with pytest.raises(TransactionTorn, match="WRONGTYPE") as caught:
-        await transactions.run(pack(("HSET", "cascade:test", "a", 1)) + NEXT, 2)
+        await transactions.run(pack(("HSET", "cascade:test", "a", 1)) + NEXT, 2, AFTER)
     assert isinstance(caught.value.__cause__, ResponseError)
     assert await transactions.look() == Before(b"7", b"7", 1)
 

@@ -19,7 +19,7 @@ from cascade_scheduler.runs import RunRecord
 from cascade_scheduler.wire.updates import fill_finish, fill_progress, fill_results, output_to
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX
 
-__all__ = ["ClientSession", "Feed", "accepted_message"]
+__all__ = ["ClientSession", "Feed", "Foreseen", "accepted_message", "foresee"]
 
 LINES_WAITING_MAX = 2_000
 """Lines that wait for a slow client; of more, the oldest are left out and counted."""
@@ -32,12 +32,25 @@ FINISH_BYTES_AT_EASE = 64 << 10
 """A larger end goes by itself."""
 
 
-class _Foreseen(NamedTuple):
+class Foreseen(NamedTuple):
     """The one message of a run that clients hear of when it has ended."""
 
     response: client_pb2.OpenResponse
     ending: object
     results: int
+
+
+def foresee(record: RunRecord, values: Sequence[tuple[int, Value]]) -> None:
+    """A run has ended with these values, and clients may be told of it soon: makes that message ready."""
+    if record.results or record.ending is None:
+        return
+    response = client_pb2.OpenResponse()
+    update = response.update
+    update.run_id = record.run_id
+    if fill_results(update, values, 0, len(values)) == len(values):
+        fill_finish(update.finish, *record.ending)
+        if update.ByteSize() <= PAYLOAD_BYTES_MAX:
+            record.foreseen = Foreseen(response, record.ending, len(values))
 
 
 class Feed:
@@ -46,7 +59,6 @@ class Feed:
     __slots__ = (
         "accepted",
         "finished",
-        "foreseen",
         "left_out",
         "lines",
         "logs",
@@ -68,7 +80,6 @@ class Feed:
         """With their event ids."""
         self.left_out = 0
         self.finished = False
-        self.foreseen: _Foreseen | None = None
         self.queued = False
         self.accepted: bool | None = None
         """Whether the client joined the run, as long as it has to be told first that it is accepted."""
@@ -80,28 +91,15 @@ class Feed:
             self.left_out += 1
         self.lines.append((event_id, line))
 
-    def foresee(self, values: Sequence[tuple[int, Value]]) -> None:
-        """The run has ended with these values, and the client may be told soon: makes that message ready."""
-        record = self.record
-        if self.results_told or record.results or record.ending is None:
-            return
-        response = client_pb2.OpenResponse()
-        update = response.update
-        update.run_id = record.run_id
-        if fill_results(update, values, 0, len(values)) == len(values):
-            fill_finish(update.finish, *record.ending)
-            if update.ByteSize() <= PAYLOAD_BYTES_MAX:
-                self.foreseen = _Foreseen(response, record.ending, len(values))
-
     def messages(self) -> Iterator[client_pb2.OpenResponse]:
         """Everything that the client has not been told, in messages of bounded size."""
         record = self.record
-        foreseen, self.foreseen = self.foreseen, None
         while not self.finished:
             # The end is looked at first: what is not there yet when the run ends must come before the end.
             ended = record.ended
             results = record.results
             start = self.results_told
+            foreseen = record.foreseen
             if (
                 foreseen is not None
                 and foreseen.ending is ended

@@ -259,14 +259,14 @@ class RedisStore:
         early = self._early
         if early is None:
             early = self._early = _Early(self._batch_commands(time.monotonic()), [])
-        early.commands.take(records)
+        early.commands.take(records).pack_early()
         early.records.extend(records)
 
     def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
         """Sends a batch where that can be done at once."""
         before = self._transactions.before
-        if before is None or not self._is_next(before, batch.number):
-            return False
+        if before is None or before != self._with_last(batch.number - 1):
+            return False  # `_land` finds out what that means
         prepared = self._prepared(batch)
 
         def answered(error: Exception | None) -> None:
@@ -276,7 +276,8 @@ class RedisStore:
                 self._torn = prepared.number
             then(error is None)
 
-        self._transactions.begin(prepared.packed.data, prepared.packed.length, answered)
+        packed = prepared.packed
+        self._transactions.begin(packed.data, packed.length, self._with_last(batch.number), answered)
         return True
 
     def settle(self) -> None:
@@ -306,7 +307,7 @@ class RedisStore:
             if last not in (number - 1, number):
                 raise self._lead.gap(last)
             try:
-                await self._transactions.run(packed.data, packed.length)
+                await self._transactions.run(packed.data, packed.length, self._with_last(number))
                 return
             except WatchedKeysChanged:
                 if not left:
@@ -315,9 +316,9 @@ class RedisStore:
                 self._torn = number
                 raise
 
-    def _is_next(self, before: Before, number: int) -> bool:
-        """Our epoch leads, and the batch with this number is due; `_land` finds out what else it means."""
-        return before.epoch == before.of == self._epoch_text and before.number == number - 1
+    def _with_last(self, number: int) -> Before:
+        """Our epoch leads, and this was its last batch."""
+        return Before(self._epoch_text, self._epoch_text, number)
 
     def _last(self, before: Before) -> int:
         """The number of the last batch in this epoch.

@@ -114,7 +114,8 @@ class Commands:
     """Commands in their order; writes to one hash become one command."""
 
     def __init__(self) -> None:
-        self._commands: list[list[Any]] = []
+        self._commands: list[list[Any] | bytes] = []
+        """Some of them packed."""
         self._open: dict[tuple[str, str], list[Any]] = {}
         """Per run and part: the command that sets fields, which may still grow."""
         self.touched: dict[str, Touched] = {}
@@ -174,9 +175,24 @@ class Commands:
         self._open.pop((run_id, part), None)
         self.do("HDEL", key_of(run_id, part), *fields)
 
+    def pack_early(self) -> None:
+        """Packs what is there, while there is time; what is set later is a command of its own.
+
+        Attempts are left: when the run ends in this batch they are not sent.
+        """
+        self._open = {key: command for key, command in self._open.items() if key[1] == "attempts"}
+        still_open = set(map(id, self._open.values()))
+        for at, command in enumerate(self._commands):
+            if type(command) is list and command and id(command) not in still_open:
+                self._commands[at] = pack(tuple(command))
+
     def packed(self, lifetimes: Lifetimes, ttl: int, now: float) -> Packed:
         """The commands as they are sent, and behind them those that give keys a new time."""
-        packed = [pack(tuple(command)) for command in self._commands if command]
+        packed = [
+            command if type(command) is bytes else pack(tuple(command))
+            for command in self._commands
+            if command
+        ]
         given: dict[str, list[str]] = {}
         for run_id, touched in self.touched.items():
             due = lifetimes.due(run_id, touched, now, began=run_id in self.began)

@@ -1,8 +1,8 @@
 """Batches as transactions behind a watch that stands already, with as little around them as there can be.
 
-What a batch compares first (which epoch leads, and which batch was the last) is read beforehand, behind a
-WATCH, in the same message as the transaction before it. So a batch is one message, `MULTI … EXEC`: Redis
-refuses it when somebody has written one of the watched keys since they were read.
+What a batch compares first (which epoch leads, and which batch was the last) is watched, and known, since the
+transaction before it: that is one message, `MULTI … EXEC WATCH GET`. So a batch is one message too, and Redis
+refuses it when somebody else has written one of the watched keys meanwhile.
 
 The library's own way costs as much as the round trip itself: tasks, a pool, packing of arguments one by one
 in Python, a stream reader that wakes whoever waits. So the library makes the connection and says who we are;
@@ -36,18 +36,10 @@ _PUSHED: tuple[type, ...] = (hiredis.PushNotification,) if hasattr(hiredis, "Pus
 
 _MULTI = pack(("MULTI",))
 _EXEC = pack(("EXEC",))
-_WATCH = b"".join(
-    map(
-        pack,
-        (
-            ("WATCH", EPOCH_KEY, BATCH_KEY),
-            ("GET", EPOCH_KEY),
-            ("HMGET", BATCH_KEY, "epoch", "number"),
-        ),
-    )
-)
-_WATCH_REPLIES = 3
-_LOOK = _MULTI + _EXEC + _WATCH
+_WATCH = pack(("WATCH", EPOCH_KEY, BATCH_KEY)) + pack(("GET", EPOCH_KEY))
+_WATCH_REPLIES = 2
+_LOOK = _MULTI + _EXEC + _WATCH + pack(("HMGET", BATCH_KEY, "epoch", "number"))
+_LOOK_REPLIES = 5
 """The empty transaction shows that we may have one: else what follows a MULTI would be done at once."""
 
 
@@ -172,12 +164,13 @@ class Transactions:
         line = self._line
         return line.before if line is not None and line.free else None
 
-    def begin(self, commands: bytes, count: int, answered: Answered) -> None:
+    def begin(self, commands: bytes, count: int, after: Before, answered: Answered) -> None:
         """Sends a transaction, when `before` says that it can begin; how it went is told later.
 
         Args:
             commands: packed.
             count: how many they are.
+            after: what they leave in the watched keys.
             answered: see there; `WatchedKeysChanged` and errors of Redis before the transaction mean that
                 nothing has happened, `TransactionTorn` that some of it has, and others may mean anything.
         """
@@ -189,7 +182,7 @@ class Transactions:
             self._timer = loop.call_later(self._timeout, self._look)
 
         def replied(replies: Replies | Exception) -> None:
-            answered(replies if isinstance(replies, Exception) else _outcome(line, replies))
+            answered(replies if isinstance(replies, Exception) else _outcome(line, replies, after))
 
         line.call(b"%b%b%b%b" % (_MULTI, commands, _EXEC, _WATCH), count + 2 + _WATCH_REPLIES, replied)
 
@@ -233,7 +226,7 @@ class Transactions:
                 future.set_result(replies)
 
         try:
-            line.call(_LOOK, 2 + _WATCH_REPLIES, replied)
+            line.call(_LOOK, _LOOK_REPLIES, replied)
             replies = await future
             _raise_first(replies if isinstance(replies, list) else [replies])
             assert isinstance(replies, list)
@@ -244,7 +237,7 @@ class Transactions:
             raise
         return before
 
-    async def run(self, commands: bytes, count: int) -> None:
+    async def run(self, commands: bytes, count: int, after: Before) -> None:
         """Carries out a transaction behind what `look` has seen.
 
         Raises:
@@ -259,7 +252,7 @@ class Transactions:
         line = self._line
         if line is None or self.before is None:
             raise ConnectionLost("the connection broke")
-        self.begin(commands, count, answered)
+        self.begin(commands, count, after, answered)
         try:
             error = await future  # the timer of `begin` bounds it
         except BaseException:
@@ -292,8 +285,8 @@ class Transactions:
             await line.close()
 
 
-def _outcome(line: _Line, replies: Replies) -> Exception | None:
-    """How a transaction went; what the next one finds is noted."""
+def _outcome(line: _Line, replies: Replies, after: Before) -> Exception | None:
+    """How a transaction went; what the next one finds is noted, unless somebody else leads by now."""
     done = replies[-1 - _WATCH_REPLIES]
     if type(done) is list:
         refused = next((reply for reply in done if isinstance(reply, Exception)), None)
@@ -301,8 +294,8 @@ def _outcome(line: _Line, replies: Replies) -> Exception | None:
             torn = TransactionTorn(str(refused))
             torn.__cause__ = refused
             return torn
-        if not any(isinstance(reply, Exception) for reply in replies[-_WATCH_REPLIES:]):
-            line.before = _before(replies)
+        if replies[-1] == after.epoch:
+            line.before = after
         return None
     if done is None:
         return WatchedKeysChanged(f"{EPOCH_KEY} or {BATCH_KEY} was written by somebody else")

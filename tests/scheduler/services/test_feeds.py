@@ -10,7 +10,7 @@ from cascade_scheduler.core.values import ErrorInfo, Value
 from cascade_scheduler.core.views import Progress, Tree, TreeList
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.runs import RunRecord, SubmitFacts
-from cascade_scheduler.services.client_session import Feed
+from cascade_scheduler.services.client_session import Feed, foresee
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX
 
 FACTS = SubmitFacts(target_id="ab", template_id=b"t", params_digest=b"p", node_count=2, on_failure="cancel")
@@ -47,7 +47,7 @@ def test_what_was_foreseen_is_what_is_told(
     ended: RunEnded, tree: Tree | None, values: list[tuple[int, Value]]
 ) -> None:
     plain, ready = feed_of(ended, tree), feed_of(ended, tree)
-    ready.foresee(values)
+    foresee(ready.record, values)
     wanted = told(plain, values)
     assert told(ready, values) == wanted
     assert plain.finished
@@ -56,7 +56,7 @@ def test_what_was_foreseen_is_what_is_told(
 
 def test_a_line_that_comes_meanwhile_is_told_before_the_end() -> None:
     feed = feed_of(GOOD, 0)
-    feed.foresee([(0, b"value")])
+    foresee(feed.record, [(0, b"value")])
     feed.add_line(1, LogLine("r", 1.0, 0, "load", "w", 1, "hello"))
     updates = [message.update for message in told(feed, [(0, b"value")])]
     assert [line.text for update in updates for line in update.output] == ["hello"]
@@ -65,7 +65,7 @@ def test_a_line_that_comes_meanwhile_is_told_before_the_end() -> None:
 
 def test_what_was_foreseen_of_another_end_is_forgotten() -> None:
     feed = feed_of(GOOD, 0)
-    feed.foresee([(0, b"value")])
+    foresee(feed.record, [(0, b"value")])
     feed.record.ending = (BAD, None, COUNTS)
     (message,) = told(feed, [])
     assert message.update.finish.failed_task == "load"
@@ -73,5 +73,5 @@ def test_what_was_foreseen_of_another_end_is_forgotten() -> None:
 
 def test_nothing_is_told_before_it_has_landed() -> None:
     feed = feed_of(GOOD, 0)
-    feed.foresee([(0, b"value")])
+    foresee(feed.record, [(0, b"value")])
     assert list(feed.messages()) == []
