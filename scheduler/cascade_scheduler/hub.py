@@ -282,21 +282,22 @@ class Hub:
         return [record for run in dirty for record in self._events_of(run)], publish
 
     def _events_of(self, run: RunRecord) -> list[Record]:
-        pieces = [
-            piece._replace(dropped=run.add_piece(piece.first))
-            for piece in self._pieces(run, run.stored_through, run.events.last)
+        after, through = run.stored_through, run.events.last
+        run.stored_through = through
+        return [
+            RunEvents(run.run_id, first, payload, run.add_piece(first))
+            for first, payload in self._pieces(run, after, through)
         ]
-        run.stored_through = run.events.last
-        return list(pieces)
 
-    def _pieces(self, run: RunRecord, after: int, through: int) -> Iterator[RunEvents]:
-        """The events of a run that are kept, from one behind `after` on."""
+    def _pieces(self, run: RunRecord, after: int, through: int) -> Iterator[tuple[int, bytes]]:
+        """The events of a run that are kept, from one behind `after` on, by the first one's id."""
         while after < through:
             found, _ = run.events.since(after, min(EVENTS_STORED_PER_PIECE, through - after))
-            found = [event for event in found if event[0] <= through]
+            if found and found[-1][0] > through:
+                found = [event for event in found if event[0] <= through]
             if not found:
                 return
-            yield RunEvents(run.run_id, after + 1, events_to_bytes(found, self.node_id))
+            yield after + 1, events_to_bytes(found, self.node_id)
             after = found[-1][0]
 
     def standing(self) -> Standing:
@@ -310,7 +311,8 @@ class Hub:
         told: list[Record] = [] if run is None else list(retell(self.core, run))
         if record is not None and record.live:
             # Later events wait to be stored for the first time.
-            pieces = list(self._pieces(record, record.events.first - 1, record.events.published))
+            found = self._pieces(record, record.events.first - 1, record.events.published)
+            pieces = [RunEvents(run_id, first, payload) for first, payload in found]
             waiting = [first for first in record.pieces or () if first > record.events.published]
             record.pieces = deque([*(piece.first for piece in pieces), *waiting])
             told += pieces

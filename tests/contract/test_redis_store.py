@@ -26,7 +26,9 @@ from cascade_scheduler.store import redis as redis_module
 from cascade_scheduler.store.base import (
     Batch,
     Record,
+    RunEvents,
     RunRenewed,
+    RunResumed,
     StoredAttempt,
     StoredFrame,
     StoredFunction,
@@ -510,6 +512,28 @@ async def test_a_run_that_is_over_in_one_batch_leaves_no_attempts(store: RedisSt
     assert sorted(await client.keys("cascade:run:r:*")) == [b"cascade:run:r:meta"]
     run = (await load(store))["r"]
     assert (run.state, run.attempts) == ("succeeded", {})
+
+
+@pytest.mark.parametrize("size", [10, 20_000])
+@pytest.mark.parametrize("prepared", [True, False])
+async def test_events_of_a_run_that_is_over_in_one_batch_lie_with_the_rest_when_they_are_few(
+    store: RedisStore, client: Any, size: int, prepared: bool
+) -> None:
+    await land(store, 1, created("other"))
+    begun_with = (created(chunks=(b"one",)), RunEvents("r", 1, b"[\n1]"), SaveAttempt("r", 0, 7, 1, "w"))
+    ended_with = (SaveOutcome("r", "succeeded", ""), RunEvents("r", 2, b"[" + b" " * size + b"2]"))
+    if prepared:
+        store.prepare(begun_with)
+        store.prepare(ended_with[:1])
+    assert await begun(store, 2, *begun_with, *ended_with)
+    run = (await load(store))["r"]
+    assert (run.state, run.attempts) == ("succeeded", {})
+    assert run.events == {1: b"[\n1]", 2: ended_with[1].payload}
+    keys = await client.keys("cascade:run:r:*")
+    assert len(keys) == (1 if size == 10 else 2)
+    assert all([0 < await client.ttl(key) <= 86_400 for key in keys])
+    await land(store, 3, RunResumed("r", 5.0))
+    assert (await load(store))["r"].events == {}
 
 
 async def test_the_index_is_pruned_now_and_then(

@@ -24,14 +24,14 @@ def expiring(packed: Packed) -> list[str]:
 
 def landed(lifetimes: Lifetimes, commands: Commands, now: float) -> list[str]:
     """Lands a batch; returns the parts that are given a new time."""
-    packed = commands.packed(lifetimes, 100, now)
+    packed = commands.packed(lifetimes, now)
     lifetimes.landed(commands, packed.given, now)
     return expiring(packed)
 
 
 def writing(*parts: str, run_id: str = "r") -> Commands:
     """A batch that writes to parts of a run."""
-    commands = Commands()
+    commands = Commands(100)
     for part in parts:
         commands.set(run_id, part, "field", "value")
     return commands
@@ -45,13 +45,13 @@ def beginning(*parts: str) -> Commands:
 
 
 def test_writes_to_one_hash_are_one_command() -> None:
-    commands = Commands()
+    commands = Commands(100)
     for field in ("a", "b"):
         commands.set("r", "results", field, b"1")
         commands.set("other", "results", field, b"2")
     commands.do("ZADD", "cascade:runs", 1.5, "r")
     results, others = key_of("r", "results").encode(), key_of("other", "results").encode()
-    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+    assert sent(commands.packed(Lifetimes(86_400), 0.0)) == [
         [b"HSET", results, b"a", b"1", b"b", b"1"],
         [b"HSET", others, b"a", b"2", b"b", b"2"],
         [b"ZADD", b"cascade:runs", b"1.5", b"r"],
@@ -61,12 +61,12 @@ def test_writes_to_one_hash_are_one_command() -> None:
 
 
 def test_what_is_set_after_a_deletion_stays_behind_it() -> None:
-    commands = Commands()
+    commands = Commands(100)
     commands.set("r", "results", "old", 1)
     commands.delete("r", ("results", "facts"))
     commands.set("r", "results", "new", 2)
     results, facts = key_of("r", "results").encode(), key_of("r", "facts").encode()
-    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+    assert sent(commands.packed(Lifetimes(86_400), 0.0)) == [
         [b"HSET", results, b"old", b"1"],
         [b"DEL", results, facts],
         [b"HSET", results, b"new", b"2"],
@@ -75,38 +75,52 @@ def test_what_is_set_after_a_deletion_stays_behind_it() -> None:
 
 
 def test_what_is_left_out_is_not_sent() -> None:
-    commands = Commands()
+    commands = Commands(100)
     commands.set("r", "attempts", "0", "1 1 w")
     commands.set("r", "meta", "state", "succeeded")
     commands.leave_out("r", "attempts")
     meta = key_of("r", "meta").encode()
-    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+    assert sent(commands.packed(Lifetimes(86_400), 0.0)) == [
         [b"HSET", meta, b"state", b"succeeded"],
         [b"EXPIRE", meta, b"100"],
     ]
 
 
 def test_what_is_packed_early_stays_as_it_is_but_for_attempts() -> None:
-    commands = Commands()
+    commands = Commands(100)
     commands.set("r", "meta", "state", "running")
     commands.set("r", "attempts", "0", "1 1 w")
     commands.pack_early()
     commands.set("r", "meta", "state", "succeeded")
     meta, attempts = key_of("r", "meta").encode(), key_of("r", "attempts").encode()
     running, succeeded = [b"HSET", meta, b"state", b"running"], [b"HSET", meta, b"state", b"succeeded"]
-    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+    assert sent(commands.packed(Lifetimes(86_400), 0.0)) == [
         running,
         [b"HSET", attempts, b"0", b"1 1 w"],
         succeeded,
         [b"EXPIRE", meta, b"100"],
         [b"EXPIRE", attempts, b"100"],
     ]
-    commands.leave_out("r", "attempts")
-    assert sent(commands.packed(Lifetimes(86_400), 100, 0.0)) == [
+    assert commands.leave_out("r", "attempts") == ["0", "1 1 w"]
+    assert sent(commands.packed(Lifetimes(86_400), 0.0)) == [
         running,
         succeeded,
         [b"EXPIRE", meta, b"100"],
     ]
+
+
+def test_of_a_run_that_begins_the_time_of_its_keys_is_packed_early_too() -> None:
+    lifetimes, commands = Lifetimes(86_400), beginning("meta", "attempts")
+    commands.pack_early()
+    commands.pack_early()
+    commands.set("r", "meta", "state", "running")
+    commands.set("r", "results", "a", "1")
+    packed = commands.packed(lifetimes, 0.0)
+    assert expiring(packed) == ["meta", "attempts", "results"]
+    assert set(packed.given["r"]) == {"meta", "attempts", "results"}
+    commands.delete("r", ("meta",))
+    commands.set("r", "meta", "state", "failed")
+    assert expiring(commands.packed(lifetimes, 0.0)) == ["meta", "attempts", "results", "meta"]
 
 
 def test_a_key_is_given_a_new_time_now_and_then() -> None:
@@ -120,11 +134,11 @@ def test_a_key_is_given_a_new_time_now_and_then() -> None:
 def test_a_key_that_was_deleted_is_new() -> None:
     lifetimes = Lifetimes(86_400)
     landed(lifetimes, beginning("meta", "results"), 0.0)
-    within = Commands()
+    within = Commands(100)
     within.delete("r", ("results",))
     within.set("r", "results", "a", 1)
     assert landed(lifetimes, within, 1.0) == ["results"]
-    before = Commands()
+    before = Commands(100)
     before.delete("r", ("results",))
     assert landed(lifetimes, before, 2.0) == []
     assert landed(lifetimes, writing("results"), 3.0) == ["results"]
@@ -158,7 +172,7 @@ def test_of_a_run_that_is_over_nothing_is_remembered() -> None:
 def test_a_batch_that_did_not_land_has_given_nothing() -> None:
     lifetimes = Lifetimes(86_400)
     landed(lifetimes, beginning("meta"), 0.0)
-    writing("results").packed(lifetimes, 100, 1.0)
+    writing("results").packed(lifetimes, 1.0)
     assert landed(lifetimes, writing("results"), 2.0) == ["results"]
 
 

@@ -23,8 +23,10 @@ Per run, all with a time to live that is renewed while the run goes on:
                                        one behind the other; "jump" → JSON of the last jump, sealed;
                                        "checkpoint" → id and arguments of a leased step, sealed; "counts" of
                                        its steps; "params" → a pickle, sealed; "cancelled"; "answer" → how it
-                                       ended, sealed
-    cascade:run:{run}:events     hash  first event id → packed events
+                                       ended, sealed; "events" → those of a short run: first event id
+                                       and size, a line's end, events, and so on
+    cascade:run:{run}:events     hash  first event id → events; few of a run that ended in the batch in
+                                       which it began lie in meta
 
 Of all schedulers of a Redis: `cascade:leader` (see `redis_lead`), `cascade:epoch`, `cascade:batch` (epoch and
 number of the last batch), `cascade:runs` (sorted set of run ids by the time of their creation or last
@@ -346,7 +348,7 @@ class RedisStore:
         if adding.pruned:
             self._pruned = now
         commands.do("HSET", BATCH_KEY, "epoch", self._epoch, "number", batch.number)
-        packed = commands.packed(self._lifetimes, self._ttl, now)
+        packed = commands.packed(self._lifetimes, now)
         return _Prepared(batch.number, commands, adding.functions, packed, now)
 
     def _has_landed(self, batch: _Prepared) -> None:

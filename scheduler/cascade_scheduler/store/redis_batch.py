@@ -49,7 +49,8 @@ __all__ = ["CONSTRAINTS_KEY", "PARTS", "RUNS_KEY", "WORKERS_KEY", "BatchCommands
 
 TTL_MARGIN_SECONDS = 7_200
 SMALL_BYTES = 16 << 10
-"""A graph in one part, or functions, of up to so many bytes lie in the run's `meta`: each key costs time."""
+"""Up to so many bytes of a graph in one part, of functions, of a short run's events lie in `meta`: each key
+costs time."""
 RUNS_KEY = "cascade:runs"
 CONSTRAINTS_KEY = "cascade:constraints"
 WORKERS_KEY = "cascade:workers"
@@ -126,7 +127,7 @@ class BatchCommands:
         """Of runs that went on as another graph: their functions, once the batch has landed."""
         self.pruned = False
         """The index is pruned."""
-        self.commands = Commands()
+        self.commands = Commands(ttl)
         self._set = self.commands.set
         self._do = self.commands.do
 
@@ -208,7 +209,21 @@ class BatchCommands:
     # --- the life of a run -----------------------------------------------------------------------
 
     def _add_events(self, record: RunEvents) -> None:
-        self._set(record.run_id, "events", record.first, record.payload)
+        run_id, commands = record.run_id, self.commands
+        if run_id in commands.began and run_id in commands.over:  # all of a short run lies together
+            pieces = (*commands.leave_out(run_id, "events"), record.first, record.payload)
+            together = b"".join(
+                [
+                    b"%d %d\n%b" % (first, len(piece), piece)
+                    for first, piece in zip(pieces[::2], pieces[1::2], strict=True)
+                ]
+            )
+            if len(together) <= SMALL_BYTES:
+                self._set(run_id, "meta", "events", together)
+            else:
+                self._set(run_id, "events", *pieces)
+            return
+        self._set(run_id, "events", record.first, record.payload)
         if record.dropped:
             self._unset(record.run_id, "events", *record.dropped)
 
@@ -291,7 +306,7 @@ class BatchCommands:
     def _add_resumed(self, record: RunResumed) -> None:
         run_id = record.run_id
         self.commands.delete(run_id, ("skipped", "attempts", "failures", "events"))
-        self._unset(run_id, "meta", "cancelled", "answer", "error")
+        self._unset(run_id, "meta", "cancelled", "answer", "error", "events")
         self._set(run_id, "meta", "state", "running")
         self.commands.renew(run_id, PARTS)
         self._do("ZADD", RUNS_KEY, record.at, run_id)

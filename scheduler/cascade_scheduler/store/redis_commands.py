@@ -15,6 +15,8 @@ BATCH_KEY = "cascade:batch"
 AGAIN_SECONDS = 60.0
 """A key that is written to again gets a new time to live at most so often; more often, if that is short."""
 RUNS_MAX = 100_000
+_PACKED_LATE = frozenset(("attempts", "events"))
+"""When a run ends in the batch in which it begins, these are not keys of their own."""
 NEVER = float("-inf")
 
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
@@ -91,10 +93,12 @@ class Lifetimes:
 class Touched:
     """What a batch does to the keys of a run: parts, in their order."""
 
-    __slots__ = ("deleted", "renewed", "written")
+    __slots__ = ("deleted", "renewed", "timed", "written")
 
     def __init__(self) -> None:
         self.written: dict[str, None] = {}
+        self.timed: dict[str, None] = {}
+        """Those of them that are given a new time already."""
         self.renewed: dict[str, None] = {}
         self.deleted: dict[str, None] = {}
         """Before they were written to, if they were."""
@@ -111,9 +115,14 @@ class Packed(NamedTuple):
 
 
 class Commands:
-    """Commands in their order; writes to one hash become one command."""
+    """Commands in their order; writes to one hash become one command.
 
-    def __init__(self) -> None:
+    Args:
+        ttl: seconds that keys of runs live.
+    """
+
+    def __init__(self, ttl: int) -> None:
+        self._ttl = ttl
         self._commands: list[list[Any] | bytes] = []
         """Some of them packed."""
         self._open: dict[tuple[str, str], list[Any]] = {}
@@ -142,12 +151,18 @@ class Commands:
             self._of(run_id).written[part] = None
         command += pairs
 
-    def leave_out(self, run_id: str, part: str) -> None:
-        """What this batch sets in a run's hash, since it was last deleted, is not to be set."""
+    def leave_out(self, run_id: str, part: str) -> Sequence[Any]:
+        """What this batch sets in a run's hash, since it was last deleted, is not to be set; returns it.
+
+        Of parts that `pack_early` packs, only what was set since.
+        """
         command = self._open.pop((run_id, part), None)
-        if command is not None:
-            command.clear()
-            del self._of(run_id).written[part]
+        if command is None:
+            return ()
+        pairs = command[2:]
+        command.clear()
+        del self._of(run_id).written[part]
+        return pairs
 
     def delete(self, run_id: str, parts: Iterable[str]) -> None:
         """Deletes keys of a run."""
@@ -156,6 +171,7 @@ class Commands:
         for part in parts:
             self._open.pop((run_id, part), None)  # what is set after this command may not move before it
             touched.written.pop(part, None)
+            touched.timed.pop(part, None)
             touched.renewed.pop(part, None)
             touched.deleted[part] = None
             command.append(key_of(run_id, part))
@@ -176,17 +192,20 @@ class Commands:
         self.do("HDEL", key_of(run_id, part), *fields)
 
     def pack_early(self) -> None:
-        """Packs what is there, while there is time; what is set later is a command of its own.
-
-        Attempts are left: when the run ends in this batch they are not sent.
-        """
-        self._open = {key: command for key, command in self._open.items() if key[1] == "attempts"}
+        """Packs what is there, while there is time; what is set later is a command of its own."""
+        self._open = {key: command for key, command in self._open.items() if key[1] in _PACKED_LATE}
         still_open = set(map(id, self._open.values()))
         for at, command in enumerate(self._commands):
             if type(command) is list and command and id(command) not in still_open:
                 self._commands[at] = pack(tuple(command))
+        for run_id in self.began:
+            touched = self._of(run_id)
+            for part in touched.written:
+                if part not in _PACKED_LATE and part not in touched.timed:
+                    touched.timed[part] = None
+                    self._commands.append(pack(("EXPIRE", key_of(run_id, part), self._ttl)))
 
-    def packed(self, lifetimes: Lifetimes, ttl: int, now: float) -> Packed:
+    def packed(self, lifetimes: Lifetimes, now: float) -> Packed:
         """The commands as they are sent, and behind them those that give keys a new time."""
         packed = [
             command if type(command) is bytes else pack(tuple(command))
@@ -197,6 +216,10 @@ class Commands:
         for run_id, touched in self.touched.items():
             due = lifetimes.due(run_id, touched, now, began=run_id in self.began)
             if due:
-                packed += [pack(("EXPIRE", key_of(run_id, part), ttl)) for part in due]
+                packed += [
+                    pack(("EXPIRE", key_of(run_id, part), self._ttl))
+                    for part in due
+                    if part not in touched.timed
+                ]
                 given[run_id] = [part for part in due if part in touched.written]
         return Packed(b"".join(packed), len(packed), given)

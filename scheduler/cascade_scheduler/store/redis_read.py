@@ -84,8 +84,8 @@ class Reader:
             return None
         await self._read_results(run, parts)
         run.skipped = {key.decode(): reason.decode() for key, reason in parts["skipped"].items()}
-        pieces = sorted((int(first), piece) for first, piece in parts["events"].items())
-        run.events = dict(pieces)
+        pieces = [(int(first), piece) for first, piece in parts["events"].items()]
+        run.events = dict(sorted(pieces + _few_events(meta.get(b"events", b""))))
         return run
 
     async def _read_results(self, run: StoredRun, parts: Parts) -> None:
@@ -175,6 +175,17 @@ class Reader:
             told.get("cancel_on_disconnect", False),
             told.get("disconnect_grace", 0.0),
         )
+
+
+def _few_events(data: bytes) -> list[tuple[int, bytes]]:
+    """Events that stand one piece behind the other."""
+    found = []
+    while data:
+        head, _, data = data.partition(b"\n")
+        first, size = map(int, head.split())
+        found.append((first, data[:size]))
+        data = data[size:]
+    return found
 
 
 def _functions(data: bytes) -> list[StoredFunction]:
