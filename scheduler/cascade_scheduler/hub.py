@@ -72,8 +72,6 @@ __all__ = ["Bounds", "Hub", "Times"]
 PROGRESS_SECONDS = 0.2
 """Clients are told of progress at most this often."""
 EVENTS_STORED_PER_PIECE = 10_000
-FORESEEN_MAX = 16
-"""Of a turn that tells more, messages are made when they are sent."""
 
 logger = logging.getLogger("cascade.scheduler")
 
@@ -327,13 +325,7 @@ class Hub:
 
     def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Makes ready what short runs tell at their end, while the store is waited for."""
-        ended = commands[-1]
-        if type(ended) is not RunEnded or len(commands) > FORESEEN_MAX:
-            return
-        record = self.runs.get(ended.run_id)
-        if record is not None and record.live:
-            told = [c for c in commands if type(c) is TargetValue and c.run_id == record.run_id]
-            foresee(record, [(node, value) for _, node, value in told])
+        foresee(self.runs, commands)
 
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Clients of the runs may know this now."""

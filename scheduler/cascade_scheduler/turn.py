@@ -175,6 +175,7 @@ class Turn:
         self._events: list[Event] = []
         self._records: list[Record] = []
         self._then: list[Then] = []
+        self._later: list[Callable[[], Sequence[Record]]] = []
         self._scheduled = False
         self._running = False
         self._ended = 0.0
@@ -187,13 +188,21 @@ class Turn:
         self.count = 0
         """Turns so far."""
 
-    def post(self, event: Event | None, *, then: Then | None = None, records: Sequence[Record] = ()) -> None:
+    def post(
+        self,
+        event: Event | None,
+        *,
+        then: Then | None = None,
+        records: Sequence[Record] = (),
+        later: Callable[[], Sequence[Record]] | None = None,
+    ) -> None:
         """Adds an event to the next turn.
 
         Args:
             event: what happened; None when only the other arguments matter.
             then: called when the turn is over and its records have landed; maybe before this returns.
             records: land with the turn's own records, before them.
+            later: makes such records when what workers wait for has gone out.
         """
         if event is not None:
             self._events.append(event)
@@ -201,6 +210,8 @@ class Turn:
             self._then.append(then)
         if records:
             self._records.extend(records)
+        if later is not None:
+            self._later.append(later)
         if self._scheduled:
             return
         alone = not self._running and monotonic() - self._ended > TOGETHER_SECONDS
@@ -281,6 +292,9 @@ class Turn:
         if orders:
             listener.orders(orders)
             self._bell.answer_all()  # workers may begin while the rest is being written down here
+        if self._later:
+            later, self._later = self._later, []
+            records[:0] = [record for make in later for record in make()]
         more, published = listener.events(events)
         if more:
             records.extend(more)

@@ -11,11 +11,12 @@ import grpc
 import grpc.aio
 
 from cascade_dist.v1 import client_pb2
+from cascade_scheduler.core.commands import RunEnded, TargetValue
 from cascade_scheduler.core.values import Value
 from cascade_scheduler.core.views import Progress
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.outbox import Bell, Outbox
-from cascade_scheduler.runs import RunRecord
+from cascade_scheduler.runs import RunBook, RunRecord
 from cascade_scheduler.wire.updates import fill_finish, fill_progress, fill_results, output_to
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX
 
@@ -28,6 +29,8 @@ RESULTS_PER_MESSAGE = 4_000
 """So that a long list does not hold the loop."""
 ACCEPT_SECONDS = 0.005
 """A run that ends within this time is not accepted first."""
+FORESEEN_MAX = 16
+"""Of a turn that tells more, messages are made when they are sent."""
 FINISH_BYTES_AT_EASE = 64 << 10
 """A larger end goes by itself."""
 
@@ -40,10 +43,16 @@ class Foreseen(NamedTuple):
     results: int
 
 
-def foresee(record: RunRecord, values: Sequence[tuple[int, Value]]) -> None:
-    """A run has ended with these values, and clients may be told of it soon: makes that message ready."""
-    if record.results or record.ending is None:
+def foresee(runs: RunBook, commands: Sequence[TargetValue | RunEnded]) -> None:
+    """Clients may be told this soon: where it is all there is to tell of a run, makes the message ready."""
+    ended = commands[-1]
+    if type(ended) is not RunEnded or len(commands) > FORESEEN_MAX:
         return
+    record = runs.get(ended.run_id)
+    if record is None or record.ended is not None or record.ending is None or record.results:
+        return
+    told = [c for c in commands if type(c) is TargetValue and c.run_id == record.run_id]
+    values: list[tuple[int, Value]] = [(node, value) for _, node, value in told]
     response = client_pb2.OpenResponse()
     update = response.update
     update.run_id = record.run_id

@@ -195,11 +195,12 @@ class Submits:
         self._own(record, soon=False)
         record.pools = known.pools
         event = RunSubmitted(run_id, graph, known.plan, known.name, known.on_failure, known.logs, known.pools)
-        created: tuple[RunCreated, ...] = ()
-        if hub.keeps_graphs:
+
+        def created() -> tuple[RunCreated]:
             chunk, end = known.messages_of(literals)
-            created = (self._created_of(record, graph, (chunk,), end, resumed=False),)
-        hub.turn.post(event, then=partial(accept, record), records=created)
+            return (self._created_of(record, graph, (chunk,), end, resumed=False),)
+
+        hub.turn.post(event, then=partial(accept, record), later=created if hub.keeps_graphs else None)
         return True
 
     def _take(self, run_id: str, submit: client_pb2.Submit, shape: bytes | None) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cascade_dist.v1 import client_pb2
-from cascade_scheduler.core.commands import RunEnded
+from cascade_scheduler.core.commands import RunEnded, TargetValue
 from cascade_scheduler.core.values import ErrorInfo, Value
 from cascade_scheduler.core.views import Progress, Tree, TreeList
 from cascade_scheduler.eventlog import LogLine
-from cascade_scheduler.runs import RunRecord, SubmitFacts
+from cascade_scheduler.runs import RunBook, RunRecord, SubmitFacts
 from cascade_scheduler.services.client_session import Feed, foresee
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX
 
@@ -24,6 +24,22 @@ def feed_of(ended: RunEnded, tree: Tree | None) -> Feed:
     record = RunRecord("r", "", FACTS, logs=True, submitted=1.0)
     record.ending = (ended, tree, COUNTS)
     return Feed(record, logs=True)
+
+
+def ready(feed: Feed, values: list[tuple[int, Value]]) -> None:
+    """Foresees what is told; another run ends in the same turn."""
+    runs = RunBook(never, never, never, shows_at_once=False)
+    runs.add(feed.record)
+    assert feed.record.ending is not None
+    told = [TargetValue("r", node, value) for node, value in values]
+    foresee(
+        runs, [TargetValue("other", 0, b"x"), GOOD._replace(run_id="other"), *told, feed.record.ending[0]]
+    )
+
+
+def never(*_: object) -> None:
+    """Is not called."""
+    raise AssertionError
 
 
 def told(feed: Feed, values: list[tuple[int, Value]]) -> list[client_pb2.OpenResponse]:
@@ -46,17 +62,19 @@ ENDS: list[tuple[RunEnded, Tree | None, list[tuple[int, Value]]]] = [
 def test_what_was_foreseen_is_what_is_told(
     ended: RunEnded, tree: Tree | None, values: list[tuple[int, Value]]
 ) -> None:
-    plain, ready = feed_of(ended, tree), feed_of(ended, tree)
-    foresee(ready.record, values)
+    plain, foreseen = feed_of(ended, tree), feed_of(ended, tree)
+    ready(foreseen, values)
+    small = sum(len(value) for _, value in values if isinstance(value, bytes)) < PAYLOAD_BYTES_MAX
+    assert (foreseen.record.foreseen is not None) is small
     wanted = told(plain, values)
-    assert told(ready, values) == wanted
+    assert told(foreseen, values) == wanted
     assert plain.finished
-    assert ready.finished
+    assert foreseen.finished
 
 
 def test_a_line_that_comes_meanwhile_is_told_before_the_end() -> None:
     feed = feed_of(GOOD, 0)
-    foresee(feed.record, [(0, b"value")])
+    ready(feed, [(0, b"value")])
     feed.add_line(1, LogLine("r", 1.0, 0, "load", "w", 1, "hello"))
     updates = [message.update for message in told(feed, [(0, b"value")])]
     assert [line.text for update in updates for line in update.output] == ["hello"]
@@ -65,7 +83,7 @@ def test_a_line_that_comes_meanwhile_is_told_before_the_end() -> None:
 
 def test_what_was_foreseen_of_another_end_is_forgotten() -> None:
     feed = feed_of(GOOD, 0)
-    foresee(feed.record, [(0, b"value")])
+    ready(feed, [(0, b"value")])
     feed.record.ending = (BAD, None, COUNTS)
     (message,) = told(feed, [])
     assert message.update.finish.failed_task == "load"
@@ -73,5 +91,5 @@ def test_what_was_foreseen_of_another_end_is_forgotten() -> None:
 
 def test_nothing_is_told_before_it_has_landed() -> None:
     feed = feed_of(GOOD, 0)
-    foresee(feed.record, [(0, b"value")])
+    ready(feed, [(0, b"value")])
     assert list(feed.messages()) == []
