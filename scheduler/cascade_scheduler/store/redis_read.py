@@ -42,7 +42,7 @@ logger = logging.getLogger("cascade.scheduler")
 
 
 class Reader:
-    """Reads what `Script` writes.
+    """Reads what `BatchCommands` write.
 
     Args:
         sealer: checks what is read.
