@@ -242,6 +242,7 @@ class Turn:
         events, self._events = self._events, []
         records, self._records = self._records, []
         then, self._then = self._then, []
+        later, self._later = self._later, []
         now = self._clock()
         if self._due is not None and self._due <= now:
             events.append(Tick())  # last, so that what waits is read before anybody is declared lost
@@ -250,7 +251,7 @@ class Turn:
             commands = self._core.turn(events, now)
             self.count += 1
             with self._bell:
-                self._carry_out(commands, records, then)
+                self._carry_out(commands, records, then, later)
         except Exception as error:
             self.bug(error)
             return
@@ -261,7 +262,13 @@ class Turn:
         self.stop()
         self._on_bug(error, self._story)
 
-    def _carry_out(self, commands: Sequence[Command], records: list[Record], then: list[Then]) -> None:
+    def _carry_out(
+        self,
+        commands: Sequence[Command],
+        records: list[Record],
+        then: list[Then],
+        later: Sequence[Callable[[], Sequence[Record]]],
+    ) -> None:
         listener = self._listener
         piles: tuple[list[Any], ...] = ([], records, [], [], [], [])
         events, _, orders, releases, told, cached = piles
@@ -292,8 +299,7 @@ class Turn:
         if orders:
             listener.orders(orders)
             self._bell.answer_all()  # workers may begin while the rest is being written down here
-        if self._later:
-            later, self._later = self._later, []
+        if later:
             records[:0] = [record for make in later for record in make()]
         more, published = listener.events(events)
         if more:

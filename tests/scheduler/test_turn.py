@@ -161,6 +161,22 @@ async def test_orders_go_at_once_and_clients_wait_for_the_store() -> None:
     assert books.told[3:] == ["posted", TOLD, ENDED, release], "a value stays until it is not needed"
 
 
+async def test_records_that_can_wait_are_made_behind_the_orders_and_land_before_those_of_the_core() -> None:
+    order, begun = CancelAttempt("w", 2), RunDropped("begun")
+    core, books = TinyCore([order, SAVED]), Books()
+    turn = turn_of(core, books)
+
+    def make() -> Sequence[Record]:
+        books.told.append("made")
+        turn.post(None, later=lambda: (RunDropped("of the next turn"),))
+        return (begun,)
+
+    turn.post(RunForgotten("a"), later=make)
+    await settle()
+    assert books.told == [order, "made"]
+    assert books.records == [(begun, SAVED), (RunDropped("of the next turn"),)]
+
+
 async def test_a_refused_run_is_taken_back_in_the_same_batch() -> None:
     refused = RunRefused("r", "infeasible", "no gpu")
     core, books = TinyCore([refused]), Books()
