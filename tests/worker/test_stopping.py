@@ -260,7 +260,13 @@ async def test_more_frames_than_the_socket_holds(children: Children) -> None:
     first = children.send(executor, time.sleep, 0.2)
     rest = [children.send(executor, len, os.urandom(30_000)) for _ in range(60)]
     assert [(await children.answer(attempt)).done for attempt in (first, *rest)] == [True] * 61
-    attempt = children.send(executor, time.sleep, 0.2)
+
+    def nap() -> None:
+        print("up")
+        time.sleep(1.5)
+
+    attempt = children.send(executor, nap)
+    await started(children, executor)  # else it may be got back itself
     rest = [children.send(executor, len, os.urandom(30_000)) for _ in range(60)]
     back = children.pool.reclaim(executor)
     assert back == rest[-len(back) :]
