@@ -219,7 +219,7 @@ async def test_what_was_not_taken_is_got_back_and_what_runs_is_not(children: Chi
 
     def work() -> int:
         print("up")
-        time.sleep(0.2)
+        time.sleep(1.5)
         return 1
 
     first = children.send(executor, work)
