@@ -536,6 +536,24 @@ async def test_events_of_a_run_that_is_over_in_one_batch_lie_with_the_rest_when_
     assert (await load(store))["r"].events == {}
 
 
+async def test_events_that_follow_the_end_of_a_run_in_its_batch_leave_those_before_them(
+    store: RedisStore, client: Any
+) -> None:
+    over = SaveOutcome("r", "succeeded", "")
+    line = RunEvents("r", 3, b"[3]")  # a worker says last what its tasks have printed
+    events = (RunEvents("r", 1, b"[1]"), over, RunEvents("r", 2, b"[2]"), line, RunEvents("r", 4, b"[4]"))
+    await land(store, 1, created(), *events)
+    assert (await load(store))["r"].events == {1: b"[1]", 2: b"[2]", 3: b"[3]", 4: b"[4]"}
+    assert all([0 < await client.ttl(key) <= 86_400 for key in await client.keys("cascade:run:r:*")])
+
+
+async def test_events_of_a_long_run_in_one_batch_have_a_time_to_live(store: RedisStore, client: Any) -> None:
+    many = (RunEvents("r", 1, b"[1]"), RunEvents("r", 2, b"[2]", (1,)), RunEvents("r", 3, b"[3]"))
+    await land(store, 1, created(), *many, SaveOutcome("r", "succeeded", ""), RunEvents("r", 4, b"[4]"))
+    assert (await load(store))["r"].events == {2: b"[2]", 3: b"[3]", 4: b"[4]"}
+    assert all([0 < await client.ttl(key) <= 86_400 for key in await client.keys("cascade:run:r:*")])
+
+
 async def test_the_index_is_pruned_now_and_then(
     store: RedisStore, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,8 @@ class BatchCommands:
         self._prune = prune
         self.functions: dict[str, frozenset[bytes]] = {}
         """Of runs that went on as another graph: their functions, once the batch has landed."""
+        self._own_events: set[str] = set()
+        """Runs that have events in a key of their own, or would lose those that lie in `meta`."""
         self.pruned = False
         """The index is pruned."""
         self.commands = Commands(ttl)
@@ -210,7 +212,9 @@ class BatchCommands:
 
     def _add_events(self, record: RunEvents) -> None:
         run_id, commands = record.run_id, self.commands
-        if run_id in commands.began and run_id in commands.over:  # all of a short run lies together
+        short = run_id in commands.began and run_id in commands.over
+        if short and run_id not in self._own_events:  # all of it lies together
+            self._own_events.add(run_id)  # what follows must not take the place of this
             pieces = (*commands.leave_out(run_id, "events"), record.first, record.payload)
             together = b"".join(
                 [
@@ -225,7 +229,8 @@ class BatchCommands:
             return
         self._set(run_id, "events", record.first, record.payload)
         if record.dropped:
-            self._unset(record.run_id, "events", *record.dropped)
+            self._unset(run_id, "events", *record.dropped)
+            self._own_events.add(run_id)
 
     def _add_cancel(self, record: SaveCancel) -> None:
         self._set(record.run_id, "meta", "cancelled", 1)
