@@ -452,7 +452,7 @@ async def test_a_connection_that_breaks_is_made_anew(store: RedisStore, client: 
 async def test_an_answer_that_does_not_come_is_waited_for_so_long(
     redis_server: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_module, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(redis_module, "TIMEOUT_SECONDS", 1.0)
     store = RedisStore(redis_server, Sealer(KEY))
     await store.open()
     await land(store, 1, created())
