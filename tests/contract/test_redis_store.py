@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from cascade_dist.codec.cid import cid_of
 from cascade_dist.storage.seal import Sealer
@@ -23,6 +24,7 @@ from cascade_scheduler.core.commands import (
 )
 from cascade_scheduler.core.limits import PAUSE, Constraint
 from cascade_scheduler.store import redis as redis_module
+from cascade_scheduler.store import redis_transactions
 from cascade_scheduler.store.base import (
     Batch,
     Record,
@@ -512,6 +514,28 @@ async def test_a_run_that_is_over_in_one_batch_leaves_no_attempts(store: RedisSt
     assert sorted(await client.keys("cascade:run:r:*")) == [b"cascade:run:r:meta"]
     run = (await load(store))["r"]
     assert (run.state, run.attempts) == ("succeeded", {})
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_batch_of_which_nothing_was_heard_is_sent_again_whole(
+    store: RedisStore, client: Any, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    await land(store, 1, created())
+    await client.set("cascade:run:r:skipped", "foreign")
+    skip = SaveSkip("r", 1, "bb", "Pruned")
+    with monkeypatch.context() as patched:
+        patched.setattr(redis_transactions, "_outcome", lambda *_: ConnectionLost("its answer was lost"))
+        if waits:
+            with pytest.raises(StoreUnavailable, match="its answer was lost"):
+                await land(store, 2, skip)
+        else:
+            assert not await begun(store, 2, skip)
+    assert await client.hget("cascade:batch", "number") == b"2", "though it has failed"
+    with pytest.raises(StoreUnavailable, match="cascade:run:r:skipped is a string"):
+        await land(store, 2, skip)
+    await client.delete("cascade:run:r:skipped")
+    await land(store, 2, skip)
+    assert set((await load(store))["r"].skipped) == {"bb"}
 
 
 @pytest.mark.parametrize("size", [10, 20_000])

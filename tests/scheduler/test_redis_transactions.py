@@ -138,6 +138,40 @@ async def test_without_the_right_to_transactions_nothing_is_written(redis_server
         await client.acl_deluser("few")
 
 
+@pytest.fixture
+async def limited(redis_server: str, transactions: Transactions, client: Any) -> AsyncIterator[Transactions]:
+    """The same of a user whose rights are changed while it is connected."""
+    await client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], commands=["+@all"])
+    connecting = redis.asyncio.Redis.from_url(redis_server, username="limited", password="")
+    limited = Transactions(connecting, 5.0)
+    await limited.look()
+    yield limited
+    await limited.close()
+    await connecting.aclose()
+    await client.acl_deluser("limited")
+
+
+async def test_who_may_not_watch_any_more_does_not_count_as_watching(
+    limited: Transactions, client: Any
+) -> None:
+    await client.acl_setuser("limited", commands=["-watch"])
+    await limited.run(NEXT, 1, AFTER)  # behind the watch that stands
+    assert limited.before is None, "else the next one would be carried out whoever leads"
+    with pytest.raises(ResponseError, match="watch"):
+        await limited.look()
+
+
+async def test_what_is_carried_out_although_a_transaction_is_refused_counts_as_torn(
+    limited: Transactions, client: Any
+) -> None:
+    await client.acl_setuser("limited", commands=["-multi"])
+    await client.set("cascade:test", "text")
+    with pytest.raises(TransactionTorn, match="multi"):
+        await limited.run(pack(("HSET", "cascade:test", "a", 1)) + NEXT, 2, AFTER)
+    assert await client.hget(BATCH_KEY, "number") == b"1", "its number does not say that it has landed"
+    assert limited.before is None
+
+
 async def test_a_foreign_number_is_none(transactions: Transactions, client: Any) -> None:
     await client.hset(BATCH_KEY, mapping={"epoch": "7", "number": "many"})
     assert await transactions.look() == Before(b"7", b"7", 0)

@@ -98,6 +98,8 @@ HEADS_AT_ONCE = 500
 """Runs per question, where only their heads are wanted."""
 PRUNE_SECONDS = 60.0
 """How often runs whose time is over leave the index, when runs begin."""
+_REFUSED = (WatchedKeysChanged, ResponseError)
+"""With these nothing of a batch was carried out. After any other error all of it may have been, or a part."""
 LOOKS_MAX = 3
 """So often somebody else may write what a batch compares, before that is an error."""
 
@@ -174,7 +176,7 @@ class RedisStore:
         self._landed = 0
         """Number of the last batch that landed in this epoch."""
         self._torn = 0
-        """Number of a batch of which Redis has refused some commands, and not the others."""
+        """Number of a batch that Redis may have without some of its commands: its number says nothing."""
         self._sent: _Prepared | None = None
         """A batch that has landed, and is not in the books yet."""
 
@@ -274,7 +276,7 @@ class RedisStore:
         def answered(error: Exception | None) -> None:
             if error is None:
                 self._sent = prepared
-            elif isinstance(error, TransactionTorn):
+            elif not isinstance(error, _REFUSED):
                 self._torn = prepared.number
             then(error is None)
 
@@ -314,8 +316,9 @@ class RedisStore:
             except WatchedKeysChanged:
                 if not left:
                     raise
-            except TransactionTorn:
-                self._torn = number
+            except (RedisError, OSError) as error:
+                if not isinstance(error, _REFUSED):
+                    self._torn = number
                 raise
 
     def _with_last(self, number: int) -> Before:

@@ -286,21 +286,27 @@ class Transactions:
 
 
 def _outcome(line: _Line, replies: Replies, after: Before) -> Exception | None:
-    """How a transaction went; what the next one finds is noted, unless somebody else leads by now."""
+    """How a transaction went; what the next one finds is noted if that is watched, and nobody else leads."""
     done = replies[-1 - _WATCH_REPLIES]
     if type(done) is list:
         refused = next((reply for reply in done if isinstance(reply, Exception)), None)
         if refused is not None:
-            torn = TransactionTorn(str(refused))
-            torn.__cause__ = refused
-            return torn
-        if replies[-1] == after.epoch:
+            return _torn(refused)
+        if replies[-2:] == [b"OK", after.epoch]:
             line.before = after
         return None
     if done is None:
         return WatchedKeysChanged(f"{EPOCH_KEY} or {BATCH_KEY} was written by somebody else")
     first: Exception = next(reply for reply in replies if isinstance(reply, Exception))
+    if first is replies[0]:
+        return _torn(first)  # there was no transaction: the commands were carried out one by one
     return first  # for which the transaction was given up
+
+
+def _torn(cause: Exception) -> TransactionTorn:
+    torn = TransactionTorn(str(cause))
+    torn.__cause__ = cause
+    return torn
 
 
 def _before(replies: Sequence[Any]) -> Before:
