@@ -175,7 +175,8 @@ class Turn:
         self._events: list[Event] = []
         self._records: list[Record] = []
         self._then: list[Then] = []
-        self._later: list[Callable[[], Sequence[Record]]] = []
+        self._later: list[tuple[int, Callable[[], Sequence[Record]]]] = []
+        """With how many records were posted before them."""
         self._scheduled = False
         self._running = False
         self._ended = 0.0
@@ -211,7 +212,7 @@ class Turn:
         if records:
             self._records.extend(records)
         if later is not None:
-            self._later.append(later)
+            self._later.append((len(self._records), later))
         if self._scheduled:
             return
         alone = not self._running and monotonic() - self._ended > TOGETHER_SECONDS
@@ -267,7 +268,7 @@ class Turn:
         commands: Sequence[Command],
         records: list[Record],
         then: list[Then],
-        later: Sequence[Callable[[], Sequence[Record]]],
+        later: Sequence[tuple[int, Callable[[], Sequence[Record]]]],
     ) -> None:
         listener = self._listener
         piles: tuple[list[Any], ...] = ([], records, [], [], [], [])
@@ -299,8 +300,8 @@ class Turn:
         if orders:
             listener.orders(orders)
             self._bell.answer_all()  # workers may begin while the rest is being written down here
-        if later:
-            records[:0] = [record for make in later for record in make()]
+        for at, make in reversed(later):  # each to its place: what is posted before a submit may drop the run
+            records[at:at] = make()
         more, published = listener.events(events)
         if more:
             records.extend(more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from cascade_scheduler.core.commands import (
@@ -168,13 +169,17 @@ async def test_records_that_can_wait_are_made_behind_the_orders_and_land_before_
 
     def make() -> Sequence[Record]:
         books.told.append("made")
-        turn.post(None, later=lambda: (RunDropped("of the next turn"),))
+        turn.post(None, records=[RunDropped("before")])
+        for name in ("of the next turn", "the second"):
+            turn.post(None, later=partial(tuple, [RunDropped(name)]))
+        turn.post(None, records=[RunDropped("behind")])
         return (begun,)
 
     turn.post(RunForgotten("a"), later=make)
     await settle()
     assert books.told == [order, "made"]
-    assert books.records == [(begun, SAVED), (RunDropped("of the next turn"),)]
+    next_turn = map(RunDropped, ("before", "of the next turn", "the second", "behind"))
+    assert books.records == [(begun, SAVED), tuple(next_turn)]
 
 
 async def test_a_refused_run_is_taken_back_in_the_same_batch() -> None:

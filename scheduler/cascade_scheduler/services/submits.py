@@ -196,7 +196,9 @@ class Submits:
         record.pools = known.pools
         event = RunSubmitted(run_id, graph, known.plan, known.name, known.on_failure, known.logs, known.pools)
 
-        def created() -> tuple[RunCreated]:
+        def created() -> tuple[RunCreated, ...]:
+            if record.refused is not None:
+                return ()  # by the core; its functions may be gone already
             chunk, end = known.messages_of(literals)
             return (self._created_of(record, graph, (chunk,), end, resumed=False),)
 
