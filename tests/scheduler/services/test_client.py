@@ -564,8 +564,9 @@ async def test_a_known_shape_that_is_refused_is_not_stored() -> None:
             await worker.report(done((await worker.work()).assignments[0].attempt, pickled(1)))
             await client.finish("a")
             await worker.channel.close()
-            while len(it.hub.core.workers) > 1:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(SECONDS):
+                while len(it.hub.core.workers) > 1:  # noqa: ASYNC110 - nobody is told of it
+                    await asyncio.sleep(0.01)
             it.hub.functions._bytes_max = 0  # what nobody needs any more goes at once
             await client.submit("b", graph)
             assert (await client.refused()).code == client_pb2.REFUSAL_CODE_INFEASIBLE
