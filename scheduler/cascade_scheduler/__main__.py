@@ -66,9 +66,9 @@ LEASE_SECONDS_MIN = 0.5
 STATE_TTL_SECONDS_MIN = 60.0
 BACKLOG_BYTES_MIN = 64 << 10
 RENEWALS = 24
+"""In the time that runs stay in Redis."""
 SOCKET_BYTES_MAX = 107 if sys.platform == "linux" else 103
 """The longest name of a unix socket that the system has room for."""
-"""In the time that runs stay in Redis."""
 _PRIVATE_NAME = re.compile(r"cascade-[0-9]+-[^/]+")
 """What the directories of private clusters are called; no others are ever removed."""
 _REMOVE_TRIES = 20

@@ -325,7 +325,8 @@ class Hub:
 
     def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Makes ready what short runs tell at their end, while the store is waited for."""
-        foresee(self.runs, commands)
+        if not self.writer.away:  # else that may be long, and all that waits would be held twice
+            foresee(self.runs, commands)
 
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Clients of the runs may know this now."""

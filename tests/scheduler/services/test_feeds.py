@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from cascade_dist.v1 import client_pb2
@@ -12,6 +14,8 @@ from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.runs import RunBook, RunRecord, SubmitFacts
 from cascade_scheduler.services.client_session import Feed, foresee
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX
+from tests.scheduler.peers import SECONDS, Client, Worker, done, one_task, pickled, scheduler
+from tests.scheduler.services.test_missed_lines import GatedStore
 
 FACTS = SubmitFacts(target_id="ab", template_id=b"t", params_digest=b"p", node_count=2, on_failure="cancel")
 GOOD = RunEnded("r", "succeeded", None, "", "", 0, "", 0.5)
@@ -93,3 +97,21 @@ def test_nothing_is_told_before_it_has_landed() -> None:
     feed = feed_of(GOOD, 0)
     ready(feed, [(0, b"value")])
     assert list(feed.messages()) == []
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_nothing_is_made_ready_while_the_store_is_away(away: bool) -> None:
+    store = GatedStore()
+    async with scheduler(store) as it, Client(it.address) as client, Worker(it.address) as worker:
+        it.hub.writer.away = away
+        await client.submit("r", one_task())
+        await worker.report(done((await worker.work()).assignments[0].attempt, pickled(1)))
+        record = it.hub.runs.get("r")
+        assert record is not None
+        async with asyncio.timeout(SECONDS):
+            while record.ending is None:  # noqa: ASYNC110 - it ends in the core, and nobody is told
+                await asyncio.sleep(0.01)
+        assert (record.foreseen is None) is away
+        store.gate.set()
+        values, _ = await client.finish("r")
+        assert values[0].inline == pickled(1)
