@@ -62,12 +62,14 @@ async def client(redis_server: str) -> AsyncIterator[Any]:
     await client.aclose()
 
 
-@pytest.fixture
-async def transactions(redis_server: str, client: Any) -> AsyncIterator[Transactions]:
-    """To a Redis in epoch 7."""
+@pytest.fixture(params=[2, 3])
+async def transactions(
+    redis_server: str, client: Any, request: pytest.FixtureRequest
+) -> AsyncIterator[Transactions]:
+    """To a Redis in epoch 7, in either protocol."""
     await client.flushdb()
     await client.set(EPOCH_KEY, 7)
-    connecting = redis.asyncio.Redis.from_url(redis_server)
+    connecting = redis.asyncio.Redis.from_url(f"{redis_server}?protocol={request.param}")
     transactions = Transactions(connecting, 5.0)
     yield transactions
     await transactions.close()
@@ -136,6 +138,17 @@ async def test_without_the_right_to_transactions_nothing_is_written(redis_server
         await connecting.aclose()
     finally:
         await client.acl_deluser("few")
+
+
+@pytest.mark.parametrize("transactions", [3], indirect=True)
+async def test_what_redis_says_without_being_asked_is_no_answer(transactions: Transactions) -> None:
+    await transactions.look()
+    asking = pack(("CLIENT", "TRACKING", "ON")) + pack(("GET", "cascade:test"))
+    await transactions.run(asking + NEXT, 3, AFTER)
+    line, after = transactions._line, Before(b"7", b"7", 2)
+    changing = pack(("SET", "cascade:test", 1))  # is told behind the answer to EXEC
+    await transactions.run(changing + pack(("HSET", BATCH_KEY, "number", 2)), 2, after)
+    assert (transactions.before, transactions._line) == (after, line)
 
 
 @pytest.fixture
