@@ -483,6 +483,18 @@ class PutCachedResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class FindLanesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FindLanesResponse(_message.Message):
+    __slots__ = ("port", "key")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    key: bytes
+    def __init__(self, port: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
+
 class FetchObjectRequest(_message.Message):
     __slots__ = ("attempt", "offset_bytes", "length_bytes")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]

@@ -294,6 +294,11 @@ class ObjectServiceStub(object):
                 request_serializer=cascade__dist_dot_v1_dot_worker__pb2.FetchObjectRequest.SerializeToString,
                 response_deserializer=cascade__dist_dot_v1_dot_worker__pb2.FetchObjectResponse.FromString,
                 _registered_method=True)
+        self.FindLanes = channel.unary_unary(
+                '/cascade_dist.v1.ObjectService/FindLanes',
+                request_serializer=cascade__dist_dot_v1_dot_worker__pb2.FindLanesRequest.SerializeToString,
+                response_deserializer=cascade__dist_dot_v1_dot_worker__pb2.FindLanesResponse.FromString,
+                _registered_method=True)
 
 
 class ObjectServiceServicer(object):
@@ -307,6 +312,13 @@ class ObjectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindLanes(self, request, context):
+        """Where the same objects are served over plain connections, which are faster.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ObjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -314,6 +326,11 @@ def add_ObjectServiceServicer_to_server(servicer, server):
                     servicer.FetchObject,
                     request_deserializer=cascade__dist_dot_v1_dot_worker__pb2.FetchObjectRequest.FromString,
                     response_serializer=cascade__dist_dot_v1_dot_worker__pb2.FetchObjectResponse.SerializeToString,
+            ),
+            'FindLanes': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindLanes,
+                    request_deserializer=cascade__dist_dot_v1_dot_worker__pb2.FindLanesRequest.FromString,
+                    response_serializer=cascade__dist_dot_v1_dot_worker__pb2.FindLanesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -344,6 +361,33 @@ class ObjectService(object):
             '/cascade_dist.v1.ObjectService/FetchObject',
             cascade__dist_dot_v1_dot_worker__pb2.FetchObjectRequest.SerializeToString,
             cascade__dist_dot_v1_dot_worker__pb2.FetchObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindLanes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cascade_dist.v1.ObjectService/FindLanes',
+            cascade__dist_dot_v1_dot_worker__pb2.FindLanesRequest.SerializeToString,
+            cascade__dist_dot_v1_dot_worker__pb2.FindLanesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -225,9 +225,9 @@ async def test_a_large_object_comes_in_ranges_from_a_real_worker(tmp_path: Path)
     data = os.urandom(MIB) * 21 + b"end"
     ObjectWriter().write(store.object_dirs[0], f"{7:016x}", Packed.of(data))
     store.add_made(7, len(data))
-    server, port = await start_object_server(store, "127.0.0.1", TokenAuth(None), None)
+    server = await start_object_server(store, "127.0.0.1", TokenAuth(None), None)
     try:
-        holders = [f"127.0.0.1:{port}"]
+        holders = [f"127.0.0.1:{server.port}"]
         assert await fetched(tmp_path / "x", holders, len(data)) == data
         with pytest.raises(UnreachableError, match="not 23"):
             await fetched(tmp_path / "y", holders, 23)
@@ -237,7 +237,7 @@ async def test_a_large_object_comes_in_ranges_from_a_real_worker(tmp_path: Path)
         with pytest.raises(UnreachableError, match="NOT_FOUND"):
             await fetched(tmp_path / "z", holders, len(data))
     finally:
-        await server.stop(None)
+        await server.stop()
         store.close()
 
 
@@ -246,10 +246,10 @@ async def test_what_is_sent_is_not_written_again_meanwhile(tmp_path: Path) -> No
     writer, data = ObjectWriter(), os.urandom(MIB) * 16
     writer.write(store.object_dirs[0], f"{7:016x}", Packed.of(data))
     store.add_made(7, len(data))
-    server, port = await start_object_server(store, "127.0.0.1", TokenAuth(None), None)
+    server = await start_object_server(store, "127.0.0.1", TokenAuth(None), None)
     fetcher = PeerFetcher((), None)
     try:
-        call = fetcher.call(f"127.0.0.1:{port}", 0, worker_pb2.FetchObjectRequest(attempt=7))
+        call = fetcher.call(f"127.0.0.1:{server.port}", 0, worker_pb2.FetchObjectRequest(attempt=7))
         parts = [decode_piece(await call.read()).data]
         store.release(7)
         writer.write(store.object_dirs[0], f"{8:016x}", Packed.of(bytes(len(data))))
@@ -260,7 +260,7 @@ async def test_what_is_sent_is_not_written_again_meanwhile(tmp_path: Path) -> No
         assert b"".join(parts) == data
     finally:
         await fetcher.close()
-        await server.stop(None)
+        await server.stop()
         store.close()
 
 

@@ -149,10 +149,10 @@ class Worker:
         self._exited = asyncio.Event()
         loop = asyncio.get_running_loop()
         self.pool.start_server()  # before gRPC has threads
-        server, port = await start_object_server(
+        server = await start_object_server(
             self.store, self._config.host, self._config.auth, self._config.server_credentials
         )
-        self._object_address = f"{reachable(self._config.host, self._config.addresses[0])}:{port}"
+        self._object_address = f"{reachable(self._config.host, self._config.addresses[0])}:{server.port}"
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._on_signal, signum)
         link = asyncio.create_task(self._link.run())
@@ -167,7 +167,7 @@ class Worker:
             for task in (link, exited, *house, *self._jobs.values()):
                 task.cancel()
             await asyncio.gather(link, exited, *house, return_exceptions=True)
-            await server.stop(None)
+            await server.stop()
             await self._transfers.close()
             await self._shared_cache.close()
             if self._timer is not None:

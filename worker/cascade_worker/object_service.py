@@ -13,10 +13,11 @@ import grpc.aio
 from cascade_dist.v1 import worker_pb2
 from cascade_dist.wire import PAYLOAD_BYTES_MAX, Address, TokenAuth, server_options
 from cascade_worker.executor.files import open_shared
+from cascade_worker.lanes import LaneServer
 from cascade_worker.objects import ObjectStore
-from cascade_worker.pieces import METHOD, Piece, checksum_of, encode_piece
+from cascade_worker.pieces import FIND_LANES, METHOD, Piece, checksum_of, encode_piece
 
-__all__ = ["ObjectServicer", "reachable", "start_object_server"]
+__all__ = ["ObjectServer", "ObjectServicer", "reachable", "start_object_server"]
 
 _STREAMS_MAX = 32
 """Objects that are sent at the same time; further ones wait."""
@@ -25,10 +26,11 @@ _TOGETHER = 2
 
 
 class ObjectServicer:
-    """FetchObject."""
+    """FetchObject and FindLanes."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, lanes: LaneServer) -> None:
         self._store = store
+        self._lanes = lanes
         self._room = asyncio.Semaphore(_STREAMS_MAX)
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -36,8 +38,21 @@ class ObjectServicer:
         method: Any = grpc.unary_stream_rpc_method_handler(
             self._fetch, request_deserializer=worker_pb2.FetchObjectRequest.FromString
         )
+        find: Any = grpc.unary_unary_rpc_method_handler(
+            self._find_lanes,
+            request_deserializer=worker_pb2.FindLanesRequest.FromString,
+            response_serializer=worker_pb2.FindLanesResponse.SerializeToString,
+        )
         service, _, name = METHOD.strip("/").partition("/")
-        return grpc.method_handlers_generic_handler(service, {name: method})
+        return grpc.method_handlers_generic_handler(
+            service, {name: method, FIND_LANES.rpartition("/")[2]: find}
+        )
+
+    async def _find_lanes(
+        self, request: worker_pb2.FindLanesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> worker_pb2.FindLanesResponse:
+        """Who asks has shown the token."""
+        return worker_pb2.FindLanesResponse(port=self._lanes.port, key=self._lanes.key)
 
     async def _fetch(
         self, request: worker_pb2.FetchObjectRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -95,23 +110,40 @@ class _Reader:
         return messages
 
 
+class ObjectServer:
+    """Serves a worker's objects, by gRPC and, where nothing has to be encrypted, on lanes."""
+
+    def __init__(self, server: grpc.aio.Server, port: int, lanes: LaneServer) -> None:
+        self._server = server
+        self._lanes = lanes
+        self.port = port
+        """Of the gRPC service."""
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        await self._lanes.close()
+        await self._server.stop(None)
+
+
 async def start_object_server(
     store: ObjectStore, host: str, auth: TokenAuth, credentials: grpc.ServerCredentials | None
-) -> tuple[grpc.aio.Server, int]:
-    """Starts serving on a free port; returns server and port.
+) -> ObjectServer:
+    """Starts serving on free ports.
 
     Raises:
-        RuntimeError: the host is none of this machine's.
+        RuntimeError, OSError: the host is none of this machine's.
     """
+    lanes = LaneServer(store)
     server = grpc.aio.server(options=server_options(), interceptors=auth.server_interceptors)
-    server.add_generic_rpc_handlers((ObjectServicer(store).handler(),))
+    server.add_generic_rpc_handlers((ObjectServicer(store, lanes).handler(),))
     address = f"[{host}]:0" if ":" in host else f"{host}:0"
     if credentials is None:
         port = server.add_insecure_port(address)
+        lanes.start(host)
     else:
         port = server.add_secure_port(address, credentials)
     await server.start()
-    return server, port
+    return ObjectServer(server, port, lanes)
 
 
 def reachable(host: str, scheduler: Address) -> str:

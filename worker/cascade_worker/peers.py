@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 from collections import deque
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -19,8 +21,9 @@ import grpc.aio
 
 from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_dist.wire import open_channel
-from cascade_worker.executor.segments import claim, fit
-from cascade_worker.pieces import METHOD, BadPieceError, Piece, decode_piece
+from cascade_worker.executor.segments import claim
+from cascade_worker.lanes import Lane, NotHereError, Way
+from cascade_worker.pieces import FIND_LANES, METHOD, BadPieceError, Piece, decode_piece
 
 __all__ = ["PAUSE", "SILENCE", "TRIES", "PeerFetcher", "UnreachableError", "pieces_of", "split"]
 
@@ -39,6 +42,10 @@ _LANES = 4
 """Connections to one holder: each is served by another thread of gRPC."""
 _TOGETHER = 2
 """Pieces that a thread checks and writes at a time."""
+_THREADS_MAX = 16
+_ASK_SECONDS = 10.0
+_LANE_BYTES_MIN = 4 << 20
+"""A smaller range is not worth a connection of its own."""
 _RANGE_BYTES_MIN = 4 << 20
 _RANGE_BYTES_MAX = 32 << 20
 
@@ -68,6 +75,9 @@ class PeerFetcher:
         self._metadata = metadata
         self._credentials = credentials
         self._channels: dict[tuple[str, int], grpc.aio.Channel] = {}
+        self._ways: dict[str, Way | None] = {}
+        """By holder; None: it has no lanes, or they cannot be reached."""
+        self.threads = ThreadPoolExecutor(_THREADS_MAX, "lane")
 
     async def fetch(self, reference: value_pb2.ObjectRef, path: str) -> None:
         """Writes an object into a file, which gets its name when all is there and right.
@@ -83,7 +93,7 @@ class PeerFetcher:
         else:
             fd, part = claimed
         try:
-            await asyncio.to_thread(fit, fd, reference.size_bytes)
+            await asyncio.to_thread(_fit_with_holes, fd, reference.size_bytes)
             await self._fill(reference, fd)
             os.rename(part, path)
         finally:
@@ -117,6 +127,34 @@ class PeerFetcher:
         )
         return ask(request, metadata=self._metadata)
 
+    async def way(self, holder: str) -> Way | None:
+        """How to reach a holder's lanes, if it has some."""
+        if self._credentials is not None:
+            return None  # what they carry is not encrypted
+        if holder not in self._ways:
+            ask: Any = self._channel(holder, 0).unary_unary(
+                FIND_LANES,
+                request_serializer=worker_pb2.FindLanesRequest.SerializeToString,
+                response_deserializer=worker_pb2.FindLanesResponse.FromString,
+            )
+            try:
+                found = await ask(
+                    worker_pb2.FindLanesRequest(), metadata=self._metadata, timeout=_ASK_SECONDS
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNIMPLEMENTED:
+                    return None  # the fetch itself says why
+                found = worker_pb2.FindLanesResponse()
+            host = holder.rpartition(":")[0].strip("[]")
+            self._ways[holder] = Way(host, found.port, found.key) if found.port else None
+            if len(self._ways) > _CHANNELS_MAX:
+                del self._ways[next(iter(self._ways))]
+        return self._ways.get(holder)
+
+    def no_way(self, holder: str) -> None:
+        """A holder's lanes cannot be reached."""
+        self._ways[holder] = None
+
     def _channel(self, address: str, lane: int) -> grpc.aio.Channel:
         key = (address, lane)
         channel = self._channels.pop(key, None)
@@ -133,6 +171,7 @@ class PeerFetcher:
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
+        self.threads.shutdown(wait=False)
 
 
 class _RangeFetch:
@@ -164,6 +203,8 @@ class _RangeFetch:
 
     async def _from(self, holder: str) -> str:
         """Fetches the rest from one holder; why that did not succeed."""
+        if self._end - self._at >= _LANE_BYTES_MIN:
+            await self._by_lane(holder)
         reason, refused = "", 0
         for number in range(TRIES):
             if number:
@@ -185,6 +226,29 @@ class _RangeFetch:
                     break
             log.debug("object %x from %s: %s", self._reference.attempt, holder, reason)
         return reason
+
+    async def _by_lane(self, holder: str) -> None:
+        """Fetches as much as goes over a plain connection."""
+        way = await self._peers.way(holder)
+        if way is None:
+            return
+        lane, reference = Lane(way), self._reference
+        what = (reference.attempt, reference.size_bytes, self._at, self._end, self._fd, self._written)
+        fetching = asyncio.get_running_loop().run_in_executor(self._peers.threads, lane.fetch, *what)
+        try:
+            await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            lane.close()
+            await asyncio.wait([fetching])  # the descriptor in use is about to be closed
+            raise
+        except (OSError, BadPieceError, NotHereError) as error:
+            log.debug("object %x from %s by a lane: %s", reference.attempt, holder, error)
+            if lane.unreachable:
+                log.info("the lanes of %s cannot be reached (%s): it is asked by gRPC", holder, error)
+                self._peers.no_way(holder)
+
+    def _written(self, at: int) -> None:
+        self._at = at
 
     async def _stream(self, holder: str) -> None:
         """Reads pieces while those before them are checked and written."""
@@ -238,6 +302,22 @@ class _RangeFetch:
                 written = os.pwrite(self._fd, view, self._at)
                 self._at += written
                 view = view[written:]
+
+
+def _fit_with_holes(fd: int, size: int) -> None:
+    """Gives a file its size when there seems to be room for it; pages come with the bytes.
+
+    Reserving them would write each page once more. Nobody maps the file before all is there.
+
+    Raises:
+        OSError: there is no room.
+    """
+    found, room = os.fstat(fd), os.fstatvfs(fd)
+    missing = size - min(found.st_blocks * 512, found.st_size)
+    if missing > room.f_bavail * room.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if found.st_size != size:
+        os.ftruncate(fd, size)
 
 
 async def _in_thread(job: asyncio.Future[None] | None) -> None:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-__all__ = ["METHOD", "BadPieceError", "Piece", "checksum_of", "decode_piece", "encode_piece"]
+__all__ = ["FIND_LANES", "METHOD", "BadPieceError", "Piece", "checksum_of", "decode_piece", "encode_piece"]
 
 METHOD = "/cascade_dist.v1.ObjectService/FetchObject"
+FIND_LANES = "/cascade_dist.v1.ObjectService/FindLanes"
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZE, _DATA, _CHECKSUM = 1, 2, 4
