@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
-from cascade_dist.v1 import client_pb2, worker_pb2
-from tests.scheduler.peers import Client, Worker, done, one_task, pickled, scheduler
+from cascade_dist.v1 import client_pb2, graph_pb2, worker_pb2
+from cascade_scheduler.core.books import Settings
+from cascade_scheduler.store.memory import MemoryRuns, MemoryStore
+from tests.scheduler.peers import SECONDS, Client, Graph, Worker, done, one_task, pickled, scheduler
 
 Way = Callable[[str, int], client_pb2.Submit]
 
@@ -94,3 +97,33 @@ async def test_what_is_no_call_is_refused(head: bytes, node_id: bytes, why: str)
             assert why in refused.message
         await client.say(submit=by_head("r", 1))
         assert (await client.accepted()).run_id == "r"
+
+
+class Waited(MemoryStore):
+    """What lands is waited for, as with Redis."""
+
+    @property
+    def immediate(self) -> bool:
+        """What is put lands later."""
+        return False
+
+
+async def test_a_known_shape_that_is_refused_is_not_stored() -> None:
+    store = Waited(MemoryRuns())
+    core = Settings(closed=True, worker_grace=0.0)
+    async with scheduler(store, core=core) as it, Client(it.address) as client:
+        graph, worker = Graph(), Worker(it.address, "large")
+        await worker.open(cpu=2)
+        async with Worker(it.address, "small"):
+            graph.node(args=pickled(1), amounts=[graph_pb2.Amount(name="cpu", micros=2_000_000)])
+            await client.submit("a", graph)
+            await worker.report(done((await worker.work()).assignments[0].attempt, pickled(1)))
+            await client.finish("a")
+            await worker.channel.close()
+            async with asyncio.timeout(SECONDS):
+                while len(it.hub.core.workers) > 1:  # noqa: ASYNC110 - nobody is told of it
+                    await asyncio.sleep(0.01)
+            it.hub.functions._bytes_max = 0  # what nobody needs any more goes at once
+            await client.submit("b", graph)
+            assert (await client.refused()).code == client_pb2.REFUSAL_CODE_INFEASIBLE
+        assert await store.load_run("b") is None
