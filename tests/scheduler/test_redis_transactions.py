@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from cascade_scheduler.store.redis_commands import BATCH_KEY, EPOCH_KEY, pack
 from cascade_scheduler.store.redis_transactions import (
@@ -49,6 +49,19 @@ async def test_the_timer_of_an_earlier_message_does_not_end_a_later_one() -> Non
     assert not line.dropped
     line.answered([b"OK", [], b"OK", b"7", [b"7", b"3"]])
     assert await looking == Before(b"7", b"7", 3)
+    assert transactions._timer is not None
+    transactions._timer.cancel()
+    await client.aclose()
+
+
+async def test_an_answer_that_makes_no_sense_is_an_error() -> None:
+    client = redis.asyncio.Redis()
+    transactions, line, told = Transactions(client, 10.0), Line(), list[Exception | None]()
+    transactions._line = line  # type: ignore[assignment]
+    transactions.begin(b"", 0, Before(b"7", b"7", 1), told.append)
+    line.answered([b"OK", b"what", b"OK", b"7"])
+    assert [type(error) for error in told] == [InvalidResponse]
+    assert line.before is None
     assert transactions._timer is not None
     transactions._timer.cancel()
     await client.aclose()

@@ -297,7 +297,8 @@ def _outcome(line: _Line, replies: Replies, after: Before) -> Exception | None:
         return None
     if done is None:
         return WatchedKeysChanged(f"{EPOCH_KEY} or {BATCH_KEY} was written by somebody else")
-    first: Exception = next(reply for reply in replies if isinstance(reply, Exception))
+    nonsense = InvalidResponse(f"the answer to a transaction makes no sense: {done!r}")
+    first: Exception = next((reply for reply in replies if isinstance(reply, Exception)), nonsense)
     if first is replies[0]:
         return _torn(first)  # there was no transaction: the commands were carried out one by one
     return first  # for which the transaction was given up
