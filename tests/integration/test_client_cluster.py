@@ -240,7 +240,7 @@ def test_a_client_that_closes_takes_its_runs_along_but_not_detached_ones(cluster
 
 
 LEAVING = """
-import os, sys
+import os, sys, time
 import cascade_dist as cs
 from cascade_dist.client import submitting
 submitting.GRACE_SECONDS = 0.5
@@ -249,7 +249,10 @@ def nap(s):
     import time
     time.sleep(s)
 cluster = cs.connect(sys.argv[1], reconnect_timeout=float(sys.argv[2]))
-print(cluster.submit(nap(60)).id, flush=True)
+run = cluster.submit(nap(60))
+while run.status != "running":  # others are told its id when the scheduler knows it
+    time.sleep(0.01)
+print(run.id, flush=True)
 sys.stdin.read()
 """
 
