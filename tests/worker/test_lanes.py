@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import resource
 import socket
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ import pytest
 import pytest_asyncio
 
 from cascade_dist.codec.values import Packed
-from cascade_dist.v1 import value_pb2
+from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_dist.wire import TokenAuth
-from cascade_worker import lanes
+from cascade_worker import lanes, object_service, peers
 from cascade_worker.directories import Directories
+from cascade_worker.executor.files import open_shared
 from cascade_worker.executor.segments import ObjectWriter
 from cascade_worker.lanes import Lane, LaneServer, NotHereError, Way
 from cascade_worker.object_service import ObjectServer, ObjectServicer, start_object_server
@@ -105,6 +109,31 @@ async def test_lanes_that_cannot_be_reached_are_not_tried_again(
     assert sum(length for _, length in by_grpc) == len(DATA)
     assert await fetcher.way(holder) is None
     await fetcher.close()
+
+
+async def test_lanes_that_cannot_be_reached_are_tried_again_later(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_NO_WAY_SECONDS", 0.0)
+    fetcher = PeerFetcher(TokenAuth("secret").metadata, None)
+    holder = f"127.0.0.1:{server.port}"
+    fetcher.no_way(holder)
+    async with asyncio.timeout(20):
+        while await fetcher.way(holder) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await fetcher.close()
+
+
+async def test_without_a_thread_for_a_lane_all_is_fetched_by_grpc(
+    server: ObjectServer, tmp_path: Path, by_grpc: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Poor(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(peers, "ThreadPoolExecutor", Poor)
+    assert await fetched(tmp_path / "x", server.port) == DATA
+    assert sum(length for _, length in by_grpc) == len(DATA)
 
 
 async def test_with_tls_nobody_is_asked_for_lanes() -> None:
@@ -275,6 +304,152 @@ async def test_a_fetch_that_is_given_up_leaves_no_thread_behind(server: ObjectSe
     listener.close()
 
 
+async def test_a_file_is_open_as_long_as_a_thread_writes_however_often_that_is_given_up(
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a process cancels what was cancelled before."""
+    begun, go = threading.Semaphore(0), threading.Event()
+    written: list[object] = []
+    complaints: list[object] = []
+
+    def fetch(self: Lane, attempt: int, size: int, at: int, end: int, fd: int, done: object) -> None:
+        begun.release()
+        go.wait(20)
+        try:
+            written.append(os.pwrite(fd, b"x", at))
+        except OSError as error:
+            written.append(error)
+        raise ConnectionAbortedError
+
+    monkeypatch.setattr(Lane, "fetch", fetch)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: complaints.append(what))
+    fetching = asyncio.create_task(fetched(tmp_path / "x", server.port))
+    for _ in split(len(DATA)):
+        assert await asyncio.to_thread(begun.acquire, timeout=20)
+    for _ in range(3):
+        fetching.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    early = fetching.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(fetching, 20)
+    assert not early
+    assert written == [1] * len(split(len(DATA)))
+    gc.collect()
+    assert complaints == []
+
+
+async def test_who_sends_learns_at_once_that_nobody_reads(tmp_path: Path) -> None:
+    fd = target(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        lane = Lane(Way("127.0.0.1", listener.getsockname()[1], b"k" * 32))
+        fetching = asyncio.create_task(
+            asyncio.to_thread(lane.fetch, 7, len(DATA), 0, len(DATA), fd, lambda at: None)
+        )
+        sock, _ = await asyncio.to_thread(listener.accept)
+        with sock:
+            sock.settimeout(20)
+            await asyncio.to_thread(sock.recv, 32 + 24, socket.MSG_WAITALL)
+            sock.sendall(head(3))
+            with pytest.raises(BadPieceError, match="has 3 bytes"):
+                await fetching
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+    os.close(fd)
+
+
+def test_a_lane_that_was_given_up_before_it_began_goes_nowhere(tmp_path: Path) -> None:
+    lane = Lane(Way("127.0.0.1", 1, b""))
+    lane.close()
+    with pytest.raises(ConnectionAbortedError):
+        lane.fetch(7, 1, 0, 1, -1, lambda at: None)
+
+
+async def test_what_is_opened_while_all_ends_is_closed(
+    lane_server: LaneServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    opened: list[int] = []
+
+    def slow(path: str) -> int:
+        begun.set()
+        go.wait(20)
+        opened.append(open_shared(path))
+        return opened[0]
+
+    monkeypatch.setattr(lanes, "open_shared", slow)
+    with socket.create_connection(("127.0.0.1", lane_server.port)) as sock:
+        sock.sendall(lane_server.key + struct.pack("<QQQ", 7, 0, 9))
+        assert await asyncio.to_thread(begun.wait, 20)
+        closing = asyncio.create_task(lane_server.close())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        go.set()
+        await asyncio.wait_for(closing, 20)
+        while not opened:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    with pytest.raises(OSError):
+        os.fstat(opened[0])
+
+
+async def test_what_is_opened_for_a_call_that_is_cancelled_is_closed(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    opened: list[int] = []
+
+    def slow(path: str) -> int:
+        begun.set()
+        go.wait(20)
+        opened.append(open_shared(path))
+        return opened[0]
+
+    monkeypatch.setattr(object_service, "open_shared", slow)
+    servicer: Any = ObjectServicer(store, LaneServer(store))
+    request = worker_pb2.FetchObjectRequest(attempt=7)
+    fetching = asyncio.create_task(servicer._fetch(request, None))
+    assert await asyncio.to_thread(begun.wait, 20)
+    fetching.cancel()
+    await asyncio.wait([fetching])
+    go.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    await asyncio.sleep(0.01)
+    with pytest.raises(OSError):
+        os.fstat(opened[0])
+
+
+async def test_without_descriptors_nobody_is_asked_again_at_once(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_SCARCE_PAUSE", 0.2, raising=False)
+    asked = []
+
+    class Counted(LaneServer):
+        def _accept(self, *listener: Any) -> None:
+            asked.append(1)
+            super()._accept(*listener)
+
+    server = Counted(store)
+    server.start("127.0.0.1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as sock:
+        free = os.dup(sock.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            sock.connect(("127.0.0.1", server.port))
+            for _ in range(50):
+                await asyncio.sleep(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(asked) == 1
+        sock.sendall(server.key + struct.pack("<QQQ", 7, 0, 0))
+        sock.settimeout(20)
+        assert await asyncio.to_thread(sock.recv, 8, socket.MSG_WAITALL) == head()
+    await server.close()
+
+
 async def test_an_end_of_the_server_ends_its_lanes(store: ObjectStore) -> None:
     server = LaneServer(store)
     server.start("127.0.0.1")
@@ -299,3 +474,64 @@ async def test_lanes_by_ipv6(store: ObjectStore, tmp_path: Path) -> None:
     os.close(fd)
     await server.close()
     assert (tmp_path / "target").read_bytes() == DATA[:9]
+
+
+# --- where they listen ----------------------------------------------------------------------------------
+
+
+def by_ipv6() -> None:
+    """Ends a test where there is no ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        lacking(f"this machine has no ::1: {error}")
+
+
+async def test_all_addresses_of_a_name_are_taken(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may try any of them, and show the key there."""
+    by_ipv6()
+    find = socket.getaddrinfo
+
+    def both(host: str, *args: Any, **options: Any) -> list[Any]:
+        hosts = ("::1", "127.0.0.1") if host == "localhost" else (host,)
+        return [found for each in hosts for found in find(each, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    server = LaneServer(store)
+    server.start("localhost")
+    for host in ("::1", "127.0.0.1"):
+        socket.create_connection((host, server.port), 20).close()
+    await server.close()
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", "::"])
+async def test_the_address_of_all_is_that_of_both_protocols(store: ObjectStore, everywhere: str) -> None:
+    by_ipv6()
+    server = LaneServer(store)
+    server.start(everywhere)
+    for host in ("::1", "127.0.0.1"):
+        socket.create_connection((host, server.port), 20).close()
+    await server.close()
+
+
+async def test_where_there_can_be_no_lanes_grpc_serves_alone(
+    store: ObjectStore, tmp_path: Path, by_grpc: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("not here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "create_server", refuse)
+        server = await start_object_server(store, "127.0.0.1", TokenAuth("secret"), None)
+    assert await fetched(tmp_path / "x", server.port) == DATA
+    assert sum(length for _, length in by_grpc) == len(DATA)
+    await server.stop()
+
+
+def test_a_file_system_that_tells_no_bound_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such is a tmpfs with size=0."""
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result((4096, 4096, *[0] * 7, 255)))
+    fd = target(tmp_path)
+    peers._fit_with_holes(fd, MIB)
+    assert os.fstat(fd).st_size == MIB
+    os.close(fd)

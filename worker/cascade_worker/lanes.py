@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hmac
 import os
 import secrets
@@ -22,13 +23,13 @@ import socket
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cascade_worker.executor.files import open_shared
 from cascade_worker.objects import ObjectStore
 from cascade_worker.pieces import BadPieceError, checksum_of
 
-__all__ = ["LANES_MAX", "Lane", "LaneServer", "NotHereError", "Way"]
+__all__ = ["LANES_MAX", "Lane", "LaneServer", "NotHereError", "Way", "settled"]
 
 LANES_MAX = 32
 """Connections that are served at the same time; further ones are closed, and gRPC is used."""
@@ -41,6 +42,11 @@ _PIECE = 1 << 20
 _NUMBER = struct.Struct("<Q")
 _REQUEST = struct.Struct("<QQQ")
 _TIMEVAL = struct.Struct("@ll")
+_RESET = struct.pack("@ii", 1, 0)
+"""Closing says that nobody reads any more: a mere end can leave a sender waiting for room until its bound."""
+_SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_SCARCE_PAUSE = 1.0
+"""Seconds without new connections when there is no descriptor or memory for one."""
 
 
 class NotHereError(Exception):
@@ -80,10 +86,11 @@ class Lane:
             BadPieceError: what came is not what was sent.
             OSError: the connection broke, stood still, or the file cannot be written.
         """
+        self._go_on()
         with socket.create_connection(self._way[:2], timeout=CONNECT_SECONDS) as sock:
             self._socket, self.unreachable = sock, False
-            if self._closed:
-                raise ConnectionAbortedError("the fetch was given up")
+            self._go_on()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             _block(sock)
             sock.sendall(self._way.key + _REQUEST.pack(attempt, at, end - at))
             buffer = memoryview(bytearray(_NUMBER.size + min(_PIECE, end - at)))
@@ -102,8 +109,12 @@ class Lane:
                 at = _write(fd, data, at)
                 done(at)
 
+    def _go_on(self) -> None:
+        if self._closed:
+            raise ConnectionAbortedError("the fetch was given up")
+
     def close(self) -> None:
-        """Ends a fetch; it raises OSError."""
+        """Ends a fetch, also one that has not begun; it raises OSError."""
         self._closed = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -122,27 +133,54 @@ class LaneServer:
         self.key = secrets.token_bytes(KEY_BYTES)
         self.port = 0
         """0: there are no lanes."""
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
         self._threads = ThreadPoolExecutor(LANES_MAX, "lane")
         self._open: dict[socket.socket, asyncio.Task[None]] = {}
 
     def start(self, host: str) -> None:
-        """Begins to listen on a free port.
+        """Begins to listen on a free port, on all addresses of a host, as gRPC does.
+
+        Else others, who take another address of the host, would show the key to whoever has that port there.
 
         Raises:
-            OSError: the host is none of this machine's.
+            OSError: the host is none of this machine's, or the port is not free on all of its addresses.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host.strip("[]"), 0), family=family, backlog=LANES_MAX)
-        self._listener.setblocking(False)
-        self.port = self._listener.getsockname()[1]
-        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        assert self._listener is not None
+        both = host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6()
+        found = socket.getaddrinfo("::" if both else host, 0, type=socket.SOCK_STREAM)
+        port = 0
         try:
-            sock, _ = self._listener.accept()
-        except OSError:  # whoever asked has gone
+            for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+                listener = socket.create_server(
+                    (address[0], port, *address[2:]), family=family, backlog=LANES_MAX, dualstack_ipv6=both
+                )
+                self._listeners.append(listener)
+                listener.setblocking(False)
+                port = listener.getsockname()[1]
+        except OSError:
+            self._stop_listening()
+            raise
+        self.port = port
+        for listener in self._listeners:
+            self._listen(listener)
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        self._listeners.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:  # whoever asked has gone
+            if error.errno in _SCARCE:  # or waits still: the loop would ask again at once, and again
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(_SCARCE_PAUSE, self._listen, listener)
             return
         if len(self._open) >= LANES_MAX:
             sock.close()
@@ -150,44 +188,34 @@ class LaneServer:
         sock.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._serve(sock), name="lane")
         self._open[sock] = task
-        task.add_done_callback(lambda done: self._open.pop(sock, None))
+        task.add_done_callback(lambda done: self._ended(sock))
+
+    def _ended(self, sock: socket.socket) -> None:
+        sock.close()
+        del self._open[sock]
 
     async def _serve(self, sock: socket.socket) -> None:
         """Answers requests until the other side ends."""
         loop = asyncio.get_running_loop()
-        with sock, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             if not hmac.compare_digest(await _read(sock, KEY_BYTES, CONNECT_SECONDS), self.key):
                 return
             while request := await _read(sock, _REQUEST.size, SILENCE):
                 attempt, at, length = _REQUEST.unpack(request)
-                fd = await self._find(attempt)
-                if fd is None:
-                    await loop.sock_sendall(sock, _NUMBER.pack(0))
-                    continue
-                sending = loop.run_in_executor(self._threads, _send, sock, fd, at, length)
+                found = self._store.find(attempt)
+                path = None if found is None else found[0]
+                sending = loop.run_in_executor(self._threads, _answer, sock, path, at, length)
                 try:
                     await asyncio.shield(sending)
                 except asyncio.CancelledError:
                     with contextlib.suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
-                    await asyncio.wait([sending])
+                    await settled(sending)
                     raise
-
-    async def _find(self, attempt: int) -> int | None:
-        found = self._store.find(attempt)
-        if found is None:
-            return None
-        try:
-            return await asyncio.to_thread(open_shared, found[0])
-        except FileNotFoundError:
-            return None
 
     async def close(self) -> None:
         """Ends all connections."""
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
+        self._stop_listening()
         tasks = list(self._open.values())
         for task in tasks:
             task.cancel()
@@ -210,28 +238,49 @@ async def _read(sock: socket.socket, size: int, seconds: float) -> bytes:
     return found
 
 
-def _send(sock: socket.socket, fd: int, at: int, length: int) -> None:
-    """In a thread: sends a range of a file, which is closed at the end.
+async def settled(job: asyncio.Future[Any]) -> None:
+    """Waits until a thread is done, however often the wait is cancelled; what it raises is dropped.
 
-    While the descriptor is open nobody writes into the file.
+    For who is about to close what the thread uses: the end of a process cancels all that waits once more.
     """
+    while not job.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([job])
+    if not job.cancelled():
+        job.exception()  # else it would be logged, since nobody asked
+
+
+def _answer(sock: socket.socket, path: str | None, at: int, length: int) -> None:
+    """In a thread: sends a range of a file, or that it is not here."""
+    _block(sock)
     try:
-        size = os.fstat(fd).st_size
-        end = min(size, at + length)
-        _block(sock)
-        sock.sendall(_NUMBER.pack(size))
-        buffer = memoryview(bytearray(_NUMBER.size + _PIECE))
-        while at < end:
-            piece = buffer[: _NUMBER.size + min(_PIECE, end - at)]
-            data = piece[_NUMBER.size :]
-            if os.preadv(fd, [data], at) != len(data):
-                raise OSError(f"a file of {size:,} bytes was cut short")
-            _NUMBER.pack_into(piece, 0, checksum_of(data))
-            sock.sendall(piece)  # BlockingIOError, when nobody takes it for too long
-            at += len(data)
-        sock.setblocking(False)
-    finally:
-        os.close(fd)
+        if path is None:
+            raise FileNotFoundError
+        fd = open_shared(path)
+    except FileNotFoundError:
+        sock.sendall(_NUMBER.pack(0))
+    else:
+        try:
+            _send(sock, fd, at, length)
+        finally:
+            os.close(fd)
+    sock.setblocking(False)
+
+
+def _send(sock: socket.socket, fd: int, at: int, length: int) -> None:
+    """Sends a range of a file. While the descriptor is open nobody writes into it."""
+    size = os.fstat(fd).st_size
+    end = min(size, at + length)
+    sock.sendall(_NUMBER.pack(size))
+    buffer = memoryview(bytearray(_NUMBER.size + _PIECE))
+    while at < end:
+        piece = buffer[: _NUMBER.size + min(_PIECE, end - at)]
+        data = piece[_NUMBER.size :]
+        if os.preadv(fd, [data], at) != len(data):
+            raise OSError(f"a file of {size:,} bytes was cut short")
+        _NUMBER.pack_into(piece, 0, checksum_of(data))
+        sock.sendall(piece)  # BlockingIOError, when nobody takes it for too long
+        at += len(data)
 
 
 def _block(sock: socket.socket) -> None:

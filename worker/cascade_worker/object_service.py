@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from typing import Any
@@ -18,6 +19,8 @@ from cascade_worker.objects import ObjectStore
 from cascade_worker.pieces import FIND_LANES, METHOD, Piece, checksum_of, encode_piece
 
 __all__ = ["ObjectServer", "ObjectServicer", "reachable", "start_object_server"]
+
+log = logging.getLogger("cascade.worker")
 
 _STREAMS_MAX = 32
 """Objects that are sent at the same time; further ones wait."""
@@ -63,10 +66,29 @@ class ObjectServicer:
             try:
                 if found is None:
                     raise FileNotFoundError
-                fd = await asyncio.to_thread(open_shared, found[0])
+                fd = await _opened(found[0])
             except FileNotFoundError:
                 await context.abort(grpc.StatusCode.NOT_FOUND, f"object {request.attempt:x} is not here")
             await _send(fd, request, context)
+
+
+async def _opened(path: str) -> int:
+    """Opens a file in a thread; when that is cancelled nothing stays open.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    opening = asyncio.get_running_loop().run_in_executor(None, open_shared, path)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_opened)
+        raise
+
+
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())
 
 
 async def _send(
@@ -131,7 +153,7 @@ async def start_object_server(
     """Starts serving on free ports.
 
     Raises:
-        RuntimeError, OSError: the host is none of this machine's.
+        RuntimeError: the host is none of this machine's.
     """
     lanes = LaneServer(store)
     server = grpc.aio.server(options=server_options(), interceptors=auth.server_interceptors)
@@ -139,7 +161,10 @@ async def start_object_server(
     address = f"[{host}]:0" if ":" in host else f"{host}:0"
     if credentials is None:
         port = server.add_insecure_port(address)
-        lanes.start(host)
+        try:
+            lanes.start(host)
+        except OSError as error:
+            log.warning("no lanes on %s (%s): objects are served by gRPC alone", host, error)
     else:
         port = server.add_secure_port(address, credentials)
     await server.start()

@@ -22,7 +22,7 @@ import grpc.aio
 from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_dist.wire import open_channel
 from cascade_worker.executor.segments import claim
-from cascade_worker.lanes import Lane, NotHereError, Way
+from cascade_worker.lanes import Lane, Way, settled
 from cascade_worker.pieces import FIND_LANES, METHOD, BadPieceError, Piece, decode_piece
 
 __all__ = ["PAUSE", "SILENCE", "TRIES", "PeerFetcher", "UnreachableError", "pieces_of", "split"]
@@ -44,6 +44,8 @@ _TOGETHER = 2
 """Pieces that a thread checks and writes at a time."""
 _THREADS_MAX = 16
 _ASK_SECONDS = 10.0
+_NO_WAY_SECONDS = 300.0
+"""How long lanes are left alone that could not be reached."""
 _LANE_BYTES_MIN = 4 << 20
 """A smaller range is not worth a connection of its own."""
 _RANGE_BYTES_MIN = 4 << 20
@@ -93,7 +95,8 @@ class PeerFetcher:
         else:
             fd, part = claimed
         try:
-            await asyncio.to_thread(_fit_with_holes, fd, reference.size_bytes)
+            loop = asyncio.get_running_loop()
+            await _in_thread(loop.run_in_executor(None, _fit_with_holes, fd, reference.size_bytes))
             await self._fill(reference, fd)
             os.rename(part, path)
         finally:
@@ -152,8 +155,9 @@ class PeerFetcher:
         return self._ways.get(holder)
 
     def no_way(self, holder: str) -> None:
-        """A holder's lanes cannot be reached."""
+        """A holder's lanes cannot be reached now."""
         self._ways[holder] = None
+        asyncio.get_running_loop().call_later(_NO_WAY_SECONDS, self._ways.pop, holder, None)
 
     def _channel(self, address: str, lane: int) -> grpc.aio.Channel:
         key = (address, lane)
@@ -234,16 +238,19 @@ class _RangeFetch:
             return
         lane, reference = Lane(way), self._reference
         what = (reference.attempt, reference.size_bytes, self._at, self._end, self._fd, self._written)
-        fetching = asyncio.get_running_loop().run_in_executor(self._peers.threads, lane.fetch, *what)
         try:
+            job = self._peers.threads.submit(lane.fetch, *what)
+            fetching = asyncio.wrap_future(job)
             await asyncio.shield(fetching)
         except asyncio.CancelledError:
             lane.close()
-            await asyncio.wait([fetching])  # the descriptor in use is about to be closed
+            job.cancel()  # one that has not begun would wait for a free thread
+            await settled(fetching)  # the descriptor in use is about to be closed
             raise
-        except (OSError, BadPieceError, NotHereError) as error:
+        except Exception as error:  # whatever it is, gRPC may do better
+            lane.close()  # what no thread could be started for may be done by another one later
             log.debug("object %x from %s by a lane: %s", reference.attempt, holder, error)
-            if lane.unreachable:
+            if lane.unreachable and isinstance(error, OSError):
                 log.info("the lanes of %s cannot be reached (%s): it is asked by gRPC", holder, error)
                 self._peers.no_way(holder)
 
@@ -314,7 +321,8 @@ def _fit_with_holes(fd: int, size: int) -> None:
     """
     found, room = os.fstat(fd), os.fstatvfs(fd)
     missing = size - min(found.st_blocks * 512, found.st_size)
-    if missing > room.f_bavail * room.f_frsize:
+    # Those without bounds, like tmpfs with size=0, tell of no blocks at all.
+    if room.f_blocks and missing > room.f_bavail * room.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if found.st_size != size:
         os.ftruncate(fd, size)
@@ -327,7 +335,7 @@ async def _in_thread(job: asyncio.Future[None] | None) -> None:
     try:
         await asyncio.shield(job)
     except asyncio.CancelledError:
-        await asyncio.wait([job])
+        await settled(job)
         raise
 
 
