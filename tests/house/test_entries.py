@@ -48,6 +48,20 @@ entry.main()
 """
 
 
+def ended(root: Path, program: str, *arguments: str) -> tuple[int, str, str]:
+    """Runs a program in a process of its own; its exit code, and what it has printed."""
+    path = os.pathsep.join(map(str, (root, root / "scheduler", root / "worker")))
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("program", "entry", "where"),
     [
@@ -64,16 +78,7 @@ entry.main()
     ],
 )
 def test_ctrl_c_while_a_command_starts_is_quiet(program: str, entry: str, where: str, root: Path) -> None:
-    path = os.pathsep.join(map(str, (root, root / "scheduler", root / "worker")))
-    done = subprocess.run(
-        [sys.executable, "-c", program, entry, where],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert ended(root, program, entry, where) == (130, "", "")
 
 
 def test_ctrl_c_that_is_ignored_stays_so(root: Path) -> None:
@@ -86,13 +91,4 @@ import cascade_worker.__main__
 cascade_worker.__main__.main = lambda: print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
 entry.main()
 """
-    path = os.pathsep.join(map(str, (root, root / "worker")))
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert ended(root, program) == (0, "True\n", "")

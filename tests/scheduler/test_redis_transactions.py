@@ -45,7 +45,7 @@ async def test_the_timer_of_an_earlier_message_does_not_end_a_later_one() -> Non
     transactions._began = asyncio.get_running_loop().time() - 60  # a transaction that is over
     looking = asyncio.ensure_future(transactions.look())
     await asyncio.sleep(0)
-    transactions._look()
+    transactions._check_bound()
     assert not line.dropped
     line.answered([b"OK", [], b"OK", b"7", [b"7", b"3"]])
     assert await looking == Before(b"7", b"7", 3)

@@ -366,57 +366,55 @@ def test_a_lane_that_was_given_up_before_it_began_goes_nowhere(tmp_path: Path) -
         lane.fetch(7, 1, 0, 1, -1, lambda at: None)
 
 
+class SlowOpening:
+    """Opens a file once it may `go` on, and says when it has `begun`."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.opened: list[int] = []
+
+    def __call__(self, path: str) -> int:
+        self.begun.set()
+        self.go.wait(20)
+        self.opened.append(open_shared(path))
+        return self.opened[0]
+
+
 async def test_what_is_opened_while_all_ends_is_closed(
     lane_server: LaneServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go = threading.Event(), threading.Event()
-    opened: list[int] = []
-
-    def slow(path: str) -> int:
-        begun.set()
-        go.wait(20)
-        opened.append(open_shared(path))
-        return opened[0]
-
+    slow = SlowOpening()
     monkeypatch.setattr(lanes, "open_shared", slow)
     with socket.create_connection(("127.0.0.1", lane_server.port)) as sock:
         sock.sendall(lane_server.key + struct.pack("<QQQ", 7, 0, 9))
-        assert await asyncio.to_thread(begun.wait, 20)
+        assert await asyncio.to_thread(slow.begun.wait, 20)
         closing = asyncio.create_task(lane_server.close())
         for _ in range(10):
             await asyncio.sleep(0)
-        go.set()
+        slow.go.set()
         await asyncio.wait_for(closing, 20)
-        while not opened:  # noqa: ASYNC110
+        while not slow.opened:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     with pytest.raises(OSError):
-        os.fstat(opened[0])
+        os.fstat(slow.opened[0])
 
 
 async def test_what_is_opened_for_a_call_that_is_cancelled_is_closed(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go = threading.Event(), threading.Event()
-    opened: list[int] = []
-
-    def slow(path: str) -> int:
-        begun.set()
-        go.wait(20)
-        opened.append(open_shared(path))
-        return opened[0]
-
+    slow = SlowOpening()
     monkeypatch.setattr(object_service, "open_shared", slow)
     servicer: Any = ObjectServicer(store, LaneServer(store))
     request = worker_pb2.FetchObjectRequest(attempt=7)
     fetching = asyncio.create_task(servicer._fetch(request, None))
-    assert await asyncio.to_thread(begun.wait, 20)
+    assert await asyncio.to_thread(slow.begun.wait, 20)
     fetching.cancel()
     await asyncio.wait([fetching])
-    go.set()
+    slow.go.set()
     await asyncio.get_running_loop().shutdown_default_executor()
     await asyncio.sleep(0.01)
     with pytest.raises(OSError):
-        os.fstat(opened[0])
+        os.fstat(slow.opened[0])
 
 
 async def test_without_descriptors_nobody_is_asked_again_at_once(

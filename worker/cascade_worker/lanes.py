@@ -23,13 +23,15 @@ import socket
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from cascade_worker.executor.files import open_shared
 from cascade_worker.objects import ObjectStore
-from cascade_worker.pieces import BadPieceError, checksum_of
+from cascade_worker.pieces import BadPieceError, Piece, checksum_of, write_all
+from cascade_worker.threads import in_thread
 
-__all__ = ["LANES_MAX", "Lane", "LaneServer", "NotHereError", "Way", "settled"]
+__all__ = ["LANES_MAX", "SILENCE", "Lane", "LaneServer", "NotHereError", "Way"]
 
 LANES_MAX = 32
 """Connections that are served at the same time; further ones are closed, and gRPC is used."""
@@ -104,9 +106,8 @@ class Lane:
                 piece = buffer[: _NUMBER.size + min(_PIECE, end - at)]
                 _fill(sock, piece)
                 data = piece[_NUMBER.size :]
-                if checksum_of(data) != _NUMBER.unpack_from(piece)[0]:
-                    raise BadPieceError(f"a piece of {len(data):,} bytes has another checksum")
-                at = _write(fd, data, at)
+                Piece(0, data, _NUMBER.unpack_from(piece)[0]).check()
+                at = write_all(fd, data, at)
                 done(at)
 
     def _go_on(self) -> None:
@@ -117,8 +118,7 @@ class Lane:
         """Ends a fetch, also one that has not begun; it raises OSError."""
         self._closed = True
         if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+            _shut(self._socket)
 
 
 class LaneServer:
@@ -205,13 +205,7 @@ class LaneServer:
                 found = self._store.find(attempt)
                 path = None if found is None else found[0]
                 sending = loop.run_in_executor(self._threads, _answer, sock, path, at, length)
-                try:
-                    await asyncio.shield(sending)
-                except asyncio.CancelledError:
-                    with contextlib.suppress(OSError):
-                        sock.shutdown(socket.SHUT_RDWR)
-                    await settled(sending)
-                    raise
+                await in_thread(sending, stop=partial(_shut, sock))
 
     async def close(self) -> None:
         """Ends all connections."""
@@ -236,18 +230,6 @@ async def _read(sock: socket.socket, size: int, seconds: float) -> bytes:
     except TimeoutError:
         return b""
     return found
-
-
-async def settled(job: asyncio.Future[Any]) -> None:
-    """Waits until a thread is done, however often the wait is cancelled; what it raises is dropped.
-
-    For who is about to close what the thread uses: the end of a process cancels all that waits once more.
-    """
-    while not job.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([job])
-    if not job.cancelled():
-        job.exception()  # else it would be logged, since nobody asked
 
 
 def _answer(sock: socket.socket, path: str | None, at: int, length: int) -> None:
@@ -283,6 +265,12 @@ def _send(sock: socket.socket, fd: int, at: int, length: int) -> None:
         at += len(data)
 
 
+def _shut(sock: socket.socket) -> None:
+    """Ends a connection in both directions; whoever is blocked by it goes on."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 def _block(sock: socket.socket) -> None:
     """Lets the kernel wait for whole pieces, but not for ever."""
     sock.setblocking(True)
@@ -302,12 +290,3 @@ def _fill(sock: socket.socket, view: memoryview) -> None:
         if not came:
             raise ConnectionResetError("the other worker has ended the connection")
         at += came
-
-
-def _write(fd: int, data: memoryview, at: int) -> int:
-    """Writes all of it; returns where it ends."""
-    while len(data):
-        written = os.pwrite(fd, data, at)
-        at += written
-        data = data[written:]
-    return at

@@ -22,15 +22,14 @@ import grpc.aio
 from cascade_dist.v1 import value_pb2, worker_pb2
 from cascade_dist.wire import open_channel
 from cascade_worker.executor.segments import claim
-from cascade_worker.lanes import Lane, Way, settled
-from cascade_worker.pieces import FIND_LANES, METHOD, BadPieceError, Piece, decode_piece
+from cascade_worker.lanes import SILENCE, Lane, Way
+from cascade_worker.pieces import FIND_LANES, METHOD, BadPieceError, Piece, decode_piece, write_all
+from cascade_worker.threads import in_thread
 
 __all__ = ["PAUSE", "SILENCE", "TRIES", "PeerFetcher", "UnreachableError", "pieces_of", "split"]
 
 log = logging.getLogger("cascade.worker")
 
-SILENCE = 30.0
-"""Seconds without a piece after which a transfer has failed."""
 TRIES = 4
 """How often a holder that cannot be reached is tried."""
 _BAD_TRIES = 2
@@ -96,7 +95,7 @@ class PeerFetcher:
             fd, part = claimed
         try:
             loop = asyncio.get_running_loop()
-            await _in_thread(loop.run_in_executor(None, _fit_with_holes, fd, reference.size_bytes))
+            await in_thread(loop.run_in_executor(None, _fit_with_holes, fd, reference.size_bytes))
             await self._fill(reference, fd)
             os.rename(part, path)
         finally:
@@ -240,13 +239,12 @@ class _RangeFetch:
         what = (reference.attempt, reference.size_bytes, self._at, self._end, self._fd, self._written)
         try:
             job = self._peers.threads.submit(lane.fetch, *what)
-            fetching = asyncio.wrap_future(job)
-            await asyncio.shield(fetching)
-        except asyncio.CancelledError:
-            lane.close()
-            job.cancel()  # one that has not begun would wait for a free thread
-            await settled(fetching)  # the descriptor in use is about to be closed
-            raise
+
+            def stop() -> None:
+                lane.close()
+                job.cancel()  # one that has not begun would wait for a free thread
+
+            await in_thread(asyncio.wrap_future(job), stop)
         except Exception as error:  # whatever it is, gRPC may do better
             lane.close()  # what no thread could be started for may be done by another one later
             log.debug("object %x from %s by a lane: %s", reference.attempt, holder, error)
@@ -273,11 +271,11 @@ class _RangeFetch:
                     at += len(piece.data)
                     held.append(piece)
                     if len(held) == _TOGETHER:
-                        await _in_thread(writing)
+                        await _written_by(writing)
                         writing, held = self._start_writing(held), []
         finally:  # what came is good whatever came after it, unless its check says otherwise
-            await _in_thread(writing)
-            await _in_thread(self._start_writing(held))
+            await _written_by(writing)
+            await _written_by(self._start_writing(held))
         if self._at < self._end:
             raise BadPieceError(f"it ended {self._end - self._at:,} bytes too early")
 
@@ -304,11 +302,7 @@ class _RangeFetch:
         """In a thread: checks and writes pieces, up to the first that is wrong."""
         for piece in pieces:
             piece.check()
-            view = piece.data
-            while len(view):
-                written = os.pwrite(self._fd, view, self._at)
-                self._at += written
-                view = view[written:]
+            self._at = write_all(self._fd, piece.data, self._at)
 
 
 def _fit_with_holes(fd: int, size: int) -> None:
@@ -328,15 +322,9 @@ def _fit_with_holes(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
 
-async def _in_thread(job: asyncio.Future[None] | None) -> None:
-    """Waits for a thread, also when it is cancelled: the descriptor in use is about to be closed."""
-    if job is None:
-        return
-    try:
-        await asyncio.shield(job)
-    except asyncio.CancelledError:
-        await settled(job)
-        raise
+async def _written_by(writing: asyncio.Future[None] | None) -> None:
+    if writing is not None:
+        await in_thread(writing)
 
 
 async def pieces_of(call: Any) -> AsyncGenerator[Any, None]:

@@ -5,11 +5,21 @@ Protobuf would copy the data twice on each side; these messages are the same byt
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-__all__ = ["FIND_LANES", "METHOD", "BadPieceError", "Piece", "checksum_of", "decode_piece", "encode_piece"]
+__all__ = [
+    "FIND_LANES",
+    "METHOD",
+    "BadPieceError",
+    "Piece",
+    "checksum_of",
+    "decode_piece",
+    "encode_piece",
+    "write_all",
+]
 
 METHOD = "/cascade_dist.v1.ObjectService/FetchObject"
 FIND_LANES = "/cascade_dist.v1.ObjectService/FindLanes"
@@ -42,6 +52,15 @@ class Piece(NamedTuple):
 def checksum_of(data: Any) -> int:
     """64 bits that tell bytes that were changed on their way; they are no seal."""
     return xxh3_64_intdigest(data)
+
+
+def write_all(fd: int, data: Any, at: int) -> int:
+    """Writes a piece into a file at a place; returns where it ends."""
+    while len(data):
+        written = os.pwrite(fd, data, at)
+        at += written
+        data = data[written:]
+    return at
 
 
 def encode_piece(piece: Piece) -> bytes:

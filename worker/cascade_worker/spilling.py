@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from cascade_worker.executor.files import reserve
 from cascade_worker.objects import Kept, ObjectStore
+from cascade_worker.threads import in_thread
 
 __all__ = ["Spiller"]
 
@@ -67,7 +68,7 @@ class Spiller:
             self._complain("--spill-max leaves no room")
             return False
         try:
-            await _in_thread(
+            await in_thread(
                 asyncio.get_running_loop().run_in_executor(None, _copy, made.path, path, made.size)
             )
         except FileNotFoundError:
@@ -85,15 +86,6 @@ class Spiller:
         if not self._full:
             log.warning("results above --object-memory cannot be moved to the disk: %s", reason)
         self._full = True
-
-
-async def _in_thread(job: asyncio.Future[None]) -> None:
-    """Waits for a thread, also when it is cancelled: it writes a file that is about to be removed."""
-    try:
-        await asyncio.shield(job)
-    except asyncio.CancelledError:
-        await asyncio.wait([job])
-        raise
 
 
 def _copy(source: str, target: str, size: int) -> None:

@@ -268,8 +268,7 @@ class RedisStore:
 
     def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
         """Sends a batch where that can be done at once."""
-        before = self._transactions.before
-        if before is None or before != self._with_last(batch.number - 1):
+        if self._transactions.before != self._with_last(batch.number - 1):
             return False  # `_land` finds out what that means
         prepared = self._prepared(batch)
 

@@ -179,14 +179,14 @@ class Transactions:
         loop = asyncio.get_running_loop()
         self._began = loop.time()
         if self._timer is None:  # one lazy timer: transactions are far too many for a timer each
-            self._timer = loop.call_later(self._timeout, self._look)
+            self._timer = loop.call_later(self._timeout, self._check_bound)
 
         def replied(replies: Replies | Exception) -> None:
             answered(replies if isinstance(replies, Exception) else _outcome(line, replies, after))
 
         line.call(b"%b%b%b%b" % (_MULTI, commands, _EXEC, _WATCH), count + 2 + _WATCH_REPLIES, replied)
 
-    def _look(self) -> None:
+    def _check_bound(self) -> None:
         self._timer = None
         line = self._line
         if line is None or line.free or line.lost:
@@ -194,7 +194,7 @@ class Transactions:
         loop = asyncio.get_running_loop()
         left = self._began + self._timeout - loop.time()
         if left > 0:
-            self._timer = loop.call_later(left, self._look)
+            self._timer = loop.call_later(left, self._check_bound)
         else:
             line.drop(NoAnswer(f"no answer within {self._timeout:g} s"))
 
