@@ -7,7 +7,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from cascade_dist import wire
 from cascade_dist.v1 import client_pb2, worker_pb2
@@ -52,13 +53,14 @@ from cascade_scheduler.store.base import (
     Record,
     RunAnswered,
     RunDropped,
+    RunEnding,
     RunEvents,
     RunRenewed,
     Standing,
     StoredHead,
 )
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
-from cascade_scheduler.store.writer import StoreWriter, Then
+from cascade_scheduler.store.writer import NOTHING_WRITTEN, Make, StoreWriter, Written
 from cascade_scheduler.tails import Tails
 from cascade_scheduler.turn import Order, Turn
 from cascade_scheduler.wire.event_bytes import events_to_bytes
@@ -72,8 +74,14 @@ __all__ = ["Bounds", "Hub", "Times"]
 PROGRESS_SECONDS = 0.2
 """Clients are told of progress at most this often."""
 EVENTS_STORED_PER_PIECE = 10_000
+FEW_EVENTS = 2
+"""Before a run of one task ends it was told at the most that run and task have begun."""
 
 logger = logging.getLogger("cascade.scheduler")
+
+
+_Mark: TypeAlias = tuple[RunRecord, int]
+"""A run, and the id of its last event."""
 
 
 class Bounds(NamedTuple):
@@ -262,30 +270,65 @@ class Hub:
         if session is not None:
             session.end(f"this worker was given up: {command.reason}")
 
-    def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
-        """Keeps events; returns their records, and what to call when these have landed."""
+    def events(self, commands: Sequence[EventRecord]) -> tuple[Written, Make | None, Make | None]:
+        """Keeps events; returns their records, and who makes those that may be made when more is known.
+
+        Those are of runs of one task: mostly they end soon, and all that is told of them is one record.
+        """
         if commands:
             self.runs.record(commands)
-        if not self.keeps_graphs:
-            return (), None
-        dirty = self.runs.take_dirty()
+        dirty = self.runs.take_dirty() if self.keeps_graphs else None
         if not dirty:
-            return (), None
-        marks = [(run, run.events.last) for run in dirty]
+            return NOTHING_WRITTEN, None, None
+        now: list[_Mark] = []
+        soon: list[_Mark] = []
+        late: list[RunRecord] = []
+        for run in dirty:
+            if run.late is not None:
+                late.append(run)
+            else:
+                (soon if self._may_end_soon(run) else now).append((run, run.events.last))
+        return (
+            self._stored(now) if now else NOTHING_WRITTEN,
+            partial(self._stored, soon) if soon else None,
+            partial(self._behind, late) if late else None,
+        )
 
-        def publish() -> None:
-            for run, last in marks:
-                run.events.publish(last)
+    def _may_end_soon(self, record: RunRecord) -> bool:
+        run = self.core.runs.get(record.run_id)
+        return not record.stored_through and run is not None and views.is_plain(run)
 
-        return [record for run in dirty for record in self._events_of(run)], publish
+    def _stored(self, marks: Sequence[_Mark]) -> Written:
+        """Events of runs, each up to an id, but for those that come with the end of their run."""
+        marks = [mark for mark in marks if mark[0].late is None]
+        records = [record for run, last in marks for record in self._events_of(run, last)]
+        return Written(records, (partial(_publish, marks),))
 
-    def _events_of(self, run: RunRecord) -> list[Record]:
-        after, through = run.stored_through, run.events.last
-        run.stored_through = through
-        return [
+    def _behind(self, runs: Sequence[RunRecord]) -> Written:
+        """How runs have ended, and their events."""
+        records: list[Record] = []
+        marks = []
+        for run in runs:
+            assert run.late is not None
+            outcome, keys = run.late
+            run.late = None
+            if self.runs.get(run.run_id) not in (run, None):
+                continue  # another has its id
+            last = run.events.last
+            records += (self._answer(run, keys), outcome, *self._events_of(run, last))
+            marks.append((run, last))
+        return Written(records, (partial(_publish, marks),))
+
+    def _events_of(self, run: RunRecord, through: int) -> list[RunEvents]:
+        """Events that are not stored, up to an id."""
+        after, run.stored_through = run.stored_through, max(through, run.stored_through)
+        found = [
             RunEvents(run.run_id, first, payload, run.add_piece(first))
             for first, payload in self._pieces(run, after, through)
         ]
+        if not after and len(found) == 1 and run.ending is not None and through == run.events.last:
+            found[0] = found[0]._replace(whole=True)
+        return found
 
     def _pieces(self, run: RunRecord, after: int, through: int) -> Iterator[tuple[int, bytes]]:
         """The events of a run that are kept, from one behind `after` on, by the first one's id."""
@@ -369,12 +412,17 @@ class Hub:
         if answer is not None and not answer.done():
             answer.set_result(command)
 
-    def run_ending(self, command: RunEnded) -> Sequence[Record]:
-        """The run has ended in the core; returns what a later scheduler has to know of that."""
+    def run_ending(self, command: RunEnded, outcome: SaveOutcome | None) -> Sequence[Record]:
+        """The run has ended in the core; returns what a later scheduler has to know of that.
+
+        Of a run of one task that has succeeded at once with a small value that is the value alone: from it
+        all the rest follows, which is made when its client has been told.
+        """
         record = self.runs.get(command.run_id)
         run = self.core.runs.get(command.run_id)
+        told = () if outcome is None else (outcome,)
         if record is None:
-            return ()
+            return told
         has_value = command.state == "succeeded" and not command.skip_reason
         tree = views.target_tree(run) if run is not None and has_value else None
         if tree is not None and type(tree) is not int:
@@ -384,12 +432,26 @@ class Hub:
         record.ending = (command, tree, progress)
         for session in self.workers.values():
             session.run_ended(command.run_id)
-        if not self.keeps_graphs or run is None:
-            return ()
-        finish = client_pb2.RunFinish()
-        fill_finish(finish, command, tree, progress)
+        if run is None or outcome is None:
+            return told
         keys = () if tree is None else tuple([(node, run.key(node)) for node in tree_nodes(tree)])
-        return (RunAnswered(command.run_id, finish.SerializeToString(), keys),)
+        if (
+            views.is_plain(run)
+            and type(run.values.get(0)) is bytes
+            and not record.stored_through
+            and record.events.last <= FEW_EVENTS
+            and not self.writer.away
+        ):
+            record.late = (outcome, keys)
+            return (RunEnding(command.run_id),)
+        return self._answer(record, keys), outcome  # in this order: by the outcome it is one that has ended
+
+    def _answer(self, record: RunRecord, keys: tuple[tuple[int, str], ...]) -> RunAnswered:
+        """How a run has ended, for who asks for it after a restart."""
+        assert record.ending is not None
+        finish = client_pb2.RunFinish()
+        fill_finish(finish, *record.ending)
+        return RunAnswered(record.run_id, finish.SerializeToString(), keys)
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -578,6 +640,11 @@ class Hub:
                     feed.progress = progress
                     session.news(feed)
         self._progress_timer = self._loop.call_later(PROGRESS_SECONDS, self._progress)
+
+
+def _publish(marks: Iterable[_Mark]) -> None:
+    for run, last in marks:
+        run.events.publish(last)
 
 
 def _template_blobs(tree: views.Tree) -> Iterator[BlobValue]:

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cascade_scheduler.core.commands import EventRecord, RunEnded, RunRefused, TargetValue
+from cascade_scheduler.core.commands import EventRecord, RunEnded, RunRefused, SaveOutcome, TargetValue
 from cascade_scheduler.core.values import BlobValue, Value
 from cascade_scheduler.core.views import Progress, Tree
 from cascade_scheduler.eventlog import EventLog, LogLine
@@ -69,6 +69,7 @@ class RunRecord:
         "foreseen",
         "graph_bytes",
         "kept",
+        "late",
         "logs",
         "name",
         "owner",
@@ -104,6 +105,8 @@ class RunRecord:
         """How it ended in the core, before its clients may know."""
         self.ended: tuple[RunEnded, Tree | None, Progress] | None = None
         self.foreseen: Foreseen | None = None
+        self.late: tuple[SaveOutcome, tuple[tuple[int, str], ...]] | None = None
+        """What is stored of its end when its clients have been told, and the key of its value by its node."""
         self.results: list[tuple[int, Value]] = []
         """What the target's value is made of, as far as clients may know it. It only grows."""
         self.events = EventLog()

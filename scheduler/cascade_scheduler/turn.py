@@ -62,7 +62,7 @@ from cascade_scheduler.core.commands import (
 from cascade_scheduler.core.events import Event, Tick
 from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import Record
-from cascade_scheduler.store.writer import Then
+from cascade_scheduler.store.writer import Make, Then, Written
 
 __all__ = ["CoreLike", "Listener", "Order", "Turn", "Writer"]
 
@@ -108,8 +108,15 @@ class CoreLike(Protocol):
 class Writer(Protocol):
     """Takes records, calls back when they have landed."""
 
-    def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
-        """Takes the records of one turn."""
+    def put(
+        self,
+        records: Sequence[Record],
+        then: Sequence[Then],
+        *,
+        soon: Make | None = None,
+        late: Make | None = None,
+    ) -> None:
+        """Takes the records of one turn, and who makes what lands with them, and behind them."""
 
 
 class Listener(Protocol):
@@ -124,8 +131,8 @@ class Listener(Protocol):
     def worker_gone(self, command: WorkerGone) -> None:
         """The worker is off the books."""
 
-    def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
-        """Events of runs; returns their records, and what to call when these have landed."""
+    def events(self, commands: Sequence[EventRecord]) -> tuple[Written, Make | None, Make | None]:
+        """Events of runs; returns their records, and who makes more: with the turn's batch, and behind it."""
 
     def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """What clients are told once it is stored, if they have not been told already."""
@@ -139,7 +146,7 @@ class Listener(Protocol):
     def run_refused(self, command: RunRefused) -> Sequence[Record]:
         """The run was not taken; returns what undoes its records."""
 
-    def run_ending(self, command: RunEnded) -> Sequence[Record]:
+    def run_ending(self, command: RunEnded, outcome: SaveOutcome | None) -> Sequence[Record]:
         """The run has ended in the core; its clients are told later. Returns what is stored of that."""
 
     def plan_wanted(self, command: PlanWanted) -> None:
@@ -282,9 +289,12 @@ class Turn:
                 listener.frame_gone(command)
             elif isinstance(command, RunEnded):
                 told.append(command)
-                # Before the outcome, by which the run is one that has ended.
-                at = len(records) - (bool(records) and type(records[-1]) is SaveOutcome)
-                records[at:at] = listener.run_ending(command)
+                outcome = records[-1] if records else None
+                if isinstance(outcome, SaveOutcome):
+                    records.pop()
+                    records.extend(listener.run_ending(command, outcome))
+                else:
+                    records.extend(listener.run_ending(command, None))
             elif isinstance(command, RunRefused):
                 records.extend(listener.run_refused(command))
             elif isinstance(command, WelcomeWorker):
@@ -302,11 +312,9 @@ class Turn:
             self._bell.answer_all()  # workers may begin while the rest is being written down here
         for at, make in reversed(later):  # each to its place: what is posted before a submit may drop the run
             records[at:at] = make()
-        more, published = listener.events(events)
-        if more:
-            records.extend(more)
-        if published is not None:
-            then.append(published)
+        told_of, soon, late = listener.events(events)
+        records.extend(told_of.records)
+        then.extend(told_of.then)
         if cached:
             listener.cached(cached)
         if told:
@@ -315,8 +323,8 @@ class Turn:
         if releases:
             # Who no longer needs them does so by results that are not stored yet: until then they stay.
             then.append(partial(listener.orders, releases))
-        if records or then:
-            self._writer.put(records, then)
+        if records or then or soon or late:
+            self._writer.put(records, then, soon=soon, late=late)
         if told:
             listener.foresee(told)
 

@@ -201,15 +201,14 @@ async def test_events_of_a_run_that_is_over_in_one_batch_lie_with_the_rest_when_
     store: RedisStore, client: Any, size: int, prepared: bool
 ) -> None:
     await land(store, 1, created("other"))
-    begun_with = (created(chunks=(b"one",)), RunEvents("r", 1, b"[\n1]"), SaveAttempt("r", 0, 7, 1, "w"))
-    ended_with = (SaveOutcome("r", "succeeded", ""), RunEvents("r", 2, b"[" + b" " * size + b"2]"))
+    begun_with = (created(chunks=(b"one",)), SaveAttempt("r", 0, 7, 1, "w"))
+    told = RunEvents("r", 1, b"[" + b" " * size + b"1]", whole=True)
     if prepared:
         store.prepare(begun_with)
-        store.prepare(ended_with[:1])
-    assert await begun(store, 2, *begun_with, *ended_with)
+    assert await begun(store, 2, *begun_with, SaveOutcome("r", "succeeded", ""), told)
     run = (await load(store))["r"]
     assert (run.state, run.attempts) == ("succeeded", {})
-    assert run.events == {1: b"[\n1]", 2: ended_with[1].payload}
+    assert run.events == {1: told.payload}
     keys = await client.keys("cascade:run:r:*")
     assert len(keys) == (1 if size == 10 else 2)
     assert all([0 < await client.ttl(key) <= 86_400 for key in keys])
@@ -217,14 +216,16 @@ async def test_events_of_a_run_that_is_over_in_one_batch_lie_with_the_rest_when_
     assert (await load(store))["r"].events == {}
 
 
-async def test_events_that_follow_the_end_of_a_run_in_its_batch_leave_those_before_them(
-    store: RedisStore, client: Any
+@pytest.mark.parametrize("at", [3, 5])
+async def test_events_that_follow_the_end_of_a_run_leave_those_before_them(
+    store: RedisStore, client: Any, at: int
 ) -> None:
-    over = SaveOutcome("r", "succeeded", "")
-    line = RunEvents("r", 3, b"[3]")  # a worker says last what its tasks have printed
-    events = (RunEvents("r", 1, b"[1]"), over, RunEvents("r", 2, b"[2]"), line, RunEvents("r", 4, b"[4]"))
-    await land(store, 1, created(), *events)
-    assert (await load(store))["r"].events == {1: b"[1]", 2: b"[2]", 3: b"[3]", 4: b"[4]"}
+    over, told = SaveOutcome("r", "succeeded", ""), RunEvents("r", 1, b"[1]", whole=True)
+    lines = (RunEvents("r", 3, b"[3]"), RunEvents("r", 4, b"[4]"))  # a worker says last what was printed
+    records = (created(), over, told, *lines)
+    await land(store, 1, *records[:at])
+    await land(store, 2, *records[at:])
+    assert (await load(store))["r"].events == {1: b"[1]", 3: b"[3]", 4: b"[4]"}
     assert all([0 < await client.ttl(key) <= 86_400 for key in await client.keys("cascade:run:r:*")])
 
 

@@ -101,7 +101,7 @@ def test_what_is_packed_early_stays_as_it_is_but_for_attempts() -> None:
         [b"EXPIRE", meta, b"100"],
         [b"EXPIRE", attempts, b"100"],
     ]
-    assert commands.leave_out("r", "attempts") == ["0", "1 1 w"]
+    commands.leave_out("r", "attempts")
     assert sent(commands.packed(Lifetimes(86_400), 0.0)) == [
         running,
         succeeded,
@@ -150,6 +150,12 @@ def test_all_keys_of_a_run_are_renewed_when_that_is_said() -> None:
     commands = writing("results")
     commands.renew("r", ("results", "skipped", "graph", "meta"))
     assert landed(lifetimes, commands, 1.0) == ["results", "graph", "meta"], "nothing was skipped"
+    commands = writing("graph")
+    commands.renew("r", ("results", "skipped", "graph", "meta"), always=False)
+    assert landed(lifetimes, commands, 2.0) == []
+    commands = writing("graph")
+    commands.renew("r", ("results", "skipped", "graph", "meta"), always=False)
+    assert landed(lifetimes, commands, 100.0) == ["graph", "results", "meta"], "a minute ago is long ago"
 
 
 def test_of_a_run_that_others_began_all_may_be_there() -> None:

@@ -15,6 +15,7 @@ from cascade_scheduler.core.commands import (
     RetractAttempt,
     RunEnded,
     RunRefused,
+    SaveOutcome,
     SaveSkip,
     TargetValue,
     WelcomeWorker,
@@ -23,6 +24,7 @@ from cascade_scheduler.core.commands import (
 from cascade_scheduler.core.events import Event, RunCancelRequested, RunForgotten, Tick
 from cascade_scheduler.outbox import Bell
 from cascade_scheduler.store.base import Record, RunDropped
+from cascade_scheduler.store.writer import NOTHING_WRITTEN, Make, Written
 from cascade_scheduler.story import write_story
 from cascade_scheduler.turn import Turn
 
@@ -60,7 +62,14 @@ class Books:
         self.now = 100.0
         self.bugs: list[tuple[BaseException, int]] = []
 
-    def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
+    def put(
+        self,
+        records: Sequence[Record],
+        then: Sequence[Then],
+        *,
+        soon: Make | None = None,
+        late: Make | None = None,
+    ) -> None:
         """Calls back at once, or when `land` is called."""
         self.records.append(tuple(records))
         self.waiting.extend(then)
@@ -85,10 +94,10 @@ class Books:
         """Notes."""
         self.told.append(command)
 
-    def events(self, commands: Sequence[EventRecord]) -> tuple[Sequence[Record], Then | None]:
+    def events(self, commands: Sequence[EventRecord]) -> tuple[Written, Make | None, Make | None]:
         """Notes events."""
         self.told.extend(commands)
-        return (), None
+        return NOTHING_WRITTEN, None, None
 
     def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Is not noted: nothing depends on it."""
@@ -102,7 +111,7 @@ class Books:
         self.told.append(command)
         return (RunDropped(command.run_id),)
 
-    def run_ending(self, command: RunEnded) -> Sequence[Record]:
+    def run_ending(self, command: RunEnded, outcome: SaveOutcome | None) -> Sequence[Record]:
         """Notes."""
         self.told.append(("ending", command.run_id))
         return ()

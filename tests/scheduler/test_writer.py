@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
@@ -31,7 +32,7 @@ from cascade_scheduler.store.base import (
 )
 from cascade_scheduler.store.memory import MemoryStore
 from cascade_scheduler.store.sizes import size_of
-from cascade_scheduler.store.writer import StoreWriter
+from cascade_scheduler.store.writer import StoreWriter, Written
 
 
 def skip(number: int) -> SaveSkip:
@@ -157,6 +158,87 @@ async def test_what_nobody_is_in_a_hurry_for_goes_together(monkeypatch: pytest.M
     await one_more(store, 2)
     assert called == [1, 2, 3, 4]
     assert list(store.seen[1].records) == [skip(4)]
+
+
+class Maker:
+    """Makes records when it is asked, and notes what becomes of them."""
+
+    def __init__(self, name: str, story: list[str], *records: Record) -> None:
+        self.name = name
+        self.story = story
+        self.records = records
+
+    def __call__(self) -> Written:
+        """They are wanted."""
+        self.story.append(f"{self.name} made")
+        return Written(self.records, (lambda: self.story.append(f"{self.name} landed"),))
+
+
+async def test_what_may_come_late_is_made_when_the_rest_has_landed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_SECONDS", 3_600.0)
+    store, story = Scripted(), list[str]()
+    writer = StoreWriter(store, on_fenced=never)
+    store.gate.clear()
+    soon, late = Maker("soon", story, skip(2)), Maker("late", story, skip(3), END)
+    writer.put([skip(1)], [lambda: story.append("begun")], soon=Maker("earlier", story, skip(0)))
+    writer.put([END], [lambda: story.append("told")], soon=soon, late=late)
+    await asyncio.sleep(0)
+    assert story == ["soon made", "earlier made"], "the last turn's first"
+    writer.put([skip(4)], [lambda: story.append("next")])
+    store.gate.set()
+    await one_more(store, 1)
+    assert story[2:] == ["begun", "told", "soon landed", "earlier landed", "late made"]
+    assert list(store.seen[0].records) == [skip(1), END, skip(2), skip(0)]
+    await asyncio.sleep(0.01)
+    assert len(store.seen) == 1, "nobody is in a hurry"
+    assert await writer.flush(5)
+    assert list(store.seen[1].records) == [skip(3), END, skip(4)], "before what was put since"
+    assert story[7:] == ["late landed", "next"]
+
+
+async def test_what_may_come_late_counts_until_it_has_landed() -> None:
+    store = Scripted()
+    writer = StoreWriter(store, on_fenced=never, backlog_max=1_000)
+    many = [skip(number) for number in range(20)]
+    store.gate.clear()
+    writer.put([END], [], late=Maker("late", [], *many))
+    assert writer.room.is_set()
+    store.gate.set()
+    await one_more(store, 1)
+    assert not writer.room.is_set()
+    await asyncio.wait_for(writer.room.wait(), 20)
+    assert list(store.seen[1].records) == many
+
+
+async def test_an_immediate_store_takes_all_of_it_at_once() -> None:
+    store, story = MemoryStore(), list[str]()
+    await store.open()
+    writer = StoreWriter(store, on_fenced=never)
+    writer.put([skip(1)], [], soon=Maker("soon", story, skip(2)), late=Maker("late", story, skip(3)))
+    assert story == ["soon made", "soon landed", "late made", "late landed"]
+
+
+async def test_a_turn_may_have_nothing_but_what_is_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_SECONDS", 3_600.0)
+    store, story = Scripted(), list[str]()
+    writer = StoreWriter(store, on_fenced=never)
+    writer.put([], [], soon=Maker("soon", story, skip(1)))
+    await asyncio.sleep(0.01)
+    assert (store.seen, story) == ([], []), "it waits for more"
+    assert await writer.flush(5)
+    assert list(store.seen[0].records) == [skip(1)]
+    writer.put([], [lambda: story.append("told")], late=Maker("late", story, skip(2)))
+    assert await writer.flush(5)
+    assert story == ["soon made", "soon landed", "told", "late made", "late landed"]
+
+
+async def test_what_may_come_late_is_not_made_of_what_never_lands() -> None:
+    store, story = Scripted("fence"), list[str]()
+    fenced: list[StoreFenced] = []
+    writer = StoreWriter(store, on_fenced=fenced.append)
+    writer.put([END], [lambda: story.append("told")], late=Maker("late", story, skip(1)))
+    await writer.flush(5)
+    assert (len(fenced), story) == (1, [])
 
 
 async def test_it_goes_by_itself_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,3 +540,22 @@ async def test_what_waits_is_prepared_once_and_in_order(monkeypatch: pytest.Monk
     assert store.prepared == [skip(4)]
     put(5, skip(5))
     assert store.prepared == [skip(4), skip(5)]
+
+
+async def test_a_writer_is_closed_though_it_was_not_told_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANCEL_SECONDS", 0.01)
+
+    class Deaf(Scripted):
+        async def commit(self, batch: Batch) -> None:
+            """Loses a cancellation, as what it waits with may."""
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            self.seen.append(batch)
+            await asyncio.Event().wait()
+
+    store = Deaf()
+    writer = StoreWriter(store, on_fenced=never)
+    writer.put([END], [])
+    await asyncio.sleep(0)
+    await asyncio.wait_for(writer.close(), 20)
+    assert len(store.seen) == 1

@@ -418,6 +418,9 @@ async def play(
     store = await cluster.begin(stop_after, lose=lose)
     cluster.submit(target, params)
     await cluster.go_on(lambda: cluster.finish is not None or store.stopped.is_set())
+    written = asyncio.create_task(cluster.life.writer.flush(SECONDS_MAX))
+    await cluster.go_on(lambda: written.done() or store.stopped.is_set())
+    written.cancel()
     landed = store.landed
     if stop_after is not None and (store.stopped.is_set() or not lose):
         await cluster.stop(store)

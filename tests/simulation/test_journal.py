@@ -100,6 +100,14 @@ def bad(value: Any) -> Any:
     raise ValueError(f"no: {value}")
 
 
+def one() -> Any:
+    return num(7)
+
+
+def one_again() -> Any:
+    return flaky(1).with_retry(2)
+
+
 def diamond() -> Any:
     a = num(3)
     return add(double(a), add(a, 4), num(7))
@@ -170,6 +178,7 @@ def failure() -> Any:
 
 
 PROGRAMS = (
+    *(one, one_again),
     *(diamond, mapped, lazy_map, map_of_an_object, objects, router, pipeline, skips),
     *(loop, jump, spawn, spawn_maps, retry, pools, failure),
 )

@@ -77,7 +77,7 @@ def on_recovered(books: Books, event: RunRecovered) -> None:
     run = runs.enter(books, event, event.submitted)
     run.held = bool(books.recovering)
     if not event.begun:
-        books.tell(run, "RunStarted")
+        _tell_beginning(books, run, event)
     run.cached = run.cached or Cached()
     if event.number:
         _resume_loop(run, event)
@@ -100,6 +100,14 @@ def on_recovered(books: Books, event: RunRecovered) -> None:
     if event.cancelled and run.state == "running":
         runs.stop(books, run)
     runs.settle_if_stuck(books, run)
+
+
+def _tell_beginning(books: Books, run: Run, event: RunRecovered) -> None:
+    """Of a run of one task the result may be stored, and what was to be told of it not."""
+    books.tell(run, "RunStarted")
+    if event.recovered.nodes and run.graph.size == 1 and not event.number:
+        books.tell(run, "TaskExecutionStarted", 0, attempt=1)
+        books.tell(run, "TaskExecutionFinished", 0, status="Succeeded", attempt=1)
 
 
 def _resume_loop(run: Run, event: RunRecovered) -> None:

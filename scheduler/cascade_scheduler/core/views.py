@@ -25,6 +25,7 @@ __all__ = [
     "cluster_info",
     "fetch_value",
     "is_by_name",
+    "is_plain",
     "open_nodes",
     "progress",
     "run_info",
@@ -205,6 +206,15 @@ def cluster_info(books: Books) -> ClusterInfo:
         tuple((pool.name, pool.total) for pool in books.lines.pools.values()),
         tuple((pool.name, pool.free) for pool in books.lines.pools.values()),
     )
+
+
+def is_plain(run: Run) -> bool:
+    """The run is one task, of which no more can be told than that it has begun and ended."""
+    graph = run.graph
+    if graph.size != 1 or run.loop is not None or run.cached is not None:
+        return False
+    spec = graph.spec(0)
+    return spec.kind == NodeKind.CALL and not (spec.spawn or spec.resources or spec.cache_policy)
 
 
 def target_tree(run: Run) -> Tree:

@@ -49,6 +49,8 @@ EVENTS_PER_MESSAGE = 500
 WATCH_SECONDS = 0.05
 """A watcher is told of events at most this often."""
 WATCH_LOOK_SECONDS = 30.0
+WATCH_END_SECONDS = 5.0
+"""How long the last events of a run that is over are waited for: they are stored when its end is known."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -170,13 +172,17 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
                 )
                 after = found[-1][0]
                 continue
-            if over or not request.follow:
+            if record.events.published >= record.events.last if over else not request.follow:
                 return
-            await asyncio.sleep(WATCH_SECONDS)
+            if not over:
+                await asyncio.sleep(WATCH_SECONDS)
             try:
-                await asyncio.wait_for(record.events.news(after), WATCH_LOOK_SECONDS)
+                bound = WATCH_END_SECONDS if over else WATCH_LOOK_SECONDS
+                await asyncio.wait_for(record.events.news(after), bound)
             except TimeoutError:
-                pass  # nothing happens in the run; the next look says whether it is over
+                if over:
+                    return
+                # Else nothing happens in the run; the next look says whether it is over.
 
     # --- questions -------------------------------------------------------------------------------
 

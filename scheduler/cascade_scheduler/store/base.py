@@ -35,6 +35,7 @@ __all__ = [
     "RunAnswered",
     "RunCreated",
     "RunDropped",
+    "RunEnding",
     "RunEvents",
     "RunImporting",
     "RunResumed",
@@ -155,6 +156,12 @@ class RunAnswered(NamedTuple):
     keys: tuple[tuple[int, str], ...]
 
 
+class RunEnding(NamedTuple):
+    """A run has ended: its results are all there, and the next batch says how it did."""
+
+    run_id: str
+
+
 class RunEvents(NamedTuple):
     """Events of a run, packed, under the first one's id; `dropped` names pieces past the bound."""
 
@@ -162,6 +169,8 @@ class RunEvents(NamedTuple):
     first: int
     payload: bytes
     dropped: tuple[int, ...] = ()
+    whole: bool = False
+    """The run has ended, and these are all its events."""
 
 
 class RunRenewed(NamedTuple):
@@ -188,6 +197,7 @@ Record: TypeAlias = Union[
     RunCreated,
     RunImporting,
     RunResumed,
+    RunEnding,
     RunEvents,
     RunRenewed,
     RunDropped,

@@ -33,6 +33,7 @@ from cascade_scheduler.store.base import (
     RunAnswered,
     RunCreated,
     RunDropped,
+    RunEnding,
     RunEvents,
     RunImporting,
     RunRenewed,
@@ -125,8 +126,6 @@ class BatchCommands:
         self._prune = prune
         self.functions: dict[str, frozenset[bytes]] = {}
         """Of runs that went on as another graph: their functions, once the batch has landed."""
-        self._own_events: set[str] = set()
-        """Runs that have events in a key of their own, or would lose those that lie in `meta`."""
         self.pruned = False
         """The index is pruned."""
         self.commands = Commands(ttl)
@@ -211,26 +210,13 @@ class BatchCommands:
     # --- the life of a run -----------------------------------------------------------------------
 
     def _add_events(self, record: RunEvents) -> None:
-        run_id, commands = record.run_id, self.commands
-        short = run_id in commands.began and run_id in commands.over
-        if short and run_id not in self._own_events:  # all of it lies together
-            self._own_events.add(run_id)  # what follows must not take the place of this
-            pieces = (*commands.leave_out(run_id, "events"), record.first, record.payload)
-            together = b"".join(
-                [
-                    b"%d %d\n%b" % (first, len(piece), piece)
-                    for first, piece in zip(pieces[::2], pieces[1::2], strict=True)
-                ]
-            )
-            if len(together) <= SMALL_BYTES:
-                self._set(run_id, "meta", "events", together)
-            else:
-                self._set(run_id, "events", *pieces)
+        run_id, payload = record.run_id, record.payload
+        if record.whole and len(payload) <= SMALL_BYTES:
+            self._set(run_id, "meta", "events", b"%d %d\n%b" % (record.first, len(payload), payload))
             return
-        self._set(run_id, "events", record.first, record.payload)
+        self._set(run_id, "events", record.first, payload)
         if record.dropped:
             self._unset(run_id, "events", *record.dropped)
-            self._own_events.add(run_id)
 
     def _add_cancel(self, record: SaveCancel) -> None:
         self._set(record.run_id, "meta", "cancelled", 1)
@@ -239,11 +225,14 @@ class BatchCommands:
         answer = answer_to(record.finish, record.keys)
         self._set(record.run_id, "meta", "answer", self._sealer.seal(record.run_id, "answer", 0, answer))
 
+    def _add_ending(self, record: RunEnding) -> None:
+        self.commands.leave_out(record.run_id, "attempts")  # nobody waits for them any more
+
     def _add_outcome(self, record: SaveOutcome) -> None:
         run_id = record.run_id
         self._set(run_id, "meta", "state", record.state, "error", record.error)
-        self.commands.leave_out(run_id, "attempts")  # nobody waits for them any more
-        self.commands.renew(run_id, PARTS)
+        self.commands.leave_out(run_id, "attempts")
+        self.commands.renew(run_id, PARTS, always=False)
         self.commands.over[run_id] = None
 
     def _add_run(self, record: RunCreated) -> None:
@@ -367,6 +356,7 @@ _ADD: Mapping[type, Callable[[BatchCommands, Any], None]] = {
     RunAnswered: BatchCommands._add_answer,
     RunCreated: BatchCommands._add_run,
     RunDropped: BatchCommands._forget,
+    RunEnding: BatchCommands._add_ending,
     RunEvents: BatchCommands._add_events,
     RunImporting: BatchCommands._forget,
     RunRenewed: BatchCommands._add_renewed,

@@ -15,8 +15,8 @@ BATCH_KEY = "cascade:batch"
 AGAIN_SECONDS = 60.0
 """A key that is written to again gets a new time to live at most so often; more often, if that is short."""
 RUNS_MAX = 100_000
-_PACKED_LATE = frozenset(("attempts", "events"))
-"""When a run ends in the batch in which it begins, these are not keys of their own."""
+_PACKED_LATE = frozenset(("attempts",))
+"""When a run ends in the batch in which it begins, these are not stored."""
 NEVER = float("-inf")
 
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
@@ -66,7 +66,12 @@ class Lifetimes:
             for part in touched.written
             if part in touched.deleted or known.get(part, NEVER) < before
         }
-        return list(due | {part: None for part in touched.renewed if part in known})
+        renewed = {
+            part: None
+            for part, always in touched.renewed.items()
+            if part in known and (always or known[part] < before)
+        }
+        return list(due | renewed)
 
     def landed(self, batch: Commands, given: Mapping[str, Iterable[str]], now: float) -> None:
         """A batch is in the store.
@@ -99,7 +104,8 @@ class Touched:
         self.written: dict[str, None] = {}
         self.timed: dict[str, None] = {}
         """Those of them that are given a new time already."""
-        self.renewed: dict[str, None] = {}
+        self.renewed: dict[str, bool] = {}
+        """Whether that is done always, or only when it was not done lately."""
         self.deleted: dict[str, None] = {}
         """Before they were written to, if they were."""
 
@@ -151,18 +157,15 @@ class Commands:
             self._of(run_id).written[part] = None
         command += pairs
 
-    def leave_out(self, run_id: str, part: str) -> Sequence[Any]:
-        """What this batch sets in a run's hash, since it was last deleted, is not to be set; returns it.
+    def leave_out(self, run_id: str, part: str) -> None:
+        """What this batch sets in a run's hash, since it was last deleted, is not to be set.
 
         Of parts that `pack_early` packs, only what was set since.
         """
         command = self._open.pop((run_id, part), None)
-        if command is None:
-            return ()
-        pairs = command[2:]
-        command.clear()
-        del self._of(run_id).written[part]
-        return pairs
+        if command is not None:
+            command.clear()
+            del self._of(run_id).written[part]
 
     def delete(self, run_id: str, parts: Iterable[str]) -> None:
         """Deletes keys of a run."""
@@ -177,9 +180,9 @@ class Commands:
             command.append(key_of(run_id, part))
         self._commands.append(command)
 
-    def renew(self, run_id: str, parts: Iterable[str]) -> None:
-        """Gives keys of a run a new time, those that are there."""
-        self._of(run_id).renewed.update(dict.fromkeys(parts))
+    def renew(self, run_id: str, parts: Iterable[str], *, always: bool = True) -> None:
+        """Gives keys of a run a new time: all that are there, or only those that had theirs long ago."""
+        self._of(run_id).renewed.update(dict.fromkeys(parts, always))
 
     def do(self, name: str, key: str, *values: Any) -> None:
         """Any command on a key that is none of a run."""

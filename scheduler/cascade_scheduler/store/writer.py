@@ -38,11 +38,23 @@ from cascade_scheduler.store.base import (
 from cascade_scheduler.store.mending import Beginnings, Memory, records_of
 from cascade_scheduler.store.sizes import size_of
 
-__all__ = ["StoreWriter"]
+__all__ = ["NOTHING_WRITTEN", "Make", "StoreWriter", "Then", "Written"]
 
 T = TypeVar("T")
 
 Then = Callable[[], None]
+
+
+class Written(NamedTuple):
+    """What is written beside the records of a turn, and what is called when it has landed."""
+
+    records: Sequence[Record]
+    then: Sequence[Then]
+
+
+NOTHING_WRITTEN = Written((), ())
+Make = Callable[[], Written]
+"""Makes it when its time has come."""
 
 BATCH_RECORDS_MAX = 20_000
 BATCH_BYTES_MAX = 16 << 20
@@ -53,6 +65,9 @@ TOGETHER_SECONDS = 0.002
 RETRY_FIRST = 0.05
 RETRY_MAX = 5.0
 """Seconds between two tries while the store is away: from, to."""
+CANCELS_MAX = 20
+CANCEL_SECONDS = 0.25
+"""So often, so many seconds apart, a task is told to end: `asyncio.wait_for` of Python 3.11 may lose that."""
 _MAY_WAIT = frozenset(
     (
         *(RunCreated, RunEvents, RunRenewed, SaveAttempt, SaveCheckpoint, SaveDue, SaveFacts, SaveFrame),
@@ -71,6 +86,15 @@ class _Flight(NamedTuple):
     then: Sequence[Then]
     size: int
     """Bytes."""
+    soon: Sequence[Make] = ()
+    """What goes with them."""
+    late: Sequence[Make] = ()
+    """What goes behind them."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """There is nothing to write."""
+        return not (self.records or self.soon)
 
     @property
     def is_one_batch(self) -> bool:
@@ -83,7 +107,8 @@ class StoreWriter:
 
     What nobody is in a hurry for waits a moment for more of its kind: a batch costs the scheduler and the
     store about the same, whether it brings one result or a hundred. The end of a run goes at once, with all
-    that waits; so a short run is one batch.
+    that waits. How a short run ended, and its events, are made when its client has been told, and land with
+    whatever is next.
 
     A batch goes out in the iteration of the loop in which it is wanted, and its answer is told in the one
     that reads it, without a task. What goes otherwise than it should is left to a task, which has patience.
@@ -129,10 +154,23 @@ class StoreWriter:
         """Something happened that cannot."""
         self._gap: StoreGap | None = None
 
-    def put(self, records: Sequence[Record], then: Sequence[Then]) -> None:
+    def put(
+        self,
+        records: Sequence[Record],
+        then: Sequence[Then],
+        *,
+        soon: Make | None = None,
+        late: Make | None = None,
+    ) -> None:
         """Takes the records of one turn; calls all of `then` once they and all before them have landed.
 
         With an immediate store that is before `put` returns.
+
+        Args:
+            records: of the turn.
+            then: called when they have landed.
+            soon: makes what lands with them; it is asked when they go out, that of a later turn first.
+            late: makes what lands in a batch behind them; it is asked when `then` has been called.
         """
         if self.immediate:
             if records:
@@ -140,21 +178,27 @@ class StoreWriter:
                 self._store.apply(Batch(self._number, records))
             for call in then:
                 call()
+            for make in filter(None, (soon, late)):
+                self.put(*make())
             return
-        if not records and not self._waiting and not self._busy:
+        turn = _Flight(records, then, sum(map(size_of, records)), _some(soon), _some(late))
+        if turn.is_nothing and not late and not self._waiting and not self._busy:
             for call in then:
                 call()
             return
         self.beginnings.note(records)
-        size = sum(map(size_of, records))
-        self._waiting.append(_Flight(records, then, size))
-        self._backlog += size
-        if self._backlog > self._backlog_max:
-            self.room.clear()
-        if not records or self._backlog > BATCH_BYTES_AT_ONCE or not _MAY_WAIT.issuperset(map(type, records)):
+        self._waiting.append(turn)
+        self._count(turn.size)
+        may_wait = not turn.is_nothing and _MAY_WAIT.issuperset(map(type, records))
+        if not may_wait or self._backlog > BATCH_BYTES_AT_ONCE:
             self._hurry = True
         self._go_on()
         self._prepare()
+
+    def _count(self, size: int) -> None:
+        self._backlog += size
+        if self._backlog > self._backlog_max:
+            self.room.clear()
 
     def _prepare(self) -> None:
         """Makes what waits ready to be sent, while there is time."""
@@ -238,7 +282,7 @@ class StoreWriter:
         self._is_back()
         try:
             self._tell(flight)
-            while self._waiting and not self._waiting[0].records:  # they have waited for nothing else
+            while self._waiting and self._waiting[0].is_nothing:  # they have waited for nothing else
                 self._tell(self._waiting.popleft())
             # Behind it, since who is told waits for it, and nobody for this.
             self.beginnings.landed(flight.records)
@@ -261,6 +305,11 @@ class StoreWriter:
         with self.bell:
             for call in flight.then:
                 call()
+        if flight.late:
+            made = _made(flight.late)
+            size = sum(map(size_of, made.records))
+            self._waiting.appendleft(_Flight(made.records, made.then, size))  # before what was posted since
+            self._count(size)
         self._backlog -= flight.size
         if self._backlog <= self._backlog_max // 2:
             self.room.set()
@@ -312,9 +361,13 @@ class StoreWriter:
         self._flight = None
         self._prompt = None
         task = self._task
-        if task is not None:
+        if task is None:
+            return
+        for _ in range(CANCELS_MAX):
             task.cancel()
-            await asyncio.wait((task,))
+            done, _ = await asyncio.wait((task,), timeout=CANCEL_SECONDS)
+            if done:
+                return
 
     async def _drain(self, flight: _Flight | None) -> None:
         try:
@@ -342,14 +395,25 @@ class StoreWriter:
         """Takes whole turns up to the bound; one turn above it becomes several batches."""
         records: list[Record] = []
         calls: list[Then] = []
+        soon: list[Make] = []
+        late: list[Make] = []
         size = self._ready = 0
         while self._waiting and size < BATCH_BYTES_MAX and len(records) < BATCH_RECORDS_MAX:
             turn = self._waiting.popleft()
             records.extend(turn.records)
             calls.extend(turn.then)
+            soon.extend(turn.soon)
+            late.extend(turn.late)
             size += turn.size
         self._hurry = bool(self._waiting)
-        return _Flight(records, calls, size)
+        if soon:
+            made = _made(soon)
+            records.extend(made.records)
+            calls.extend(made.then)
+            more = sum(map(size_of, made.records))
+            self._count(more)
+            size += more
+        return _Flight(records, calls, size, late=late)
 
     async def _land(self, records: Sequence[Record]) -> None:
         """Brings records to the store, whatever it loses meanwhile."""
@@ -405,6 +469,21 @@ class StoreWriter:
             else:
                 self._is_back()
                 return result
+
+
+def _some(make: Make | None) -> Sequence[Make]:
+    return () if make is None else (make,)
+
+
+def _made(makes: Sequence[Make]) -> Written:
+    """All of it. The last ones first: what they make of a run leaves nothing for those before them."""
+    records: list[Record] = []
+    then: list[Then] = []
+    for make in reversed(makes):
+        more, calls = make()
+        records.extend(more)
+        then.extend(calls)
+    return Written(records, then)
 
 
 def _parts(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
