@@ -22,7 +22,7 @@ from cascade_scheduler.core.graph import EdgeKind, Graph
 from cascade_scheduler.core.run import DONE, WAITING, Run, Skip
 from cascade_scheduler.core.values import BlobValue, ObjectValue
 
-__all__ = ["Answer", "begin", "consult", "hit", "known_keys", "on_answered", "store"]
+__all__ = ["Answer", "begin", "consult", "do_without", "hit", "known_keys", "on_answered", "store"]
 
 
 class Answer(Enum):
@@ -110,10 +110,15 @@ def _prune(books: Books, run: Run, cached: Cached) -> None:
                 run.picks.shut[source] = 1
             nodes.skip(books, run, source, Skip(PRUNED, why))
             cached.hits.pop(source, None)
+            do_without(run, source)
             todo.extend((s, why) for s, _ in graph.sources(source))
-    for node in cached.hits:
-        gone = [s for s, kind in graph.sources(node) if kind == EdgeKind.DATA and run.is_pruned(s)]
-        run.pending[node] -= len(gone)
+
+
+def do_without(run: Run, source: int) -> None:
+    """A node was pruned. Hits that would have been given its value, and still wait, do not wait for it."""
+    for consumer in run.consumers(source):
+        if run.is_hit(consumer) and run.status[consumer] == WAITING:
+            run.pending[consumer] -= 1
 
 
 # --- at run time ---------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cascade_scheduler.core import nodes
+from cascade_scheduler.core import cluster_cache, nodes
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.flow import PRUNED
 from cascade_scheduler.core.graph import EdgeKind
@@ -47,6 +47,8 @@ def fall_away(books: Books, run: Run, sources: Iterable[int], router: int) -> No
         if demand[node] or not shut[node]:
             continue
         nodes.skip(books, run, node, Skip(PRUNED, router))
+        if run.cached is not None:
+            cluster_cache.do_without(run, node)
         # Those data inputs of a hit of the cache fell away when the run began.
         hit = run.is_hit(node)
         todo.extend(s for s, kind in run.graph.sources(node) if not (hit and kind == EdgeKind.DATA))

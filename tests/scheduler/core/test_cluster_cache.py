@@ -231,6 +231,28 @@ def test_a_hit_in_a_branch_waits_for_the_router(sim: Sim) -> None:
     assert sorted(skips(sim)) == [("a", "CacheHit"), ("b", "Pruned"), ("inner", "Pruned")]
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_hit_in_a_branch_does_not_wait_for_an_input_that_another_router_has_left_out(
+    sim: Sim, twice: bool
+) -> None:
+    """`shared` is the input of `hit`, which needs none, and a route that is not taken: so it never runs."""
+    make = Maker()
+    first, second = make.call("first"), make.call("second")
+    shared = make.pure("shared", cached=False)
+    hit = make.pure("hit", shared, *([shared] if twice else []))
+    a, b = make.call("a"), make.call("b")
+    make.call("f", make.router(first, shared, a), make.router(second, hit, b))
+    submit(sim, make.graph(), hits={hit: b"cached"})
+    sim.done("first", routes=(1,))
+    assert skips(sim) == [("shared", "Pruned")]
+    sim.done("second", routes=(0,))
+    sim.done("a", b"made")
+    assert sim.one("f").inputs == (b"made", b"cached")
+    sim.done("f")
+    assert sim.ended.state == "succeeded"
+    assert sorted(skips(sim)) == [("b", "Pruned"), ("hit", "CacheHit"), ("shared", "Pruned")]
+
+
 def test_a_value_that_was_let_go_is_there_again_when_it_is_needed(sim: Sim) -> None:
     sim.worker("other", cpu=4)
     make = Maker()
