@@ -163,6 +163,8 @@ def _adopt(books: Books, run: Run, node: int, last: LastAttempt, iterations: int
     for limit in cls.limits:
         limit.take()
     books.attempts[attempt.id] = attempt
+    if cls.asynchronous:
+        worker.async_credits += 1  # it had one for this; how many it has, it says when it comes
     worker.add(attempt)
     run.nodes_active[node] = attempt.id
     run.status[node] = ACTIVE

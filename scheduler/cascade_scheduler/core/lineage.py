@@ -56,7 +56,7 @@ def remake(books: Books, run: Run, node: int) -> None:
         return
     todo = [node]
     remade: list[int] = []
-    parked: list[int] = []
+    undecided: list[int] = []
     while todo:
         node = todo.pop()
         if not run.has_value(node):
@@ -67,15 +67,19 @@ def remake(books: Books, run: Run, node: int) -> None:
         run.status[node] = WAITING
         run.built.pop(node, None)
         if run.observing:
-            parked += observing.forget(run, node)
+            undecided += observing.forget(run, node)
         for consumer in dict.fromkeys(run.consumers(node)):
             _unanswer(run, node, consumer, todo)
         if makes:
             books.drop(run, node)
             run.done -= 1
             run.finished_once.add(node)
-            recovering.lost(run, node)
-            remade.append(node)
+            if recovering.lost(run, node):
+                undecided.append(node)
+                for source in run.plan.indirect.get(node, ()):
+                    _need_again(books, run, source, todo)
+            else:
+                remade.append(node)
             if not run.is_hit(node):
                 for source in _value_sources(run, node):
                     _need_again(books, run, source, todo)
@@ -88,8 +92,8 @@ def remake(books: Books, run: Run, node: int) -> None:
                 nodes.settle(books, run, node)
             else:
                 nodes.make_ready(books, run, node)
-    if parked:
-        nodes.resume(books, run, parked)
+    if undecided:
+        nodes.resume(books, run, undecided)
 
 
 def _makes_its_value(run: Run, node: int) -> bool:

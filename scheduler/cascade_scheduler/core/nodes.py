@@ -232,6 +232,8 @@ def skip(books: Books, run: Run, node: int, skip: Skip) -> None:
     """A node does not run. A stage lets its first input pass, if that has a value; the rest is let go."""
     run.status[node] = SKIPPED
     run.skips[node] = skip
+    if run.cached is not None:
+        run.values.pop(node, None)  # a list that an earlier life had split
     if run.runs_code(node):
         run.skipped += 1
     kind = run.graph.spec(node).kind

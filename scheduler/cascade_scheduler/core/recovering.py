@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cascade_scheduler.core import nodes
+from cascade_scheduler.core import demand, nodes
 from cascade_scheduler.core.books import Books
 from cascade_scheduler.core.cached import Facts, Recovered, StoredValue
 from cascade_scheduler.core.commands import TargetValue
@@ -136,12 +136,17 @@ def _take(books: Books, run: Run, node: int) -> None:
 
 
 def take_children(books: Books, run: Run, node: int, first: int) -> bool:
-    """A map has become its children, from `first` on: those with results are done. False: there are none."""
+    """A map has become its children, from `first` on: those with results are done. False: there are none.
+
+    Objects of workers that have come or are lost by now have gone: nobody needed them then.
+    """
     assert run.cached is not None
     known = run.cached.children.get(node, {})
     size = run.expansions[node].size
     for index in sorted(known):
-        if index < size:
+        value = known[index].value
+        there = not isinstance(value, ObjectValue) or value.worker in books.recovering
+        if index < size and there:
             _note(run, first + index, known[index])
             _take(books, run, first + index)
             run.map_left[node] -= 1
@@ -155,10 +160,22 @@ def is_past(run: Run, node: int, skip: Skip) -> bool:
     return node in run.cached.skipped or (skip.reason == PRUNED and run.is_recovered(skip.source))
 
 
-def lost(run: Run, node: int) -> None:
-    """A recovered result is gone: the node is one like any other, and runs again."""
-    if run.cached is not None and not run.is_hit(node):
-        run.cached.recovered.pop(node, None)
+def lost(run: Run, node: int) -> bool:
+    """A value that is made again is gone. True: it was a recovered result, and its node is to be decided.
+
+    That has not been done in this life. The node waits for no choice, and what it needs does not either.
+    """
+    if not run.is_recovered(node) or run.is_hit(node):
+        return False
+    assert run.cached is not None
+    del run.cached.recovered[node]
+    if node >= run.graph.size:
+        return False  # a child is decided with its map
+    if run.picks is not None:
+        run.picks.decided.discard(node)
+        for source, _ in run.graph.sources(node):
+            demand.open_up(run, source)
+    return True
 
 
 def let_go(run: Run) -> None:

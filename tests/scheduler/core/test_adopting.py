@@ -14,7 +14,7 @@ from cascade_scheduler.core.limits import CONCURRENCY, Constraint
 from cascade_scheduler.core.plans import solve
 from cascade_scheduler.core.values import ErrorInfo, ObjectValue
 
-from .harness import CPU, GraphMaker, Sim
+from .harness import CPU, GraphMaker, Sim, observe
 
 GRACE = 10.0
 
@@ -153,6 +153,41 @@ def test_a_lost_object_is_made_again_where_it_is_needed(sim: Sim, comes: bool) -
     assert sim.ended.state == "succeeded"
 
 
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_lost_object_in_a_branch_is_made_again_with_what_it_needs(sim: Sim, chosen: bool) -> None:
+    """Only `large` needs `base` and the list; that it was done had to let neither go."""
+    make = GraphMaker()
+    selector, base = make.call("selector"), make.call("base")
+    large = make.call("large", make.gather(base, make.literal()))
+    make.call("use", make.router(selector, large, make.call("other")))
+    results = {large: StoredValue(ObjectValue(6, 1 << 20, "w1", "w1:1"), attempt=6)}
+    if chosen:
+        results[selector] = StoredValue(b"S", attempt=5)
+    facts = {selector: Facts(routes=((6, 0),))} if chosen else {}
+    sim.turn(known("w1"), recovered(make.graph(), results, facts=facts))
+    sim.worker("w2")
+    sim.after(GRACE)
+    if not chosen:
+        sim.done("selector", routes=(0,))
+    for name in ("base", "large", "use"):
+        sim.done(name)
+    assert sim.ended.state == "succeeded"
+
+
+def test_the_amount_of_a_lost_object_is_asked_for_again(sim: Sim) -> None:
+    make = GraphMaker()
+    amount = make.literal()
+    make.call("use", make.call("large", lazy={"cpu": amount}))
+    results = {1: StoredValue(ObjectValue(6, 1 << 20, "w1", "w1:1"), attempt=6)}
+    sim.turn(known("w1"), recovered(make.graph(), results))
+    sim.worker("w2", cpu=3)
+    sim.after(GRACE)
+    observe(sim, amount=2_000_000)
+    sim.done("large")
+    sim.done("use")
+    assert sim.ended.state == "succeeded"
+
+
 def test_skips_and_finished_maps_are_told_no_second_time(sim: Sim) -> None:
     make = GraphMaker()
     no = make.call("no")
@@ -204,6 +239,35 @@ def test_children_of_a_map_are_adopted_by_their_index(sim: Sim) -> None:
     assert sim.one("double[1]").inputs == (b"1",)
     sim.done("double[1]")
     sim.turn(e.WorkerReported("w1", (e.AttemptDone(8, b"two"),)))
+    assert sim.ended.state == "succeeded"
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_children_whose_objects_went_before_the_map_had_its_list_run_again(sim: Sim, comes: bool) -> None:
+    make = GraphMaker()
+    items = make.call("items")
+    mapped = make.call("double", items=[items], kind=NodeKind.MAP)
+    make.call("sum", mapped)
+    done = {0: StoredValue(ObjectValue(6, 1 << 20, "w1", "w1:1"), attempt=6), 1: StoredValue(b"1")}
+    sim.turn(known("w1"), recovered(make.graph(), children={mapped: done}))
+    if comes:
+        assert hello(sim, "w1", objects=(6,)).release == (6,)
+    else:
+        sim.after(GRACE)
+        sim.worker("w2")
+    sim.done("items", length=2, items=(b"0", b"1"))
+    assert sim.assigned == ["double[0]"]
+    sim.done("double[0]")
+    sim.done("sum")
+    assert sim.ended.state == "succeeded"
+
+
+def test_what_is_async_is_adopted_before_its_worker_comes(sim: Sim) -> None:
+    make = GraphMaker()
+    make.call("a", asynchronous=True)
+    sim.turn(known("w1"), recovered(make.graph(), attempts={0: last(7)}))
+    hello(sim, "w1", (7, "running"))
+    sim.turn(e.WorkerReported("w1", (e.AttemptDone(7, b"a"),)))
     assert sim.ended.state == "succeeded"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cascade_scheduler.core import commands as c
 from cascade_scheduler.core import events as e
 from cascade_scheduler.core import explain
-from cascade_scheduler.core.cached import Recovered, StoredValue
+from cascade_scheduler.core.cached import Facts, Recovered, StoredValue
 from cascade_scheduler.core.candidates import OBSERVE_ROUTE, OBSERVE_SPLIT, OBSERVE_TRUTH
 from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.plans import solve
@@ -167,6 +167,21 @@ def test_a_stored_value_is_handed_out_again_after_a_loss() -> None:
     sim.failed("c", kind="input_lost", lost_inputs=(made,))
     assert sim.assigned == ["b"]
     assert sim.one("b").inputs == (b"A",)
+
+
+def test_a_list_that_was_split_is_not_held_when_its_map_is_not_needed_any_more() -> None:
+    make = GraphMaker()
+    items = make.literal()
+    total = make.call("sum", make.call("double", items=[items], kind=NodeKind.MAP))
+    make.gather(total, make.call("other"))
+    facts = {items: Facts(length=2, observed=OBSERVE_SPLIT, split=BlobValue(b"split", 1 << 20))}
+    graph = make.graph()
+    sim = Sim(saves=True)
+    sim.worker("w", cpu=4)
+    known = Recovered({total: StoredValue(b"6")}, facts=facts)
+    sim.turn(e.RunSubmitted("r", graph, solve(graph), recovered=known))
+    assert sim.assigned == ["other"]
+    assert items not in sim.core.runs["r"].values
 
 
 def test_explain_says_that_a_node_was_done_before() -> None:
