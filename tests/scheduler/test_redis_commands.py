@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hiredis
+import pytest
 
 from cascade_scheduler.store.redis_commands import AGAIN_SECONDS, Commands, Lifetimes, Packed, key_of
 
@@ -39,8 +40,10 @@ def writing(*parts: str, run_id: str = "r") -> Commands:
 
 def beginning(*parts: str) -> Commands:
     """The batch with which a run begins."""
-    commands = writing(*parts)
-    commands.began["r"] = None
+    commands = Commands(100)
+    commands.begin("r", ("results", "meta", "graph"))
+    for part in parts:
+        commands.set("r", part, "field", "value")
     return commands
 
 
@@ -72,6 +75,37 @@ def test_what_is_set_after_a_deletion_stays_behind_it() -> None:
         [b"HSET", results, b"new", b"2"],
         [b"EXPIRE", results, b"100"],
     ]
+
+
+@pytest.mark.parametrize("run_id", ["r", "a run ☃", "0" * 200])
+def test_a_run_begins_where_nothing_is_left_of_it(run_id: str) -> None:
+    commands = Commands(100)
+    commands.begin(run_id, ("results", "meta"))
+    commands.set(run_id, "meta", "state", "running")
+    commands.begin("other" + run_id, ("results", "meta"))
+    results, meta = key_of(run_id, "results").encode(), key_of(run_id, "meta").encode()
+    others = [key_of("other" + run_id, part).encode() for part in ("results", "meta")]
+    assert sent(commands.packed(Lifetimes(86_400), 0.0)) == [
+        [b"DEL", results, meta],
+        [b"HSET", meta, b"state", b"running"],
+        [b"DEL", *others],
+        [b"EXPIRE", meta, b"100"],
+    ]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_run_that_begins_once_more_leaves_nothing_of_the_first_time(early: bool) -> None:
+    lifetimes, commands = Lifetimes(86_400), Commands(100)
+    for _ in range(2):
+        commands.begin("r", ("results", "meta"))
+        commands.set("r", "results", "a", "1")
+        if early:
+            commands.pack_early()
+    results, meta = key_of("r", "results").encode(), key_of("r", "meta").encode()
+    once = [[b"DEL", results, meta], [b"HSET", results, b"a", b"1"], [b"EXPIRE", results, b"100"]]
+    assert sent(commands.packed(lifetimes, 0.0)) == ([*once, *once] if early else [*once[:2], *once])
+    assert landed(lifetimes, commands, 0.0).count("results") == 1 + early
+    assert landed(lifetimes, writing("results", "meta"), 1.0) == ["meta"]
 
 
 def test_what_is_left_out_is_not_sent() -> None:

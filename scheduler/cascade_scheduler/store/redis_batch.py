@@ -342,12 +342,12 @@ class BatchCommands:
     def _drop(self, run_id: str, keep: Iterable[str] = ()) -> None:
         """Nothing is left of a run, but for what is to be kept."""
         kept = tuple(keep)
+        if not kept:
+            self.commands.begin(run_id, PARTS)
+            return
         self.commands.delete(run_id, [part for part in PARTS if part not in kept])
-        if kept:
-            self.commands.renew(run_id, kept)
-            self.commands.over[run_id] = None  # nobody knows which of them are there
-        else:
-            self.commands.began[run_id] = None
+        self.commands.renew(run_id, kept)
+        self.commands.over[run_id] = None  # nobody knows which of them are there
 
 
 _ADD: Mapping[type, Callable[[BatchCommands, Any], None]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import hiredis
@@ -26,6 +27,13 @@ pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 def key_of(run_id: str, part: str) -> str:
     """The key of a part of a run."""
     return f"cascade:run:{run_id}:{part}"
+
+
+@lru_cache(maxsize=256)
+def _deletion(size: int, parts: tuple[str, ...]) -> bytes:
+    """Deletes these keys of a run whose id has so many bytes; a zero byte stands where the id belongs."""
+    id_ = "\0" * size
+    return pack(("DEL", *[key_of(id_, part) for part in parts])).replace(id_.encode(), b"\0")
 
 
 class Lifetimes:
@@ -81,15 +89,17 @@ class Lifetimes:
             given: by run, the parts that it wrote to and gave a new time.
             now: seconds, monotonic.
         """
+        over = batch.over
         for run_id in batch.began:
-            self._runs[run_id] = {}
+            if run_id not in over:
+                self._runs[run_id] = {}
         for run_id, touched in batch.touched.items():
             known = self._runs.get(run_id)
-            if known is not None:
+            if known is not None and run_id not in over:
                 for part in touched.deleted:
                     known.pop(part, None)
                 known.update(dict.fromkeys(given.get(run_id, ()), now))
-        for run_id in batch.over:
+        for run_id in over:
             self._runs.pop(run_id, None)
         while len(self._runs) > RUNS_MAX:
             del self._runs[next(iter(self._runs))]
@@ -133,6 +143,8 @@ class Commands:
         """Some of them packed."""
         self._open: dict[tuple[str, str], list[Any]] = {}
         """Per run and part: the command that sets fields, which may still grow."""
+        self._unpacked: list[tuple[str, str, int]] = []
+        """Of those that `pack_early` packs: run, part, and which command it is."""
         self.touched: dict[str, Touched] = {}
         """By run."""
         self.began: dict[str, None] = {}
@@ -153,6 +165,8 @@ class Commands:
         command = self._open.get((run_id, part))
         if command is None:
             command = self._open[run_id, part] = ["HSET", key_of(run_id, part)]
+            if part not in _PACKED_LATE:
+                self._unpacked.append((run_id, part, len(self._commands)))
             self._commands.append(command)
             self._of(run_id).written[part] = None
         command += pairs
@@ -167,18 +181,28 @@ class Commands:
             command.clear()
             del self._of(run_id).written[part]
 
+    def begin(self, run_id: str, parts: tuple[str, ...]) -> None:
+        """Deletes all keys of a run, which these parts are: there is nothing else of it."""
+        if run_id in self.touched:
+            self.delete(run_id, parts)
+        else:  # a constant but for the id
+            name = run_id.encode()
+            self._commands.append(_deletion(len(name), parts).replace(b"\0", name))
+            self.touched[run_id] = Touched()
+        self.began[run_id] = None
+
     def delete(self, run_id: str, parts: Iterable[str]) -> None:
         """Deletes keys of a run."""
         touched = self._of(run_id)
-        command = ["DEL"]
+        keys = []
         for part in parts:
             self._open.pop((run_id, part), None)  # what is set after this command may not move before it
             touched.written.pop(part, None)
             touched.timed.pop(part, None)
             touched.renewed.pop(part, None)
             touched.deleted[part] = None
-            command.append(key_of(run_id, part))
-        self._commands.append(command)
+            keys.append(key_of(run_id, part))
+        self._commands.append(pack(("DEL", *keys)))
 
     def renew(self, run_id: str, parts: Iterable[str], *, always: bool = True) -> None:
         """Gives keys of a run a new time: all that are there, or only those that had theirs long ago."""
@@ -187,7 +211,7 @@ class Commands:
     def do(self, name: str, key: str, *values: Any) -> None:
         """Any command on a key that is none of a run."""
         self.others[key] = None
-        self._commands.append([name, key, *values])
+        self._commands.append(pack((name, key, *values)))
 
     def unset(self, run_id: str, part: str, fields: Iterable[Any]) -> None:
         """Deletes fields of a run's hash."""
@@ -196,17 +220,21 @@ class Commands:
 
     def pack_early(self) -> None:
         """Packs what is there, while there is time; what is set later is a command of its own."""
-        self._open = {key: command for key, command in self._open.items() if key[1] in _PACKED_LATE}
-        still_open = set(map(id, self._open.values()))
-        for at, command in enumerate(self._commands):
-            if type(command) is list and command and id(command) not in still_open:
+        for run_id, part, at in self._unpacked:
+            self._open.pop((run_id, part), None)
+            command = self._commands[at]
+            if command:
                 self._commands[at] = pack(tuple(command))
-        for run_id in self.began:
-            touched = self._of(run_id)
-            for part in touched.written:
-                if part not in _PACKED_LATE and part not in touched.timed:
-                    touched.timed[part] = None
-                    self._commands.append(pack(("EXPIRE", key_of(run_id, part), self._ttl)))
+            if run_id in self.began:
+                self._give_time(run_id, part)
+        self._unpacked.clear()
+
+    def _give_time(self, run_id: str, part: str) -> None:
+        """Gives a key of a run that begins its time, unless it is not there or has one."""
+        touched = self.touched[run_id]
+        if part in touched.written and part not in touched.timed:
+            touched.timed[part] = None
+            self._commands.append(pack(("EXPIRE", key_of(run_id, part), self._ttl)))
 
     def packed(self, lifetimes: Lifetimes, now: float) -> Packed:
         """The commands as they are sent, and behind them those that give keys a new time."""
