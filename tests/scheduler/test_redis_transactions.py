@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis.asyncio
 from redis.exceptions import InvalidResponse, ResponseError
 
+from cascade_scheduler.store import redis_transactions
 from cascade_scheduler.store.redis_commands import BATCH_KEY, EPOCH_KEY, pack
 from cascade_scheduler.store.redis_transactions import (
     Before,
@@ -201,3 +203,67 @@ async def test_what_is_carried_out_although_a_transaction_is_refused_counts_as_t
 async def test_a_foreign_number_is_none(transactions: Transactions, client: Any) -> None:
     await client.hset(BATCH_KEY, mapping={"epoch": "7", "number": "many"})
     assert await transactions.look() == Before(b"7", b"7", 0)
+
+
+class Transport:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def get_protocol(self) -> Transport:
+        return self
+
+    def set_protocol(self, protocol: object) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.fixture
+def line() -> redis_transactions._Line:
+    """A connection of which the test says what it brings."""
+    parser = SimpleNamespace(parse_error=ResponseError)
+    return redis_transactions._Line(
+        SimpleNamespace(_writer=SimpleNamespace(transport=Transport()), _parser=parser)
+    )
+
+
+ANSWER = b"+OK\r\n$3\r\none\r\n*2\r\n:1\r\n-ERR no\r\n"
+
+
+@pytest.mark.parametrize("at", range(len(ANSWER) + 1))
+def test_replies_are_told_once_all_are_there_however_they_are_cut(
+    line: redis_transactions._Line, at: int
+) -> None:
+    told: list[Any] = []
+    line.call(b"", 3, told.append)
+    line.data_received(ANSWER[:at])
+    assert bool(told) == line.free == (at == len(ANSWER))
+    line.data_received(ANSWER[at:])
+    [[first, second, (one, error)]] = told
+    assert (first, second, one, type(error)) == (b"OK", b"one", 1, ResponseError)
+
+
+def test_what_nobody_has_asked_for_is_no_part_of_an_answer(line: redis_transactions._Line) -> None:
+    told: list[Any] = []
+    line.data_received(b"+before\r\n")
+    line.call(b"", 1, told.append)
+    line.data_received(b"+one\r\n+behind\r\n")
+    line.data_received(b"+later\r\n")
+    line.call(b"", 1, told.append)
+    line.data_received(b"+two\r\n")
+    assert told == [[b"one"], [b"two"]]
+
+
+def test_bytes_that_are_no_replies_end_the_connection(line: redis_transactions._Line) -> None:
+    told: list[Any] = []
+    line.call(b"", 2, told.append)
+    line.data_received(b"+one\r\nHTTP/1.1 400 Bad Request\r\n")
+    assert [type(error) for error in told] == [InvalidResponse]
+    assert line.lost
+    assert not line.free

@@ -103,20 +103,17 @@ class _Line(asyncio.Protocol):
         """The transport has read something."""
         try:
             self._reader.feed(data)
-            reply = self._reader.gets(False)
-            while reply is not _NOTHING:
-                if not isinstance(reply, _PUSHED):
-                    self._take(reply)
-                reply = self._reader.gets(False)
+            found = [reply for reply in iter(self._reader.gets, _NOTHING) if not isinstance(reply, _PUSHED)]
         except InvalidResponse as error:
             self.drop(error)
-
-    def _take(self, reply: Any) -> None:
+            return
         if self._answered is None:
             return
-        self._replies.append(reply)
-        if len(self._replies) == self._wanted:
-            self._tell(self._replies)
+        replies = self._replies
+        replies += found
+        if len(replies) >= self._wanted:
+            del replies[self._wanted :]
+            self._tell(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is closed."""
