@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as ConnectionLost
 
-from cascade_dist.codec.cid import cid_of
+from cascade_dist.codec.cid import cid_of, cid_to_text
 from cascade_dist.storage.seal import Sealer
 from cascade_scheduler.core.commands import (
     SaveAttempt,
@@ -22,11 +23,13 @@ from cascade_scheduler.store import redis_transactions
 from cascade_scheduler.store.base import (
     Batch,
     Record,
+    RunCreated,
     RunEvents,
     RunResumed,
     StoredAttempt,
     StoredFrame,
     StoredFunction,
+    StoredJump,
     StoredResult,
     StoreFenced,
     StoreGap,
@@ -135,7 +138,7 @@ def function(name: str, size: int) -> StoredFunction:
     return StoredFunction(cid_of(body), name, body, b"h" * 16)
 
 
-@pytest.mark.parametrize("graph", [10, 100_000])
+@pytest.mark.parametrize("graph", [10, 10_000, 100_000])
 @pytest.mark.parametrize("functions", [10, 100_000])
 async def test_graphs_and_functions_come_back_whatever_their_size(
     store: RedisStore, client: Any, graph: int, functions: int
@@ -144,11 +147,88 @@ async def test_graphs_and_functions_come_back_whatever_their_size(
     first = created(chunks=(b"\n" * graph,), end=b"e\nnd", functions=own)
     await land(store, 1, first)
     assert (await load(store))["r"].created == first
-    assert await client.exists("cascade:run:r:graph") == (graph > 10)
+    assert await client.exists("cascade:run:r:graph") == (graph > 10_000)
+    assert await client.hexists("cascade:run:r:meta", "graph") == (graph == 10_000)
     assert await client.exists("cascade:run:r:functions") == (functions > 10)
+    [head] = await store.heads()
+    assert (head.run_id, head.name, head.submitted) == ("r", first.name, first.submitted)
+    assert await store.has_run(first)
     parted = created("parted", chunks=(b"a", b"b"))
     await land(store, 2, parted)
     assert (await load(store))["parted"].created == parted
+
+
+@pytest.mark.parametrize("params", [10, 5_000])
+async def test_params_come_back_whatever_their_size(store: RedisStore, client: Any, params: int) -> None:
+    first = created(chunks=(b"one",), params=b"\n" * params)
+    await land(store, 1, first)
+    assert (await load(store))["r"].created == first
+    assert await client.hexists("cascade:run:r:meta", "params") == (params > 10)
+
+
+@pytest.mark.parametrize("place", ["meta", "graph"])
+async def test_a_run_is_read_as_earlier_versions_have_stored_it(
+    store: RedisStore, client: Any, place: str
+) -> None:
+    sealer, own = Sealer(KEY), function("f", 10)
+    told = {"name": "a name", "on_failure": "cancel", "logs": True, "target": "ab", "nodes": 3}
+    told |= {"params": b"digest".hex(), "template": b"template".hex(), "parts": 1, "pools": [["gpu", 2]]}
+    told |= {"cancel_on_disconnect": True, "disconnect_grace": 1.5, "submitted": 12.5}
+    head = {"name": own.name, "hash": own.code_hash.hex(), "cid": cid_to_text(own.cid), "size": 10}
+    fields = {
+        "state": "running",
+        "run": sealer.seal("r", "meta", 0, json.dumps(told).encode()),
+        "params": sealer.seal("r", "params", 0, b"params"),
+        "functions": json.dumps(head).encode() + b"\n" + own.body,
+    }
+    if place == "meta":
+        fields["graph"] = sealer.seal("r", "graph", 0, b"3\nendone")
+    else:
+        pieces = {
+            "0": sealer.seal("r", "graph:0", 0, b"one"),
+            "end": sealer.seal("r", "graph:end", 0, b"end"),
+        }
+        await client.hset("cascade:run:r:graph", mapping=pieces)
+    await client.hset("cascade:run:r:meta", mapping=fields)
+    await client.zadd("cascade:runs", {"r": 12.5})
+    expected = RunCreated(
+        *("r", "a name", "cancel", True, 12.5, "ab", 3, b"digest", b"template", (b"one",), b"end", (own,)),
+        *((("gpu", 2),), False, b"params", True, 1.5),
+    )
+    assert (await load(store))["r"].created == expected
+    assert [head.name for head in await store.heads()] == ["a name"]
+    assert await store.has_run(expected)
+    await land(store, 1, SaveFrame("r", 1, StoredFrame(b"two", b"e", (own,))))
+    found = (await load(store))["r"].created
+    assert found == expected._replace(chunks=(b"two",), end=b"e")
+
+
+async def test_a_run_that_has_jumped_is_still_in_its_graph(store: RedisStore) -> None:
+    await land(store, 1, created(chunks=(b"one",)))
+    await land(store, 2, SaveFrame("r", 1, StoredJump(2, ("n",), b"overrides")))
+    run = (await load(store))["r"]
+    assert (run.created, run.frame) == (created(chunks=(b"one",)), 1)
+    await land(store, 3, SaveFrame("r", 2, StoredFrame(b"two", b"e", ())))
+    await land(store, 4, SaveFrame("r", 3, StoredJump(2, ("n",), b"overrides")))
+    found = (await load(store))["r"].created
+    assert (found.chunks, found.end, found.functions) == ((b"two",), b"e", ())
+
+
+async def test_a_beginning_that_was_changed_is_passed_over(
+    store: RedisStore, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await land(store, 1, created(chunks=(b"one",)))
+    sealed = await client.hget("cascade:run:r:meta", "run")
+    await client.hset("cascade:run:r:meta", "run", sealed.replace(b"one", b"two"))
+    assert await load(store) == {}
+    assert "run r is passed over" in caplog.text
+
+
+async def test_functions_are_remembered_of_runs_that_go_on_alone(store: RedisStore) -> None:
+    await land(store, 1, created("goes on"), created("r"), SaveOutcome("r", "succeeded", ""))
+    assert list(store._functions) == ["goes on"]
+    await land(store, 2, SaveOutcome("goes on", "succeeded", ""))
+    assert not store._functions
 
 
 @pytest.mark.parametrize("before", [10, 100_000])

@@ -13,12 +13,15 @@ Per run, all with a time to live that is renewed while the run goes on:
                                        attempt 4
     cascade:run:{run}:failures   hash  place → JSON of why the node has failed, sealed
     cascade:run:{run}:graph      hash  part number → the client's message, sealed; "end" → the last one's end;
-                                       of a small graph this lies in meta
+                                       of a small graph this lies in meta, see there
     cascade:run:{run}:functions  hash  CID → JSON line with name and hash, then the body (checked by its CID);
                                        small ones lie in meta
-    cascade:run:{run}:meta       hash  "run" → JSON of options and digests, sealed; "state"; "error"; of a run
-                                       that went on as another graph "frame" (how many there were before) and
-                                       "parts" of the graph; "graph" → the size of a small graph's end, a
+    cascade:run:{run}:meta       hash  "run" → JSON of options and digests, and behind it, when they are few
+                                       bytes: a line's end, the sizes of the params and of the graph's end, a
+                                       line's end, params, end and message of the graph that the run began
+                                       as; sealed; "state"; "error"; of a run that went on as another graph
+                                       "frame" (how many there were before) and "parts" of the graph; "graph"
+                                       → of a small graph that does not lie in "run": the size of its end, a
                                        line's end, the end, the message, sealed; "functions" → small ones,
                                        one behind the other; "jump" → JSON of the last jump, sealed;
                                        "checkpoint" → id and arguments of a leased step, sealed; "counts" of
@@ -37,7 +40,6 @@ both without a time to live.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
@@ -84,6 +86,7 @@ from cascade_scheduler.store.redis_transactions import (
     TransactionTorn,
     WatchedKeysChanged,
 )
+from cascade_scheduler.store.run_forms import run_from
 from cascade_scheduler.store.shared import Holder
 
 __all__ = ["RedisStore", "masked"]
@@ -249,7 +252,7 @@ class RedisStore:
         if told is None or int(frame or 0):
             return False
         try:
-            found = json.loads(self._sealer.open(run_id, "meta", told)[1])
+            found = run_from(self._sealer.open(run_id, "meta", told)[1]).told
         except ValueError:  # sealed with another key, say
             return False
         return (found["submitted"], found["target"]) == (created.submitted, created.target_id)
@@ -356,10 +359,12 @@ class RedisStore:
     def _has_landed(self, batch: _Prepared) -> None:
         self._landed, self._torn = batch.number, 0
         self._lifetimes.landed(batch.commands, batch.packed.given, batch.at)
-        if batch.functions:
-            self._functions.update(batch.functions)
-            while len(self._functions) > FUNCTION_SETS_MAX:
-                del self._functions[next(iter(self._functions))]
+        over, known = batch.commands.over, self._functions
+        known.update([(run_id, cids) for run_id, cids in batch.functions.items() if run_id not in over])
+        for run_id in over:
+            known.pop(run_id, None)
+        while len(known) > FUNCTION_SETS_MAX:
+            del known[next(iter(known))]
 
     # --- reading ---------------------------------------------------------------------------------
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-from cascade_dist.codec.cid import cid_to_text
 from cascade_dist.storage.records import BlobRecord, ObjectRecord, encode_record
 from cascade_dist.storage.seal import Sealer
 from cascade_scheduler.core.commands import (
@@ -45,13 +43,11 @@ from cascade_scheduler.store.base import (
 )
 from cascade_scheduler.store.forms import answer_to, facts_to, failure_to, place_to
 from cascade_scheduler.store.redis_commands import Commands, key_of
+from cascade_scheduler.store.run_forms import SMALL_BYTES, function_to, functions_to, is_whole, run_to
 
 __all__ = ["CONSTRAINTS_KEY", "PARTS", "RUNS_KEY", "WORKERS_KEY", "BatchCommands", "keys_of"]
 
 TTL_MARGIN_SECONDS = 7_200
-SMALL_BYTES = 16 << 10
-"""Up to so many bytes of a graph in one part, of functions, of a short run's events lie in `meta`: each key
-costs time."""
 RUNS_KEY = "cascade:runs"
 CONSTRAINTS_KEY = "cascade:constraints"
 WORKERS_KEY = "cascade:workers"
@@ -72,45 +68,6 @@ def keys_of(commands: Commands) -> list[str]:
 
 def _counts(counts: LoopCounts, iterations: int) -> str:
     return " ".join(map(str, (*counts, iterations)))
-
-
-@lru_cache(maxsize=1_024)
-def _function_head(cid: bytes, name: str, code_hash: bytes, size: int) -> tuple[str, bytes]:
-    """The field of a function, and what stands before its body."""
-    text = cid_to_text(cid)
-    told = {"name": name, "hash": code_hash.hex(), "cid": text, "size": size}
-    return text, json.dumps(told).encode() + b"\n"
-
-
-@lru_cache(maxsize=1_024)
-def _told(
-    name: str,
-    on_failure: str,
-    logs: bool,
-    target_id: str,
-    node_count: int,
-    params_digest: bytes,
-    template_id: bytes,
-    parts: int,
-    pools: tuple[tuple[str, int], ...],
-    cancel_on_disconnect: bool,
-    disconnect_grace: float,
-) -> str:
-    """What is told of all runs that differ in their id and time alone, as JSON without its end."""
-    told = {
-        "name": name,
-        "on_failure": on_failure,
-        "logs": logs,
-        "target": target_id,
-        "nodes": node_count,
-        "params": params_digest.hex(),
-        "template": template_id.hex(),
-        "parts": parts,
-        "pools": pools,
-        "cancel_on_disconnect": cancel_on_disconnect,
-        "disconnect_grace": disconnect_grace,
-    }
-    return json.dumps(told)[:-1]
 
 
 class BatchCommands:
@@ -239,14 +196,15 @@ class BatchCommands:
         run_id, seal = record.run_id, self._sealer.seal
         if record.imported:
             self.commands.renew(run_id, PARTS)
-            self._set(run_id, "meta", "run", self.told(record))
         else:
             # Of a run with this id that ended and was forgotten, or that is resumed.
             self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
-            self._set(run_id, "meta", "state", "running", "run", self.told(record))
-        if record.params:
-            self._set(run_id, "meta", "params", seal(run_id, "params", 0, record.params))
-        self._add_graph(run_id, record.chunks, record.end)
+            self._set(run_id, "meta", "state", "running")
+        self._set(run_id, "meta", "run", seal(run_id, "meta", 0, run_to(record)))
+        if not is_whole(record):
+            if record.params:
+                self._set(run_id, "meta", "params", seal(run_id, "params", 0, record.params))
+            self._add_graph(run_id, record.chunks, record.end)
         self._add_functions(run_id, record.functions)
         self.functions[run_id] = frozenset([function.cid for function in record.functions])
         self._do("ZADD", RUNS_KEY, record.submitted, run_id)
@@ -254,24 +212,6 @@ class BatchCommands:
             over = record.submitted - self._ttl - TTL_MARGIN_SECONDS
             self._do("ZREMRANGEBYSCORE", RUNS_KEY, "-inf", over)
             self.pruned = True
-
-    def told(self, record: RunCreated) -> bytes:
-        """What is told of a run besides its graph, sealed; the same bytes for the same run."""
-        common = _told(
-            record.name,
-            record.on_failure,
-            record.logs,
-            record.target_id,
-            record.node_count,
-            record.params_digest,
-            record.template_id,
-            len(record.chunks),
-            record.pools,
-            record.cancel_on_disconnect,
-            record.disconnect_grace,
-        )
-        told = f'{common}, "submitted": {record.submitted!r}}}'.encode()
-        return self._sealer.seal(record.run_id, "meta", 0, told)
 
     def _add_graph(self, run_id: str, chunks: Sequence[bytes], end: bytes) -> None:
         """A graph where none is stored."""
@@ -284,18 +224,14 @@ class BatchCommands:
             self._set(run_id, "graph", str(number), seal(run_id, f"graph:{number}", 0, chunk))
         self._set(run_id, "graph", "end", seal(run_id, "graph:end", 0, end))
 
-    def _add_functions(self, run_id: str, functions: Iterable[StoredFunction]) -> None:
+    def _add_functions(self, run_id: str, functions: tuple[StoredFunction, ...]) -> None:
         """Functions where none are stored. They need no seal: their bytes are checked by their content id."""
-        told = [
-            (*_function_head(cid, name, code_hash, len(body)), body)
-            for cid, name, body, code_hash in functions
-        ]
-        if sum([len(body) for _, _, body in told]) <= SMALL_BYTES:
-            together = b"".join([part for _, head, body in told for part in (head, body)])
+        together = functions_to(functions)
+        if together is not None:
             self._set(run_id, "meta", "functions", together)
             return
-        for field, head, body in told:
-            self._set(run_id, "functions", field, head + body)
+        for function in functions:
+            self._set(run_id, "functions", *function_to(function))
 
     def _add_resumed(self, record: RunResumed) -> None:
         run_id = record.run_id

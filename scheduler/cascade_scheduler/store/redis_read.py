@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from cascade_dist.codec.cid import cid_from_text
 from cascade_dist.storage.records import BlobRecord, ObjectRecord, RecordError, decode_record
 from cascade_dist.storage.seal import Sealer, SealError
 from cascade_scheduler.core.commands import LoopCounts
@@ -20,7 +19,6 @@ from cascade_scheduler.store.base import (
     RunCreated,
     StoredAttempt,
     StoredDue,
-    StoredFunction,
     StoredHead,
     StoredJump,
     StoredResult,
@@ -28,6 +26,7 @@ from cascade_scheduler.store.base import (
     StoredWorker,
 )
 from cascade_scheduler.store.forms import answer_from, facts_from, failure_from, place_from
+from cascade_scheduler.store.run_forms import Beginning, functions_from, run_from
 
 __all__ = ["Parts", "Reader", "constraints_from", "workers_from"]
 
@@ -58,7 +57,7 @@ class Reader:
         if run is None or state is None:
             return None  # its time is over
         try:
-            told = json.loads(self._sealer.open(run_id, "meta", run)[1])
+            told = run_from(self._sealer.open(run_id, "meta", run)[1]).told
             why = (error or b"").decode()
             return StoredHead(run_id, told["name"], state.decode(), why, told["submitted"])
         except (SealError, ValueError, KeyError) as wrong:
@@ -137,25 +136,30 @@ class Reader:
         told = json.loads(self._sealer.open(run_id, "jump", record)[1])
         return StoredJump(told["target"], tuple(told["names"]), bytes.fromhex(told["overrides"]))
 
-    def _graph(self, run_id: str, parts: Parts, count: int) -> tuple[tuple[bytes, ...], bytes]:
-        """A graph's messages, and its end."""
+    def _graph(self, run_id: str, parts: Parts, begun: Beginning) -> tuple[tuple[bytes, ...], bytes]:
+        """A graph's messages, and its end: of that in which the run is now."""
         meta = parts["meta"]
         if b"graph" in meta:
             size, _, rest = self._sealer.open(run_id, "graph", meta[b"graph"])[1].partition(b"\n")
             return (rest[int(size) :],), rest[: int(size)]
+        if begun.chunks and b"parts" not in meta:  # it has not gone on as another graph
+            return begun.chunks, begun.end
         graph = {
             name.decode(): self._sealer.open(run_id, f"graph:{name.decode()}", record)[1]
             for name, record in parts["graph"].items()
         }
-        count = int(meta.get(b"parts", count))
+        count = int(meta.get(b"parts", begun.told["parts"]))
         return tuple(graph[str(number)] for number in range(count)), graph["end"]
 
     def _created(self, run_id: str, parts: Parts) -> RunCreated:
         meta = parts["meta"]
-        told = json.loads(self._sealer.open(run_id, "meta", meta[b"run"])[1])
-        chunks, end = self._graph(run_id, parts, told["parts"])
+        begun = run_from(self._sealer.open(run_id, "meta", meta[b"run"])[1])
+        told, params = begun.told, begun.params
+        if b"params" in meta:
+            params = self._sealer.open(run_id, "params", meta[b"params"])[1]
+        chunks, end = self._graph(run_id, parts, begun)
         kept = (*parts["functions"].values(), meta.get(b"functions", b""))
-        functions = [function for record in kept for function in _functions(record)]
+        functions = [function for record in kept for function in functions_from(record)]
         return RunCreated(
             run_id,
             told["name"],
@@ -171,7 +175,7 @@ class Reader:
             tuple(sorted(functions)),
             tuple((name, micros) for name, micros in told.get("pools", ())),
             False,
-            self._sealer.open(run_id, "params", meta[b"params"])[1] if b"params" in meta else b"",
+            params,
             told.get("cancel_on_disconnect", False),
             told.get("disconnect_grace", 0.0),
         )
@@ -185,18 +189,6 @@ def _few_events(data: bytes) -> list[tuple[int, bytes]]:
         first, size = map(int, head.split())
         found.append((first, data[:size]))
         data = data[size:]
-    return found
-
-
-def _functions(data: bytes) -> list[StoredFunction]:
-    """Functions that stand one behind the other."""
-    found = []
-    while data:
-        head, _, data = data.partition(b"\n")
-        told = json.loads(head)
-        body, data = data[: told["size"]], data[told["size"] :]
-        cid, code_hash = cid_from_text(told["cid"]), bytes.fromhex(told["hash"])
-        found.append(StoredFunction(cid, told["name"], body, code_hash))
     return found
 
 
