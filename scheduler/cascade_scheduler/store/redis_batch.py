@@ -194,13 +194,17 @@ class BatchCommands:
 
     def _add_run(self, record: RunCreated) -> None:
         run_id, seal = record.run_id, self._sealer.seal
+        begun = seal(run_id, "meta", 0, run_to(record))
         if record.imported:
             self.commands.renew(run_id, PARTS)
+            self._set(run_id, "meta", "run", begun)
         else:
             # Of a run with this id that ended and was forgotten, or that is resumed.
-            self._drop(run_id, keep=RESULT_PARTS if record.resumed else ())
-            self._set(run_id, "meta", "state", "running")
-        self._set(run_id, "meta", "run", seal(run_id, "meta", 0, run_to(record)))
+            if record.resumed:
+                self._drop_but_results(run_id)
+            else:
+                self.commands.begin(run_id, PARTS)
+            self._set(run_id, "meta", "state", "running", "run", begun)
         if not is_whole(record):
             if record.params:
                 self._set(run_id, "meta", "params", seal(run_id, "params", 0, record.params))
@@ -269,20 +273,16 @@ class BatchCommands:
             self.functions[run_id] = functions
 
     def _forget(self, record: RunDropped | RunImporting) -> None:
-        self._drop(record.run_id)
+        self.commands.begin(record.run_id, PARTS)
         self._do("ZREM", RUNS_KEY, record.run_id)
 
     def _unset(self, run_id: str, part: str, *fields: Any) -> None:
         self.commands.unset(run_id, part, fields)
 
-    def _drop(self, run_id: str, keep: Iterable[str] = ()) -> None:
-        """Nothing is left of a run, but for what is to be kept."""
-        kept = tuple(keep)
-        if not kept:
-            self.commands.begin(run_id, PARTS)
-            return
-        self.commands.delete(run_id, [part for part in PARTS if part not in kept])
-        self.commands.renew(run_id, kept)
+    def _drop_but_results(self, run_id: str) -> None:
+        """What a run has come to stays, and nothing else."""
+        self.commands.delete(run_id, [part for part in PARTS if part not in RESULT_PARTS])
+        self.commands.renew(run_id, RESULT_PARTS)
         self.commands.over[run_id] = None  # nobody knows which of them are there
 
 

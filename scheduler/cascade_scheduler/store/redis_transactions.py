@@ -286,9 +286,9 @@ def _outcome(line: _Line, replies: Replies, after: Before) -> Exception | None:
     """How a transaction went; what the next one finds is noted if that is watched, and nobody else leads."""
     done = replies[-1 - _WATCH_REPLIES]
     if type(done) is list:
-        refused = next((reply for reply in done if isinstance(reply, Exception)), None)
-        if refused is not None:
-            return _torn(refused)
+        for reply in done:
+            if isinstance(reply, Exception):
+                return _torn(reply)
         if replies[-2:] == [b"OK", after.epoch]:
             line.before = after
         return None
