@@ -17,7 +17,7 @@ from cascade_scheduler.core.commands import TargetValue
 from cascade_scheduler.core.flow import PRUNED
 from cascade_scheduler.core.graph import Graph, NodeKind
 from cascade_scheduler.core.run import DONE, Run, Skip
-from cascade_scheduler.core.values import ObjectValue
+from cascade_scheduler.core.values import BlobValue, ObjectValue
 
 __all__ = ["is_past", "let_go", "lost", "note", "of_nested", "shed", "take", "take_children"]
 
@@ -144,13 +144,17 @@ def take_children(books: Books, run: Run, node: int, first: int) -> bool:
     known = run.cached.children.get(node, {})
     size = run.expansions[node].size
     for index in sorted(known):
-        value = known[index].value
-        there = not isinstance(value, ObjectValue) or value.worker in books.recovering
-        if index < size and there:
+        if index < size and _may_be_there(books, known[index].value):
             _note(run, first + index, known[index])
             _take(books, run, first + index)
             run.map_left[node] -= 1
     return bool(known)
+
+
+def _may_be_there(books: Books, value: bytes | BlobValue | ObjectValue) -> bool:
+    if not isinstance(value, ObjectValue):
+        return True
+    return value.worker in books.recovering and value.worker in books.away  # neither coming nor lost just now
 
 
 def is_past(run: Run, node: int, skip: Skip) -> bool:

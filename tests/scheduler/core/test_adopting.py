@@ -262,6 +262,33 @@ def test_children_whose_objects_went_before_the_map_had_its_list_run_again(sim: 
     assert sim.ended.state == "succeeded"
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_children_whose_objects_go_while_the_map_gets_its_list_run_again(sim: Sim, comes: bool) -> None:
+    """That `large` is lost lets the map go, which only `large` needs, in the same turn."""
+    make = GraphMaker()
+    items, selector = make.call("items"), make.call("selector")
+    mapped = make.call("double", items=[items], kind=NodeKind.MAP)
+    large = make.call("large", mapped)
+    router = make.router(selector, large, make.call("other"))
+    make.call("use", router)
+    results = {
+        items: StoredValue(b"[0]", attempt=4),
+        selector: StoredValue(b"S", attempt=5),
+        large: StoredValue(ObjectValue(6, 1 << 20, "w1", "w1:1"), attempt=6),
+    }
+    child = StoredValue(ObjectValue(7, 1 << 20, "w1", "w1:1"), attempt=7)
+    facts = {items: Facts(length=1, items=(b"0",)), selector: Facts(routes=((router, 0),))}
+    sim.turn(known("w1"), recovered(make.graph(), results, children={mapped: {0: child}}, facts=facts))
+    if comes:
+        assert hello(sim, "w1", objects=(7,)).release == (7,)
+    else:
+        sim.after(GRACE)
+        sim.worker("w2")
+    for name in ("double[0]", "large", "use"):
+        sim.done(name)
+    assert sim.ended.state == "succeeded"
+
+
 def test_what_is_async_is_adopted_before_its_worker_comes(sim: Sim) -> None:
     make = GraphMaker()
     make.call("a", asynchronous=True)

@@ -232,6 +232,7 @@ def test_random_graphs_are_resumed_under_loss(seed: int) -> None:
     seed=690911174
 )  # an object in a chosen branch is lost, and only it needs what else is in that branch
 @example(seed=2247744450)  # objects of a map's children are lost before the map has its list again
+@example(seed=287032950)  # the same, when the loss of another object is what has the map go on
 @example(seed=2962526392)  # an async attempt goes on
 @settings(max_examples=300, deadline=None)
 def test_random_graphs_are_taken_over(seed: int) -> None:
