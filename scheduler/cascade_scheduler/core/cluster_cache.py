@@ -110,14 +110,15 @@ def _prune(books: Books, run: Run, cached: Cached) -> None:
                 run.picks.shut[source] = 1
             nodes.skip(books, run, source, Skip(PRUNED, why))
             cached.hits.pop(source, None)
-            do_without(run, source)
+            do_without(run, cached, source)
             todo.extend((s, why) for s, _ in graph.sources(source))
 
 
-def do_without(run: Run, source: int) -> None:
+def do_without(run: Run, cached: Cached, source: int) -> None:
     """A node was pruned. Hits that would have been given its value, and still wait, do not wait for it."""
-    for consumer in run.consumers(source):
-        if run.is_hit(consumer) and run.status[consumer] == WAITING:
+    plan, hits = run.plan, cached.hits
+    for consumer in plan.consumers[plan.consumer_start[source] : plan.consumer_start[source + 1]]:
+        if consumer in hits and run.status[consumer] == WAITING:
             run.pending[consumer] -= 1
 
 

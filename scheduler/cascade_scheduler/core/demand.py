@@ -48,7 +48,7 @@ def fall_away(books: Books, run: Run, sources: Iterable[int], router: int) -> No
             continue
         nodes.skip(books, run, node, Skip(PRUNED, router))
         if run.cached is not None:
-            cluster_cache.do_without(run, node)
+            cluster_cache.do_without(run, run.cached, node)
         # Those data inputs of a hit of the cache fell away when the run began.
         hit = run.is_hit(node)
         todo.extend(s for s, kind in run.graph.sources(node) if not (hit and kind == EdgeKind.DATA))
