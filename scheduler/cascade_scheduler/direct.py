@@ -149,6 +149,13 @@ class DirectStream(FrameSocket):
             raise ConnectionResetError("the peer is gone")
         self.send(MESSAGE, self._serialize(message))
 
+    def write_now(self, message: bytes) -> bool:
+        """Sends a serialized message unless it would have to wait; returns whether it did."""
+        if self._room is not None or self.lost:
+            return False
+        self.send(MESSAGE, message)
+        return True
+
     async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
         """Ends the stream with an error; raises what the handler is to let through."""
         self._say(code, details)

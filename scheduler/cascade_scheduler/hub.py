@@ -46,6 +46,7 @@ from cascade_scheduler.entries import EntryCache
 from cascade_scheduler.eventlog import Logged, LogLine
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
+from cascade_scheduler.services.accepting import tell_end
 from cascade_scheduler.services.client_session import ClientSession, foresee
 from cascade_scheduler.services.worker_session import Whose, WorkerSession
 from cascade_scheduler.solving import SolverProcess
@@ -301,6 +302,8 @@ class Hub:
     def _stored(self, marks: Sequence[_Mark]) -> Written:
         """Events of runs, each up to an id, but for those that come with the end of their run."""
         marks = [mark for mark in marks if mark[0].late is None]
+        if not marks:
+            return NOTHING_WRITTEN
         records = [record for run, last in marks for record in self._events_of(run, last)]
         return Written(records, (partial(_publish, marks),))
 
@@ -374,6 +377,8 @@ class Hub:
     def tell(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Clients of the runs may know this now."""
         for record in self.runs.tell(commands):
+            if record.waiting:
+                tell_end(record)
             for session, feed in record.feeds.items():
                 session.news(feed)
         self.bell.answer_all()  # clients wait for this, and nobody for what is left to be done

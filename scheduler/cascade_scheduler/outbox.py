@@ -90,6 +90,7 @@ class Outbox(Generic[Message]):
         stall_seconds: float = 60.0,
     ) -> None:
         self._stream = stream
+        self._write_now: Callable[[bytes], bool] | None = getattr(stream, "write_now", None)
         self._take = take
         self._on_end = on_end
         self._bell = bell
@@ -110,6 +111,11 @@ class Outbox(Generic[Message]):
     def alive(self) -> bool:
         """It still writes."""
         return not self._ended
+
+    def write_now(self, message: bytes) -> bool:
+        """Writes a serialized message past the bell; returns whether nothing was in its way."""
+        idle = not (self._rung or self._ended) and self._messages is None and self._write is None
+        return idle and self._write_now is not None and self._write_now(message)
 
     def ring(self) -> None:
         """There is something to say."""

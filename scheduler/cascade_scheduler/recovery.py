@@ -32,7 +32,8 @@ from cascade_scheduler.hub import Hub
 from cascade_scheduler.planning import make_plan, plan_key, plan_now
 from cascade_scheduler.recalling import record_of, restore_events
 from cascade_scheduler.runs import RunRecord
-from cascade_scheduler.services.following import accept, owner_lost
+from cascade_scheduler.services.accepting import accept
+from cascade_scheduler.services.following import owner_lost
 from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import Place, RunResumed, RunStore, StoredRun
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cascade_scheduler.core.commands import EventRecord, RunEnded, RunRefused, SaveOutcome, TargetValue
 from cascade_scheduler.core.values import BlobValue, Value
@@ -51,6 +51,18 @@ class SubmitFacts:
         if self.on_failure != other.on_failure:
             found.append(f"the option on_failure ({self.on_failure!r}, now {other.on_failure!r})")
         return found
+
+
+class Waiting(NamedTuple):
+    """A client that waits for a run to be accepted."""
+
+    session: ClientSession
+    logs: bool
+    """It wants the lines that tasks print."""
+    joined: bool
+    """Somebody else has submitted the run."""
+    soon: bool
+    """It is to be told in a message of its own."""
 
 
 class RunRecord:
@@ -130,8 +142,8 @@ class RunRecord:
         """Functions and blobs that the graph needs, until the run has ended."""
         self.kept: list[bytes] = []
         """Blobs that the target's value is made of, until the run is forgotten."""
-        self.waiting: list[tuple[ClientSession, bool, bool, bool]] = []
-        """(session, logs, joined, soon) of clients that wait for the run to be accepted."""
+        self.waiting: list[Waiting] = []
+        """Clients that wait for the run to be accepted."""
 
     def add_piece(self, first: int) -> tuple[int, ...]:
         """Notes a piece of events that goes to the store; returns those that are past the bound by now."""

@@ -31,6 +31,8 @@ ACCEPT_SECONDS = 0.005
 """A run that ends within this time is not accepted first."""
 FORESEEN_MAX = 16
 """Of a turn that tells more, messages are made when they are sent."""
+AT_ONCE_BYTES_MAX = 64 << 10
+"""Larger messages go by the common way."""
 FINISH_BYTES_AT_EASE = 64 << 10
 """A larger end goes by itself."""
 
@@ -41,6 +43,12 @@ class Foreseen(NamedTuple):
     response: client_pb2.OpenResponse
     ending: object
     results: int
+    data: bytes
+    """The same serialized, when it is small."""
+
+    def is_all_of(self, record: RunRecord) -> bool:
+        """Nothing else is to be told of the run."""
+        return self.ending is record.ended and self.results == len(record.results)
 
 
 def foresee(runs: RunBook, commands: Sequence[TargetValue | RunEnded]) -> None:
@@ -58,8 +66,10 @@ def foresee(runs: RunBook, commands: Sequence[TargetValue | RunEnded]) -> None:
     update.run_id = record.run_id
     if fill_results(update, values, 0, len(values)) == len(values):
         fill_finish(update.finish, *record.ending)
-        if update.ByteSize() <= PAYLOAD_BYTES_MAX:
-            record.foreseen = Foreseen(response, record.ending, len(values))
+        size = update.ByteSize()
+        if size <= PAYLOAD_BYTES_MAX:
+            data = response.SerializeToString() if size <= AT_ONCE_BYTES_MAX else b""
+            record.foreseen = Foreseen(response, record.ending, len(values), data)
 
 
 class Feed:
@@ -111,8 +121,7 @@ class Feed:
             foreseen = record.foreseen
             if (
                 foreseen is not None
-                and foreseen.ending is ended
-                and foreseen.results == len(results)
+                and foreseen.is_all_of(record)
                 and not (start or self.lines or self.left_out)
             ):
                 self.results_told, self.finished = len(results), True
@@ -207,6 +216,16 @@ class ClientSession:
             feed = self.feeds[record.run_id] = Feed(record, logs=logs)
         record.feeds[self] = feed
         return feed
+
+    def enter(self, record: RunRecord, *, logs: bool, joined: bool, soon: bool) -> None:
+        """Tells that a run is accepted, and from then on what happens to it."""
+        feed = self.follow(record, logs=logs)
+        if soon:
+            self.say(accepted_message(record, joined))
+        else:
+            self.accept(feed, joined)
+        if record.results or record.ended is not None:
+            self.news(feed)
 
     def accept(self, feed: Feed, joined: bool) -> None:
         """Says that a run is accepted with its first update, or soon; when that says its end, not at all.

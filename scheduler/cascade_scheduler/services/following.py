@@ -6,38 +6,27 @@ import logging
 
 from cascade_dist.v1 import client_pb2
 from cascade_scheduler.core.events import RunCancelRequested, RunForgotten
-from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.recalling import find
-from cascade_scheduler.runs import RunRecord
-from cascade_scheduler.services.client_session import ClientSession, accepted_message
+from cascade_scheduler.runs import RunRecord, Waiting
+from cascade_scheduler.services.accepting import catch_up, refused
+from cascade_scheduler.services.client_session import ClientSession
 from cascade_scheduler.store.base import StoreUnavailable
 
 __all__ = [
     "Refusal",
-    "accept",
     "attach",
     "cancel",
     "follow",
     "forget_ended",
     "leave",
     "owner_lost",
-    "refused",
 ]
 
 LOOK_SECONDS = 1.0
 """How often it is looked whether anybody follows a run whose owner is lost, at the most."""
 
 logger = logging.getLogger("cascade.scheduler")
-
-_CODES = {
-    "invalid": client_pb2.REFUSAL_CODE_INVALID,
-    "conflict": client_pb2.REFUSAL_CODE_CONFLICT,
-    "not_found": client_pb2.REFUSAL_CODE_NOT_FOUND,
-    "infeasible": client_pb2.REFUSAL_CODE_INFEASIBLE,
-    "too_large": client_pb2.REFUSAL_CODE_TOO_LARGE,
-    "draining": client_pb2.REFUSAL_CODE_DRAINING,
-}
 
 
 class Refusal(Exception):
@@ -46,13 +35,6 @@ class Refusal(Exception):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(message)
-
-
-def refused(run_id: str, code: str, message: str) -> client_pb2.OpenResponse:
-    """The message that says no."""
-    return client_pb2.OpenResponse(
-        refused=client_pb2.Refused(run_id=run_id, code=_CODES[code], message=message)
-    )
 
 
 def follow(
@@ -73,47 +55,11 @@ def follow(
     if logs:
         hub.logs_wanted(record)
     if record.accepted:
-        _tell(session, record, logs, joined, soon)
+        session.enter(record, logs=logs, joined=joined, soon=soon)
         if logs and lines_after is not None and record.events.has_lines:
-            _catch_up(session, record, lines_after)
+            catch_up(session, record, lines_after)
     else:
-        record.waiting.append((session, logs, joined, soon))
-
-
-def accept(record: RunRecord) -> None:
-    """The run is in the core and in the store, or was refused: tells those that wait."""
-    waiting, record.waiting = record.waiting, []
-    for session, logs, joined, soon in waiting:
-        if session.closed:
-            continue
-        if record.refused is not None:
-            session.say(refused(record.run_id, record.refused.code, record.refused.message))
-        else:
-            _tell(session, record, logs, joined, soon)
-            if logs and record.events.has_lines:
-                _catch_up(session, record, 0)  # tasks do not wait for the store
-    record.accepted = record.refused is None
-
-
-def _catch_up(session: ClientSession, record: RunRecord, after: int) -> None:
-    """Lines that tasks printed while the client could not be told."""
-    feed = session.feeds[record.run_id]
-    events, _ = record.events.since(after, record.events.last)
-    for event_id, event in events:
-        if isinstance(event, LogLine):
-            feed.add_line(event_id, event)
-    if feed.lines:
-        session.news(feed)
-
-
-def _tell(session: ClientSession, record: RunRecord, logs: bool, joined: bool, soon: bool) -> None:
-    feed = session.follow(record, logs=logs)
-    if soon:
-        session.say(accepted_message(record, joined))
-    else:
-        session.accept(feed, joined)
-    if record.results or record.ended is not None:
-        session.news(feed)
+        record.waiting.append(Waiting(session, logs, joined, soon))
 
 
 def attach(hub: Hub, session: ClientSession, request: client_pb2.Attach) -> None:

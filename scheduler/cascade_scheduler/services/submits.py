@@ -22,8 +22,9 @@ from cascade_scheduler.functions import FunctionBody, WrongBytes
 from cascade_scheduler.hub import Hub
 from cascade_scheduler.planning import make_plan, plan_key, plan_now
 from cascade_scheduler.runs import RunRecord, SubmitFacts
+from cascade_scheduler.services.accepting import accept, refused
 from cascade_scheduler.services.client_session import ClientSession
-from cascade_scheduler.services.following import Refusal, accept, follow, forget_ended, refused
+from cascade_scheduler.services.following import Refusal, follow, forget_ended
 from cascade_scheduler.solving import Unsolvable
 from cascade_scheduler.store.base import RunCreated, StoredFunction, StoreUnavailable
 from cascade_scheduler.wire.graphs import GraphAssembly, GraphTooLarge

@@ -76,9 +76,10 @@ from cascade_scheduler.store.redis_batch import (
     keys_of,
 )
 from cascade_scheduler.store.redis_checks import check_redis, check_url, explain, unusable
-from cascade_scheduler.store.redis_commands import BATCH_KEY, Commands, Lifetimes, Packed, key_of
+from cascade_scheduler.store.redis_commands import BATCH_KEY, Commands, Lifetimes, Packed, key_of, pack
 from cascade_scheduler.store.redis_garbage import RedisGarbage
 from cascade_scheduler.store.redis_lead import RedisLead
+from cascade_scheduler.store.redis_plain import BEGUN, OVER, PLAIN_PARTS, Piece, PlainRuns, is_plain
 from cascade_scheduler.store.redis_read import Parts, Reader, constraints_from, workers_from
 from cascade_scheduler.store.redis_transactions import (
     Before,
@@ -130,11 +131,25 @@ class _Prepared(NamedTuple):
     """Seconds, monotonic."""
 
 
-class _Early(NamedTuple):
+class _Plain(NamedTuple):
+    """A batch of pieces, as it is sent."""
+
+    number: int
+    pieces: Sequence[Piece]
+    packed: Packed
+    at: float
+    """Seconds, monotonic."""
+
+
+class _Early:
     """What is known of the next batch."""
 
-    commands: BatchCommands
-    records: list[Record]
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.pieces: list[Piece] = []
+        """All of it, as long as there are no commands."""
+        self.commands: BatchCommands | None = None
+        """All of it, unless it comes in pieces."""
 
     def begins(self, records: Sequence[Record]) -> bool:
         """It is what these records begin with."""
@@ -173,6 +188,7 @@ class RedisStore:
         self._lifetimes = Lifetimes(ttl_seconds)
         self._lead = RedisLead(self._client, self.url)
         self._reader = Reader(sealer)
+        self._plain = PlainRuns(sealer, ttl_seconds)
         self._early: _Early | None = None
         self._pruned = float("-inf")
         """When runs whose time is over were last taken out of the index; seconds, monotonic."""
@@ -180,7 +196,7 @@ class RedisStore:
         """Number of the last batch that landed in this epoch."""
         self._torn = 0
         """Number of a batch that Redis may have without some of its commands: its number says nothing."""
-        self._sent: _Prepared | None = None
+        self._sent: _Prepared | _Plain | None = None
         """A batch that has landed, and is not in the books yet."""
 
     @property
@@ -265,15 +281,22 @@ class RedisStore:
         """Begins to make the commands of the next batch."""
         early = self._early
         if early is None:
-            early = self._early = _Early(self._batch_commands(time.monotonic()), [])
-        early.commands.take(records).pack_early()
+            early = self._early = _Early()
         early.records.extend(records)
+        if early.commands is None:
+            piece = self._plain.piece(records)
+            if piece is not None:
+                early.pieces.append(piece)
+                return
+            early.commands = self._batch_commands(time.monotonic())
+            records = early.records
+        early.commands.take(records).pack_early()
 
     def begin(self, batch: Batch, then: Callable[[bool], None]) -> bool:
         """Sends a batch where that can be done at once."""
         if self._transactions.before != self._with_last(batch.number - 1):
             return False  # `_land` finds out what that means
-        prepared = self._prepared(batch)
+        prepared = self._plainly(batch) or self._prepared(batch)
 
         def answered(error: Exception | None) -> None:
             if error is None:
@@ -289,8 +312,15 @@ class RedisStore:
     def settle(self) -> None:
         """Brings the books up to the batch that was begun last and has landed."""
         sent, self._sent = self._sent, None
-        if sent is not None:
+        if isinstance(sent, _Prepared):
             self._has_landed(sent)
+        elif sent is not None:
+            self._landed, self._torn = sent.number, 0
+            for piece in sent.pieces:
+                if piece.kinds is OVER:
+                    self._lifetimes.over(piece.run_id)
+                elif piece.kinds is BEGUN:
+                    self._lifetimes.began(piece.run_id, PLAIN_PARTS, sent.at)
 
     async def commit(self, batch: Batch) -> None:
         """Lands a batch."""
@@ -341,11 +371,32 @@ class RedisStore:
         prune = now - self._pruned > PRUNE_SECONDS
         return BatchCommands(self._sealer, self._ttl, self._functions, prune=prune)
 
+    def _plainly(self, batch: Batch) -> _Plain | None:
+        """A batch that is a run of one task, or the end of one, or both; None when there is anything else."""
+        early, records, now = self._early, batch.records, time.monotonic()
+        if early is None or early.commands is not None or now - self._pruned > PRUNE_SECONDS:
+            return None
+        if not early.begins(records):
+            return None
+        pieces, rest = early.pieces, records[len(early.records) :]
+        if rest:
+            piece = self._plain.piece(rest)
+            if piece is None:
+                return None
+            pieces.append(piece)
+        if not is_plain(pieces):
+            return None
+        self._early = None
+        number = pack(("HSET", BATCH_KEY, "epoch", self._epoch, "number", batch.number))
+        data = b"".join([piece.data for piece in pieces])
+        length = sum([piece.length for piece in pieces]) + 1
+        return _Plain(batch.number, pieces, Packed(data + number, length, {}), now)
+
     def _prepared(self, batch: Batch) -> _Prepared:
         now = time.monotonic()
         early, self._early = self._early, None
         records = without_superseded(batch.records)
-        if early is not None and early.begins(records):
+        if early is not None and early.commands is not None and early.begins(records):
             adding, records = early.commands, records[len(early.records) :]
         else:
             adding = self._batch_commands(now)

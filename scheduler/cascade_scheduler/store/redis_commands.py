@@ -81,6 +81,14 @@ class Lifetimes:
         }
         return list(due | renewed)
 
+    def began(self, run_id: str, parts: Iterable[str], now: float) -> None:
+        """A run has begun: these are its parts, and have their time."""
+        self._runs[run_id] = dict.fromkeys(parts, now)
+
+    def over(self, run_id: str) -> None:
+        """Nothing more is expected of a run."""
+        self._runs.pop(run_id, None)
+
     def landed(self, batch: Commands, given: Mapping[str, Iterable[str]], now: float) -> None:
         """A batch is in the store.
 

@@ -406,13 +406,14 @@ class StoreWriter:
             late.extend(turn.late)
             size += turn.size
         self._hurry = bool(self._waiting)
-        if soon:
-            made = _made(soon)
-            records.extend(made.records)
-            calls.extend(made.then)
-            more = sum(map(size_of, made.records))
-            self._count(more)
-            size += more
+        for make in reversed(soon):  # what the last ones make of a run leaves nothing for those before them
+            made = make()
+            if made is not NOTHING_WRITTEN:
+                records.extend(made.records)
+                calls.extend(made.then)
+                more = sum(map(size_of, made.records))
+                self._count(more)
+                size += more
         return _Flight(records, calls, size, late=late)
 
     async def _land(self, records: Sequence[Record]) -> None:
