@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from cascade_dist import wire
-from cascade_dist.v1 import client_pb2, worker_pb2
+from cascade_dist.v1 import worker_pb2
 from cascade_scheduler.blobs.base import BlobStore
 from cascade_scheduler.caching import ClusterCache
+from cascade_scheduler.chronicle import Chronicle
 from cascade_scheduler.core import views
 from cascade_scheduler.core.commands import (
     Assign,
@@ -39,11 +38,10 @@ from cascade_scheduler.core.events import (
     WorkerReported,
 )
 from cascade_scheduler.core.plans import PlanCache
-from cascade_scheduler.core.retelling import retell, retell_standing
 from cascade_scheduler.core.state import Core
 from cascade_scheduler.core.values import BlobValue, DeferredValue, ErrorInfo
 from cascade_scheduler.entries import EntryCache
-from cascade_scheduler.eventlog import Logged, LogLine
+from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.functions import FunctionStore
 from cascade_scheduler.runs import RunBook, RunRecord
 from cascade_scheduler.services.accepting import tell_end
@@ -52,21 +50,15 @@ from cascade_scheduler.services.worker_session import Whose, WorkerSession
 from cascade_scheduler.solving import SolverProcess
 from cascade_scheduler.store.base import (
     Record,
-    RunAnswered,
     RunDropped,
-    RunEnding,
-    RunEvents,
     RunRenewed,
-    Standing,
     StoredHead,
 )
 from cascade_scheduler.store.cache import CacheStore, MemoryCacheStore
-from cascade_scheduler.store.writer import NOTHING_WRITTEN, Make, StoreWriter, Written
+from cascade_scheduler.store.writer import Make, StoreWriter, Written
 from cascade_scheduler.tails import Tails
 from cascade_scheduler.turn import Order, Turn
-from cascade_scheduler.wire.event_bytes import events_to_bytes
 from cascade_scheduler.wire.shapes import ShapeCache
-from cascade_scheduler.wire.updates import fill_finish, tree_nodes
 from cascade_scheduler.wire.values import PAYLOAD_BYTES_MAX, duration_of, value_size
 from cascade_scheduler.wire.work import AssignmentTooLarge
 
@@ -74,15 +66,8 @@ __all__ = ["Bounds", "Hub", "Times"]
 
 PROGRESS_SECONDS = 0.2
 """Clients are told of progress at most this often."""
-EVENTS_STORED_PER_PIECE = 10_000
-FEW_EVENTS = 2
-"""Before a run of one task ends it was told at the most that run and task have begun."""
 
 logger = logging.getLogger("cascade.scheduler")
-
-
-_Mark: TypeAlias = tuple[RunRecord, int]
-"""A run, and the id of its last event."""
 
 
 class Bounds(NamedTuple):
@@ -149,6 +134,7 @@ class Hub:
         self.bell = writer.bell
         self.turn: Turn
         self.runs = RunBook(self._run_told, self._run_forgotten, self._keep, shows_at_once=writer.immediate)
+        self.chronicle = Chronicle(core, self.runs, writer)
         self.past: dict[str, StoredHead] = {}
         """Runs that had ended before this scheduler began, oldest first; they are read when asked for."""
         self.workers: dict[str, WorkerSession] = {}
@@ -272,102 +258,8 @@ class Hub:
             session.end(f"this worker was given up: {command.reason}")
 
     def events(self, commands: Sequence[EventRecord]) -> tuple[Written, Make | None, Make | None]:
-        """Keeps events; returns their records, and who makes those that may be made when more is known.
-
-        Those are of runs of one task: mostly they end soon, and all that is told of them is one record.
-        """
-        if commands:
-            self.runs.record(commands)
-        dirty = self.runs.take_dirty() if self.keeps_graphs else None
-        if not dirty:
-            return NOTHING_WRITTEN, None, None
-        now: list[_Mark] = []
-        soon: list[_Mark] = []
-        late: list[RunRecord] = []
-        for run in dirty:
-            if run.late is not None:
-                late.append(run)
-            else:
-                (soon if self._may_end_soon(run) else now).append((run, run.events.last))
-        return (
-            self._stored(now) if now else NOTHING_WRITTEN,
-            partial(self._stored, soon) if soon else None,
-            partial(self._behind, late) if late else None,
-        )
-
-    def _may_end_soon(self, record: RunRecord) -> bool:
-        run = self.core.runs.get(record.run_id)
-        return not record.stored_through and run is not None and views.is_plain(run)
-
-    def _stored(self, marks: Sequence[_Mark]) -> Written:
-        """Events of runs, each up to an id, but for those that come with the end of their run."""
-        marks = [mark for mark in marks if mark[0].late is None]
-        if not marks:
-            return NOTHING_WRITTEN
-        records = [record for run, last in marks for record in self._events_of(run, last)]
-        return Written(records, (partial(_publish, marks),))
-
-    def _behind(self, runs: Sequence[RunRecord]) -> Written:
-        """How runs have ended, and their events."""
-        records: list[Record] = []
-        marks = []
-        for run in runs:
-            assert run.late is not None
-            outcome, keys = run.late
-            run.late = None
-            if self.runs.get(run.run_id) not in (run, None):
-                continue  # another has its id
-            last = run.events.last
-            records += (self._answer(run, keys), outcome, *self._events_of(run, last))
-            marks.append((run, last))
-        return Written(records, (partial(_publish, marks),))
-
-    def _events_of(self, run: RunRecord, through: int) -> list[RunEvents]:
-        """Events that are not stored, up to an id."""
-        after, run.stored_through = run.stored_through, max(through, run.stored_through)
-        found = [
-            RunEvents(run.run_id, first, payload, run.add_piece(first))
-            for first, payload in self._pieces(run, after, through)
-        ]
-        if not after and len(found) == 1 and run.ending is not None and through == run.events.last:
-            found[0] = found[0]._replace(whole=True)
-        return found
-
-    def _pieces(self, run: RunRecord, after: int, through: int) -> Iterator[tuple[int, bytes]]:
-        """The events of a run that are kept, from one behind `after` on, by the first one's id."""
-        while after < through:
-            found, _ = run.events.since(after, min(EVENTS_STORED_PER_PIECE, through - after))
-            if found and found[-1][0] > through:
-                found = [event for event in found if event[0] <= through]
-            if not found:
-                return
-            yield after + 1, events_to_bytes(found, self.node_id)
-            after = found[-1][0]
-
-    def standing(self) -> Standing:
-        """What belongs to no run, for a store that has lost it."""
-        limits, workers = retell_standing(self.core)
-        return Standing(tuple(limits), tuple(workers))
-
-    def retell(self, run_id: str) -> Sequence[Record]:
-        """What is held of a run, for a store that has lost it."""
-        run, record = self.core.runs.get(run_id), self.runs.get(run_id)
-        told: list[Record] = [] if run is None else list(retell(self.core, run))
-        if record is not None and record.live:
-            # Later events wait to be stored for the first time.
-            found = self._pieces(record, record.events.first - 1, record.events.published)
-            pieces = [RunEvents(run_id, first, payload) for first, payload in found]
-            waiting = [first for first in record.pieces or () if first > record.events.published]
-            record.pieces = deque([*(piece.first for piece in pieces), *waiting])
-            told += pieces
-        return told
-
-    def node_id(self, logged: Logged) -> str:
-        """Hex of the structural id of an event's node; a map's child has its index in brackets."""
-        if logged.node < 0 or logged.node_id:
-            return logged.node_id
-        run = self.core.runs.get(logged.run_id)
-        return "" if run is None else run.first_key(logged.node)
+        """Keeps events; see `Chronicle.events`."""
+        return self.chronicle.events(commands)
 
     def foresee(self, commands: Sequence[TargetValue | RunEnded]) -> None:
         """Makes ready what short runs tell at their end, while the store is waited for."""
@@ -418,11 +310,7 @@ class Hub:
             answer.set_result(command)
 
     def run_ending(self, command: RunEnded, outcome: SaveOutcome | None) -> Sequence[Record]:
-        """The run has ended in the core; returns what a later scheduler has to know of that.
-
-        Of a run of one task that has succeeded at once with a small value that is the value alone: from it
-        all the rest follows, which is made when its client has been told.
-        """
+        """The run has ended in the core; returns what a later scheduler has to know of that."""
         record = self.runs.get(command.run_id)
         run = self.core.runs.get(command.run_id)
         told = () if outcome is None else (outcome,)
@@ -439,24 +327,7 @@ class Hub:
             session.run_ended(command.run_id)
         if run is None or outcome is None:
             return told
-        keys = () if tree is None else tuple([(node, run.key(node)) for node in tree_nodes(tree)])
-        if (
-            views.is_plain(run)
-            and type(run.values.get(0)) is bytes
-            and not record.stored_through
-            and record.events.last <= FEW_EVENTS
-            and not self.writer.away
-        ):
-            record.late = (outcome, keys)
-            return (RunEnding(command.run_id),)
-        return self._answer(record, keys), outcome  # in this order: by the outcome it is one that has ended
-
-    def _answer(self, record: RunRecord, keys: tuple[tuple[int, str], ...]) -> RunAnswered:
-        """How a run has ended, for who asks for it after a restart."""
-        assert record.ending is not None
-        finish = client_pb2.RunFinish()
-        fill_finish(finish, *record.ending)
-        return RunAnswered(record.run_id, finish.SerializeToString(), keys)
+        return self.chronicle.ending(record, run, outcome)
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -645,11 +516,6 @@ class Hub:
                     feed.progress = progress
                     session.news(feed)
         self._progress_timer = self._loop.call_later(PROGRESS_SECONDS, self._progress)
-
-
-def _publish(marks: Iterable[_Mark]) -> None:
-    for run, last in marks:
-        run.events.publish(last)
 
 
 def _template_blobs(tree: views.Tree) -> Iterator[BlobValue]:

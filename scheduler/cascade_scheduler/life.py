@@ -120,7 +120,7 @@ class Life:
         hub.seal_key = options.seal_key
         if isinstance(store, SharedStore):
             hub.epochs_grow = True
-            self.writer.memory = Memory(store, hub.standing, hub.retell)
+            self.writer.memory = Memory(store, hub.chronicle.standing, hub.chronicle.retell)
         self.turn = hub.turn = Turn(core, self.writer, hub, bell=hub.bell, clock=hub.now, on_bug=on_bug)
         self.writer.on_bug = self.turn.bug
 

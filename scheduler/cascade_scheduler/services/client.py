@@ -167,7 +167,10 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
             found = [entry for entry in found if entry[0] <= record.events.published]
             if found:
                 yield client_pb2.WatchResponse(
-                    events=[event_to(number, logged, self._hub.node_id(logged)) for number, logged in found],
+                    events=[
+                        event_to(number, logged, self._hub.chronicle.node_id(logged))
+                        for number, logged in found
+                    ],
                     truncated=gone,
                 )
                 after = found[-1][0]
