@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import fcntl
+import io
 import os
 import pickle
 import subprocess
@@ -21,6 +24,20 @@ from cascade_worker.executor import frames
 from tests.worker.children import Children
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Reference(pickle.Pickler):
+    """Takes slices for inputs."""
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Where an input stands."""
+        return obj.stop if isinstance(obj, slice) else None
+
+
+def refer(value: Any) -> bytes:
+    file = io.BytesIO()
+    Reference(file, 5).dump(value)
+    return file.getvalue()
 
 
 # --- values -----------------------------------------------------------------------------------------
@@ -55,17 +72,6 @@ async def test_inputs_take_every_form(children: Children, shared: int, tmp_path:
     parts = tmp_path / "parts"
     parts.write_bytes(frames.dumps([inline, inline]) + frames.dumps([inline]))
 
-    class Reference(pickle.Pickler):
-        def persistent_id(self, obj: Any) -> Any:
-            return obj.stop if isinstance(obj, slice) else None
-
-    def refer(value: Any) -> bytes:
-        import io
-
-        file = io.BytesIO()
-        Reference(file, 5).dump(value)
-        return file.getvalue()
-
     template = tmp_path / "template"
     template.write_bytes(refer((slice(0), 2)))
     inputs = [
@@ -86,6 +92,35 @@ async def test_inputs_take_every_form(children: Children, shared: int, tmp_path:
     total = int(array.sum())
     assert answer.value == (1, total, False, "b", [1, [1]], {"k": [], "j": 1}, [1, 1, 1], (1, 2))
     assert not parts.exists(), "whoever reads it removes it"
+
+
+async def test_an_executor_that_has_answered_lets_go_of_its_inputs(
+    children: Children, shared: int, tmp_path: Path
+) -> None:
+    packed = dump_inline_or_packed(np.ones(50_000), 0)
+    assert not isinstance(packed, bytes)
+    path = tmp_path / "input"
+    path.write_bytes(packed.to_bytes())
+
+    def locked(array: Any) -> bool:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    inputs = [(frames.FILE, str(path), packed.size)]
+    answer = await children.run(shared, locked, payload=refer(([slice(0)], {})), inputs=inputs)
+    assert answer.value is True, "while it runs nobody writes into it"
+    with path.open("rb") as file:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(0.001)
 
 
 async def test_a_large_result_is_an_object_that_maps(children: Children, shared: int) -> None:

@@ -80,12 +80,14 @@ class SyncExecutor:
             if frame[0] == SPILLED:
                 frame = read_spilled(frame[2])
             if frame[0] == TASK:
-                answer = self._answer(Task(frame))
+                task = Task(frame)
+                answer = self._answer(task)
                 if self._forked:  # user code called os.fork and returned in the child as well
                     os._exit(0)
                 for writer in self.writers:
                     writer.ended(frame[1])
                 say(answer)
+                task.maps.clear()
             elif frame[0] == BROKEN:
                 say(frame[2])
             elif frame[0] == CLOSE_RUN:

@@ -87,6 +87,7 @@ class Task:
         "key",
         "lease",
         "map_index",
+        "maps",
         "more",
         "node_id",
         "observe",
@@ -115,6 +116,8 @@ class Task:
         self.body: Body | None = None
         self.lease: Lease | None = None
         """With it, a loop goes on here."""
+        self.maps: list[Any] = []
+        """The maps of its inputs, kept until it is answered: it takes a while to let go of one."""
         self.aside_ns = 0
         """Time that its caching policy took: no part of its duration."""
 
@@ -131,6 +134,7 @@ class Task:
     def go_on(self, step: NextStep) -> None:
         """Becomes a further step of its loop."""
         self.args, self.inputs, self.node_id = step.args, None, step.node_id.hex()
+        self.maps.clear()
         self.try_ = 1
         self.aside_ns = 0
 
@@ -228,7 +232,7 @@ class Workbench:
         try:
             if type(payload) is not bytes:
                 payload = map_file(payload[0])
-            inputs = [_resolve(value) for value in task.inputs] if task.inputs else []
+            inputs = [_resolve(value, task.maps) for value in task.inputs] if task.inputs else []
             if task.body and not task.body.info.function:
                 return tuple(inputs[:1]), {}
             made = load_arguments(payload, inputs, task.map_index)
@@ -523,8 +527,11 @@ class _Frame:
         return load(template if type(template) is bytes else map_file(template[1]), self.made)
 
 
-def _resolve(value: Any) -> Any:
-    """The value that an input stands for. Without recursion: containers may be nested at any depth."""
+def _resolve(value: Any, maps: list[Any]) -> Any:
+    """The value that an input stands for. Without recursion: containers may be nested at any depth.
+
+    What it maps of results it adds to `maps`.
+    """
     if type(value) is bytes:
         return load(value)
     stack: list[_Frame] = []
@@ -537,7 +544,7 @@ def _resolve(value: Any) -> Any:
         elif kind == frames.PARTS:
             stack.append(_Frame(value[2], frames.load_parts(value[1])))
         else:
-            made = _leaf(value, kind)
+            made = _leaf(value, kind, maps)
             if not stack:
                 return made
             stack[-1].made.append(made)
@@ -552,10 +559,11 @@ def _resolve(value: Any) -> Any:
                 stack[-1].made.append(made)
 
 
-def _leaf(value: Any, kind: int) -> Any:
+def _leaf(value: Any, kind: int, maps: list[Any]) -> Any:
     if kind == 0:
         return load(value)
     mapped = map_file(value[1])
+    maps.append(mapped)
     if kind == frames.FILE:
         return load(mapped)
     return load_item(mapped, value[3])
