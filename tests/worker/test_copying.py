@@ -91,6 +91,8 @@ def test_what_the_thread_cannot_copy_is_copied_here(helped: None, monkeypatch: p
 
 
 def test_a_thread_helps_while_there_is_a_core_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(copying._Look, "until", 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # on which this very thread runs
     assert not copying._has_spare_core()
     monkeypatch.setattr(os, "cpu_count", lambda: 1 << 20)
@@ -98,3 +100,16 @@ def test_a_thread_helps_while_there_is_a_core_for_it(monkeypatch: pytest.MonkeyP
     assert not copying._has_spare_core()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert copying._has_spare_core() is os.path.exists("/proc/loadavg")
+
+
+def test_whether_a_core_is_spare_holds_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bool] = []
+    monkeypatch.setattr(copying._Look, "until", 0.0)
+    monkeypatch.setattr(copying, "_LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr(copying, "_look_for_core", lambda: bool(looked.append(True) or True))
+    assert copying._has_spare_core()
+    assert copying._has_spare_core()
+    assert len(looked) == 1
+    monkeypatch.setattr(copying._Look, "until", 0.0)
+    assert copying._has_spare_core()
+    assert len(looked) == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from _thread import allocate_lock, start_new_thread
+from time import monotonic
 from typing import Any
 
 __all__ = ["HELPED_BYTES_MIN", "copy"]
@@ -18,6 +19,8 @@ HELPED_BYTES_MIN = 8 << 20
 """Less is copied before a thread has begun."""
 _PAGE = 4096
 _WAIT_SECONDS = 30.0
+_LOOK_SECONDS = 0.02
+"""How long it holds whether a core is spare: to look takes as long as to copy half a megabyte."""
 
 _Part = tuple[memoryview, memoryview]
 
@@ -69,7 +72,22 @@ def _copy(numpy: Any, part: _Part) -> None:
     numpy.copyto(numpy.frombuffer(target, numpy.uint8), numpy.frombuffer(source, numpy.uint8))
 
 
+class _Look:
+    """Whether a core was spare, and until when that holds; seconds, monotonic."""
+
+    spare = False
+    until = float("-inf")
+
+
 def _has_spare_core() -> bool:
+    """Whether fewer threads run on this machine than it has cores, or did so just now."""
+    now = monotonic()
+    if now >= _Look.until:
+        _Look.spare, _Look.until = _look_for_core(), now + _LOOK_SECONDS
+    return _Look.spare
+
+
+def _look_for_core() -> bool:
     """Whether fewer threads run on this machine than it has cores; False where nobody says so."""
     try:
         with open("/proc/loadavg", "rb", buffering=0) as file:
