@@ -45,21 +45,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(
             f"--{name}", type=int, default=default, metavar="N", help=f"{help_} ({default:,})"
         )
+    parser.add_argument("--unix", action="store_true", help="Redis listens on a Unix socket, not on TCP")
     return parser.parse_args(arguments)
 
 
 @contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    """The URL of a Redis of this benchmark's own."""
+def redis_server(*, unix: bool = False) -> Iterator[str]:
+    """The URL of a Redis of this benchmark's own, on TCP or on a Unix socket."""
     script = str(ROOT / "scripts" / "ensure_redis.py")
     found = subprocess.run([sys.executable, script, "--find"], stdout=subprocess.PIPE, text=True, check=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="cascade-bench-") as folder:
-        command = [found.stdout.strip(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
+        where = ["--port", "0", "--unixsocket", f"{folder}/redis.sock"] if unix else ["--port", str(port)]
+        command = [found.stdout.strip(), *where, "--bind", "127.0.0.1", "--dir", folder]
         process = subprocess.Popen([*command, "--appendonly", "yes", "--save", ""], stdout=subprocess.DEVNULL)
-        url = f"redis://127.0.0.1:{port}/0"
+        url = f"unix://{folder}/redis.sock" if unix else f"redis://127.0.0.1:{port}/0"
         try:
             _wait_for(url)
             yield url
@@ -143,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
     with (
-        redis_server() as url,
+        redis_server(unix=options.unix) as url,
         cs.connect(None, workers=2, slots=1) as memory,
         cs.connect(None, workers=2, slots=1, state_backend=url) as stored,
     ):

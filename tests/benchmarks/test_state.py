@@ -9,8 +9,9 @@ from benchmarks.__main__ import main
 pytestmark = pytest.mark.integration
 
 
-def test_redis_beside_memory(redis_server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["state", "--tasks", "100", "--trips", "10", "--repeat", "1"]) == 0
+@pytest.mark.parametrize("where", [[], ["--unix"]])
+def test_redis_beside_memory(redis_server: str, capsys: pytest.CaptureFixture[str], where: list[str]) -> None:
+    assert main(["state", "--tasks", "100", "--trips", "10", "--repeat", "1", *where]) == 0
     shown = capsys.readouterr().out
     for label in ("no-op tasks/s", "round trip p50, ms"):
         assert label in shown
