@@ -63,6 +63,7 @@ class Chronicle:
             and not self._writer.away
         ):
             record.late = (outcome, keys)
+            record.only_key = run.first_key(0)
             return (RunEnding(record.run_id),)
         return self._answer(record, keys), outcome  # in this order: by the outcome it is one that has ended
 
@@ -101,7 +102,10 @@ class Chronicle:
 
     def _may_end_soon(self, record: RunRecord) -> bool:
         run = self._core.runs.get(record.run_id)
-        return not record.stored_through and run is not None and views.is_plain(run)
+        if record.stored_through or run is None or not views.is_plain(run):
+            return False
+        record.only_key = run.first_key(0)  # the core may have forgotten the run when its events are made
+        return True
 
     def _stored(self, marks: Sequence[_Mark]) -> Written:
         """Events of runs, each up to an id, but for those that come with the end of their run."""
@@ -116,7 +120,8 @@ class Chronicle:
         records: list[Record] = []
         marks = []
         for run in runs:
-            assert run.late is not None
+            if run.late is None:
+                continue  # made before: lines that came behind its end were among its events then
             outcome, keys = run.late
             run.late = None
             if self._runs.get(run.run_id) not in (run, None):
@@ -145,7 +150,7 @@ class Chronicle:
                 found = [event for event in found if event[0] <= through]
             if not found:
                 return
-            yield after + 1, events_to_bytes(found, self.node_id)
+            yield after + 1, events_to_bytes(found, partial(self._name, run))
             after = found[-1][0]
 
     # --- what a store has lost ------------------------------------------------------------------
@@ -167,6 +172,9 @@ class Chronicle:
             record.pieces = deque([*(piece.first for piece in pieces), *waiting])
             told += pieces
         return told
+
+    def _name(self, run: RunRecord, logged: Logged) -> str:
+        return self.node_id(logged) or (run.only_key if logged.node >= 0 else "")
 
     def node_id(self, logged: Logged) -> str:
         """Hex of the structural id of an event's node; a map's child has its index in brackets."""

@@ -84,6 +84,7 @@ class RunRecord:
         "late",
         "logs",
         "name",
+        "only_key",
         "owner",
         "owner_lost",
         "params",
@@ -119,6 +120,8 @@ class RunRecord:
         self.foreseen: Foreseen | None = None
         self.late: tuple[SaveOutcome, tuple[tuple[int, str], ...]] | None = None
         """What is stored of its end when its clients have been told, and the key of its value by its node."""
+        self.only_key = ""
+        """Of a run of one task whose events are made later: what names that in them."""
         self.results: list[tuple[int, Value]] = []
         """What the target's value is made of, as far as clients may know it. It only grows."""
         self.events = EventLog()
