@@ -29,12 +29,13 @@ def refused(run_id: str, code: str, message: str) -> client_pb2.OpenResponse:
 def accept(record: RunRecord) -> None:
     """The run is in the core and in the store, or was refused: tells those that wait.
 
-    When its end is the next that is told of it, its only client hears both in one: see `tell_end`.
+    When its end has landed with its beginning, its only client hears both in one: see `tell_end`.
     """
     waiting = record.waiting
     record.accepted = record.refused is None
-    if len(waiting) != 1 or waiting[0].soon or record.foreseen is None or record.ended is not None:
-        _accept(record)
+    both = record.foreseen is not None and record.late is not None and record.ended is None
+    if not both or len(waiting) != 1 or waiting[0].soon:
+        _accept(record)  # else the end, which may take as long as the store is away, would be waited for
 
 
 def tell_end(record: RunRecord) -> None:

@@ -181,11 +181,12 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
                 await asyncio.sleep(WATCH_SECONDS)
             try:
                 bound = WATCH_END_SECONDS if over else WATCH_LOOK_SECONDS
-                await asyncio.wait_for(record.events.news(after), bound)
+                # Behind what is published: of that nothing was left to tell, as of lines that are gone.
+                await asyncio.wait_for(record.events.news(max(after, record.events.published)), bound)
             except TimeoutError:
-                if over:
+                if over and (not request.follow or self._hub.writer.idle):
                     return
-                # Else nothing happens in the run; the next look says whether it is over.
+                # Else nothing happens in the run, or the store does not answer; the next look says more.
 
     # --- questions -------------------------------------------------------------------------------
 

@@ -212,6 +212,11 @@ class StoreWriter:
         """A batch is in flight, or what it led to is being told."""
         return self._task is not None or self._flight is not None
 
+    @property
+    def idle(self) -> bool:
+        """All has landed that is to be written."""
+        return not (self._waiting or self._busy)
+
     def _go_on(self) -> None:
         """Begins to write, now or when what waits has waited for its moment."""
         if self._busy:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cascade_dist.v1 import client_pb2
-from cascade_scheduler.core.commands import RunEnded, RunRefused, TargetValue
+from cascade_scheduler.core.commands import RunEnded, RunRefused, SaveOutcome, TargetValue
 from cascade_scheduler.core.views import Progress
 from cascade_scheduler.eventlog import LogLine
 from cascade_scheduler.outbox import Bell
@@ -61,7 +61,8 @@ class Case:
         self.record.waiting.append(Waiting(session, True, False, soon))
 
     def ends(self) -> None:
-        """In the core; the store is waited for."""
+        """In the core; the store is waited for, with its beginning and its end in one."""
+        self.record.late = (SaveOutcome("r", "succeeded", ""), ())
         self.record.ending = (GOOD, 0, COUNTS)
         foresee(self.runs, [TargetValue("r", 0, b"value"), GOOD])
 
