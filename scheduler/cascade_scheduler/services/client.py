@@ -181,8 +181,9 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
                 await asyncio.sleep(WATCH_SECONDS)
             try:
                 bound = WATCH_END_SECONDS if over else WATCH_LOOK_SECONDS
-                # Behind what is published: of that nothing was left to tell, as of lines that are gone.
-                await asyncio.wait_for(record.events.news(max(after, record.events.published)), bound)
+                if over:  # of what is published nothing was left to tell just now: lines may be gone
+                    after = max(after, record.events.published)
+                await asyncio.wait_for(record.events.news(after), bound)
             except TimeoutError:
                 if over and (not request.follow or self._hub.writer.idle):
                     return
