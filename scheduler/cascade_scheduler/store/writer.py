@@ -260,8 +260,8 @@ class StoreWriter:
         """Sends what waits: here and now, where that is simple; else a task does it."""
         flight = None
         if self._prompt is not None and self._gap is None and self._waiting:
-            flight = self._flight = self._next()
             try:
+                flight = self._flight = self._next()
                 batch = Batch(self._number + 1, flight.records)
                 if flight.is_one_batch and self._prompt.begin(batch, self._answered):
                     return
