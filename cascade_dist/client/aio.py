@@ -39,6 +39,9 @@ from cascade_dist.state.source import StateSource
 
 __all__ = ["AsyncCluster", "AsyncRun", "connect", "put", "run"]
 
+STOP_SECONDS = 5.0
+"""How long who is cancelled in the middle of a submit waits for its end, so that the run is cancelled too."""
+
 T = TypeVar("T")
 
 
@@ -145,7 +148,7 @@ class AsyncCluster:
 
     async def run(self, target: Any, *, timeout: float | None = None, **options: Any) -> Any:
         """As `Cluster.run`; a task that is cancelled here cancels its run."""
-        run = await self.submit(target, **options)
+        run = await self._submit_whole(target, options)
         try:
             value = await run.result(timeout)
             if run.run._telling is not None:
@@ -161,6 +164,27 @@ class AsyncCluster:
             if run.cancel():
                 say(f"interrupted; cancelled run {run.id}")
             raise
+
+    async def _submit_whole(self, target: Any, options: dict[str, Any]) -> AsyncRun[Any]:
+        """Submits; cancelled meanwhile, the run is too, as soon as the thread that submits it has done so."""
+        with called_from_here():
+            thread = asyncio.to_thread(self.cluster.submit, target, **options)
+            submitting = asyncio.ensure_future(thread)
+        try:
+            run = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(self._stop)
+            await asyncio.wait((submitting,), timeout=STOP_SECONDS)
+            raise
+        return AsyncRun(run, self.cluster._session)
+
+    def _stop(self, submitting: asyncio.Future[Run[Any]]) -> None:
+        """Cancels a run that nobody waits for any more."""
+        if submitting.cancelled() or submitting.exception() is not None:
+            return
+        run = AsyncRun(submitting.result(), self.cluster._session)
+        if run.cancel():
+            say(f"interrupted; cancelled run {run.id}")
 
     async def attach(self, run_id: str, **options: Any) -> AsyncRun[Any]:
         """As `Cluster.attach`."""

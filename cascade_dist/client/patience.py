@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-__all__ = ["result_of", "until_done"]
+__all__ = ["is_cancelled", "result_of", "until_done"]
 
 T = TypeVar("T")
 
@@ -42,3 +43,9 @@ def result_of(future: Future[T], timeout: float | None = None) -> T:
     """
     until_done(future, timeout)
     return future.result(0)
+
+
+def is_cancelled() -> bool:
+    """The present task is cancelled itself, and not just what it waits for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

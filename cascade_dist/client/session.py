@@ -22,7 +22,7 @@ from cascade_dist.client.diagnosis import NotLeadingError, rpc_error
 from cascade_dist.client.events import Event
 from cascade_dist.client.handles import Run, check_process
 from cascade_dist.client.link import Endpoint, Link, LinkLostError, Metadata, frame_submit
-from cascade_dist.client.patience import result_of
+from cascade_dist.client.patience import is_cancelled, result_of
 from cascade_dist.client.records import RunStatus
 from cascade_dist.client.tracker import Tracker
 from cascade_dist.client.watching import watch
@@ -442,6 +442,11 @@ class Session:
             )
         except grpc.aio.AioRpcError as error:
             raise rpc_error(self.address, error) from None
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            # The channel was closed under the call, since the session was lost.
+            raise ConnectionFailedError(f"the scheduler at {self.address} is lost; ask again") from None
 
     def watch(self, run_id: str, after: int, follow: bool) -> AsyncGenerator[list[Event], None]:
         """The events of a run, in batches."""
@@ -517,6 +522,11 @@ class Session:
             except grpc.aio.AioRpcError as error:
                 if attempt + 1 == blobs.ATTEMPTS_MAX or error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise blobs.blob_error(self.address, error) from None
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                if attempt + 1 == blobs.ATTEMPTS_MAX:
+                    raise ConnectionFailedError(f"the scheduler at {self.address} is lost") from None
             await asyncio.sleep(BACKOFF_FIRST * 2**attempt)
         raise AssertionError
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
 import pytest
 
@@ -117,6 +119,31 @@ async def test_run_that_is_cancelled_cancels(
             await task
         await asyncio.to_thread(scheduler.wait_heard, "cancel")
     assert capsys.readouterr().err == "cascade: interrupted; cancelled run mine\n"
+
+
+async def test_a_run_is_cancelled_though_its_submit_was_still_under_way(
+    scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler.hold = True
+    sent, go_on = threading.Event(), threading.Event()
+    submit = cs.Cluster.submit
+
+    def slowly(self: cs.Cluster, target: Any, **options: Any) -> Any:
+        run = submit(self, target, **options)
+        sent.set()
+        assert go_on.wait(20)
+        return run
+
+    monkeypatch.setattr(cs.Cluster, "submit", slowly)
+    async with cs.aio.connect(scheduler.address) as cluster:
+        task = asyncio.create_task(cluster.run(add(1), run_id="mine"))
+        assert await asyncio.to_thread(sent.wait, 20)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(scheduler.wait_heard, "cancel")
 
 
 async def test_wait_for_prints_one_line(scheduler: FakeScheduler, capsys: pytest.CaptureFixture[str]) -> None:

@@ -301,7 +301,9 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
         except StoreUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the store is away: {error}")
             raise
-        state = "running" if record is not None and record.live else "" if stored is None else stored.state
+        state = "" if stored is None else stored.state
+        if record is not None:  # it knows first
+            state = "running" if record.ended is None else record.ended[0].state
         if stored is None or state in ("running", "succeeded"):
             code = grpc.StatusCode.NOT_FOUND if stored is None else grpc.StatusCode.FAILED_PRECONDITION
             why = {"": "is not stored here", "running": "has not ended"}.get(state, "has succeeded")

@@ -14,7 +14,7 @@ from cascade_scheduler.store.base import StoreError, StoreUnavailable
 from cascade_scheduler.store.redis_batch import CONSTRAINTS_KEY, RUNS_KEY
 from cascade_scheduler.store.redis_commands import BATCH_KEY, EPOCH_KEY
 
-__all__ = ["VERSION_MIN", "check_redis", "check_url", "explain", "unusable", "warnings_of"]
+__all__ = ["VERSION_MIN", "check_redis", "check_url", "explain", "unusable", "warnings_of", "why_not"]
 
 VERSION_MIN = (6, 2)
 """Older ones are no longer maintained by anybody, and are not tested with."""
@@ -169,18 +169,24 @@ def unusable(error: BaseException, url: str) -> StoreError:
     return StoreUnavailable(f"no Redis at {url}: {why}; start it, correct --state, or use --state memory://")
 
 
-async def explain(error: BaseException, client: Any, url: str, keys: Sequence[str]) -> str:
-    """Why something could not be done with these keys of runs, with the remedy where there is one."""
+def why_not(error: BaseException) -> str:
+    """Why Redis has not done something, with the remedy where there is one."""
     why = str(error).strip() or type(error).__name__
     if isinstance(error, ResponseError):
         if "maxmemory" in why:
             why += "; raise maxmemory, or make room"
         elif "read only replica" in why:
             why += "; it was a primary: make it one again, or start the scheduler with the new one in --state"
-        elif "WRONGTYPE" in why:
-            foreign = [f"{key} is a {kind}" async for key, kind in _foreign(client, keys)]
-            if foreign:
-                why = f"{'; '.join(foreign)}: another program wrote it; delete or rename it"
+    return why
+
+
+async def explain(error: BaseException, client: Any, url: str, keys: Sequence[str]) -> str:
+    """Why something could not be done with these keys of runs, with the remedy where there is one."""
+    why = why_not(error)
+    if isinstance(error, ResponseError) and "WRONGTYPE" in why:
+        foreign = [f"{key} is a {kind}" async for key, kind in _foreign(client, keys)]
+        if foreign:
+            why = f"{'; '.join(foreign)}: another program wrote it; delete or rename it"
     return f"Redis at {url}: {why}"
 
 

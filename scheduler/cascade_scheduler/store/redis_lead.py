@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from cascade_scheduler.store.base import StoreFenced, StoreGap, StoreUnavailable
-from cascade_scheduler.store.redis_checks import unusable
+from cascade_scheduler.store.redis_checks import unusable, why_not
 from cascade_scheduler.store.redis_commands import BATCH_KEY, EPOCH_KEY
 from cascade_scheduler.store.shared import RELEASED, Holder
 
@@ -168,7 +168,7 @@ class RedisLead:
     def _away(self, error: BaseException) -> StoreUnavailable:
         if isinstance(error, AuthenticationError | NoPermissionError):
             return StoreUnavailable(str(unusable(error, self._url)))
-        return StoreUnavailable(f"Redis at {self._url}: {str(error).strip() or type(error).__name__}")
+        return StoreUnavailable(f"Redis at {self._url}: {why_not(error)}")
 
 
 def _text(holder: Holder) -> str:
