@@ -60,6 +60,7 @@ class Chronicle:
             and type(run.values.get(0)) is bytes
             and not record.stored_through
             and record.events.last <= FEW_EVENTS
+            and not record.events.has_lines
             and not self._writer.away
         ):
             record.late = (outcome, keys)
