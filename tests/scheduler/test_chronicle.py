@@ -181,20 +181,16 @@ async def test_who_follows_waits_for_the_last_events(
     redis_server: str, client_of_redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cascade_scheduler.services.client.WATCH_END_SECONDS", 0.02)
-    async with case(redis_server) as (_, store, client, worker):
-        begun = store.begin
-
-        def held(batch: Batch, then: Any) -> bool:
-            if len(batch.records) == 3:  # how the run ended
-                store.gate.clear()
-            return begun(batch, then)
-
-        monkeypatch.setattr(store, "begin", held)
+    async with case(redis_server) as (made, store, client, worker):
+        monkeypatch.setattr(writer, "TOGETHER_SECONDS", 3_600.0)
         await run_of(client, worker, "r")
         await client.finish("r")
+        store.gate.clear()
         watching = asyncio.create_task(watched(client, "r"))
+        flushing = asyncio.create_task(made.hub.writer.flush(20))  # how it ended
         await until(lambda: store.waiting)
         await asyncio.sleep(0.1)
         assert not watching.done()
         store.open_gate()
         assert len(await asyncio.wait_for(watching, 20)) == 4
+        assert await flushing
