@@ -46,7 +46,11 @@ def test_all_measures_of_our_side_and_the_transport(root: Path, tmp_path: Path) 
     measures = {name.partition(".")[0] for name in sides["cascade"]["figures"]}
     assert measures == {"throughput", "latency", "chain", "memory"}
     for side in sides.values():
-        assert all(figure["median"] > 0 for name, figure in side["figures"].items() if "client" not in name)
+        figures = {name: figure["median"] for name, figure in side["figures"].items() if "client" not in name}
+        # So few tasks may take no tick of the processor's clock, and no page of memory.
+        counted = {name for name in figures if name.startswith("memory.") or "cpu" in name}
+        assert all(figure > 0 for name, figure in figures.items() if name not in counted), figures
+        assert all(figures[name] >= 0 for name in counted), figures
     assert left_over(tmp_path) == []
 
 

@@ -185,7 +185,8 @@ class ClientService(client_pb2_grpc.ClientServiceServicer):
                     after = max(after, record.events.published)
                 await asyncio.wait_for(record.events.news(after), bound)
             except TimeoutError:
-                if over and (not request.follow or self._hub.writer.idle):
+                waits = request.follow and not self._hub.writer.idle
+                if over and not waits and record.events.published <= after:
                     return
                 # Else nothing happens in the run, or the store does not answer; the next look says more.
 
